@@ -1,0 +1,32 @@
+"""Steer a language model with the latents of a sparse autoencoder.
+
+Public names are resolved on first use, so that `neurosteer --help` does not pay for torch.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Engine": ".engine",
+    "HookPoint": ".hooks",
+    "NeurosteerError": ".errors",
+    "Row": ".generation",
+    "Sampling": ".sampling",
+    "Settings": ".generation",
+    "SparseAutoencoder": ".sae",
+    "SteeringVector": ".vector",
+    "combine": ".vector",
+    "generate": ".generation",
+    "load_sae": ".sae",
+    "open_sides": ".texts",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,68 @@
+"""What a person reads while neurosteer runs: progress, notes and tables, on stderr.
+
+Knows terminals; knows nothing of what the numbers mean. stdout belongs to results.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+_stderr = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr if it is a terminal; yield a function that advances it by n."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    # redirect_stdout would send results to the terminal instead of to the pipe
+    with Progress(
+        *columns,
+        console=_stderr,
+        transient=True,
+        redirect_stdout=False,
+        disable=not _stderr.is_terminal,
+    ) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def note(message: str) -> None:
+    """Say one thing on stderr, whole, whatever the width of the terminal."""
+    _stderr.print(Text(message), soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Say on stderr that a result may not be what it seems."""
+    _stderr.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
+
+
+def table(
+    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, stdout: bool = False
+) -> None:
+    """Print a table; headings that start with `>` are right-aligned columns of numbers."""
+    console = Console(highlight=False) if stdout else _stderr
+    grid = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        number = heading.startswith(">")
+        grid.add_column(
+            Text(heading.removeprefix(">")), justify="right" if number else "left", no_wrap=number
+        )
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    console.print(grid)
+
+
+def columns(headings: Sequence[str], cells: Sequence[str]) -> None:
+    """Print texts side by side on stdout, each in a column of equal width."""
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
+    for heading in headings:
+        grid.add_column(Text(heading), ratio=1, overflow="fold")
+    grid.add_row(*map(Text, cells))
+    Console(highlight=False).print(grid)

@@ -1,0 +1,42 @@
+"""Every error neurosteer raises on purpose, and its exit code.
+
+NeurosteerError                exit 1   it could not be done
+├── InputError                 exit 2   an option or an input record is wrong; nothing was computed
+├── ModelError                 exit 1   a model cannot be found, fetched or read
+├── SAEError                   exit 1   an SAE cannot be found, fetched, read or does not fit the model
+├── VectorFileError            exit 1   a vector file is damaged, incomplete or too new
+├── IncompatibleVectorError    exit 1   a vector does not fit a model or another vector
+└── OutputError                exit 1   a result cannot be written
+"""
+
+
+class NeurosteerError(Exception):
+    """Catch this to catch everything neurosteer raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(NeurosteerError):
+    """An option value or an input record is wrong; nothing was computed."""
+
+    exit_code = 2
+
+
+class ModelError(NeurosteerError):
+    """A model cannot be found, fetched or read."""
+
+
+class SAEError(NeurosteerError):
+    """An SAE cannot be found, fetched or read, or does not fit the model."""
+
+
+class VectorFileError(NeurosteerError):
+    """A vector file is damaged, incomplete or written by a newer program."""
+
+
+class IncompatibleVectorError(NeurosteerError):
+    """A vector does not fit a model or another vector."""
+
+
+class OutputError(NeurosteerError):
+    """A result cannot be written."""

@@ -1,0 +1,65 @@
+"""Write a file whole or not at all.
+
+Knows paths and the operating system's errors; knows nothing of what is written.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError, OutputError
+
+
+def check_target(target: Path) -> None:
+    """Find out before any work is done whether `target` can be written.
+
+    Raises:
+        InputError: `target` is a directory, or its folder is absent or not writable.
+    """
+    if target.is_dir():
+        raise InputError(f"{target}: is a directory; name a file to write")
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: no folder {str(target.parent)!r}; create it first")
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{target}: cannot write there ({error.strerror})") from error
+
+
+@contextmanager
+def replace_file(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; rename it to `target` if the body succeeds.
+
+    A killed run leaves the old file or the new one, never half of one.
+
+    Raises:
+        OutputError: the file cannot be written (full disk, no permission).
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write ({error.strerror})") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        _keep_mode(temporary, target)
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _keep_mode(temporary: Path, target: Path) -> None:
+    """Give the new file the old one's permissions, or those a plain `open` would have given."""
+    if target.exists():
+        mode = target.stat().st_mode & 0o777
+    else:
+        mask = os.umask(0)
+        os.umask(mask)
+        mode = 0o666 & ~mask
+    temporary.chmod(mode)

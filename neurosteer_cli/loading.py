@@ -1,0 +1,160 @@
+"""Load a checkpoint folder, or only the part of it that is needed.
+
+Knows transformers' configurations, weights and tokenizers, devices and number types; knows nothing
+of what the model is used for.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .checkpoints import quiet_transformers
+from .errors import InputError, ModelError
+from .vector import ModelShape
+
+DEVICES = ("cpu", "cuda", "mps")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def read_config(folder: Path) -> Any:
+    """A checkpoint's configuration.
+
+    Raises:
+        ModelError: it cannot be read, or is of no known architecture.
+    """
+    try:
+        return transformers.AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: cannot read its configuration ({_one_line(error)})") from error
+
+
+def shape_of(config: Any) -> ModelShape:
+    """What a vector's model and another must share."""
+    text = config.get_text_config()
+    return ModelShape(
+        architecture=(config.architectures or [type(config).__name__])[0],
+        d_model=text.hidden_size,
+        n_layers=text.num_hidden_layers,
+        d_vocab=text.vocab_size,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError
+        raise InputError(f"--device {name}: not available here ({_one_line(error)})") from error
+    if device.type not in DEVICES:
+        raise InputError(f"--device {name}: one of {', '.join(DEVICES)} is needed")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise InputError(f"--dtype {name}: not one of auto, {', '.join(DTYPES)}")
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        # Without these instructions bfloat16 is emulated, many times slower than float32.
+        able = torch.cpu.get_capabilities()
+        fast = any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:
+        fast = True
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_tokenizer(folder: Path) -> Any:
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # it raises whatever its many formats lead to
+        raise ModelError(f"{folder}: cannot read its tokenizer ({_one_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{folder}: its tokenizer gives no offsets; a tokenizer.json is needed")
+    return tokenizer
+
+
+def load_weights(
+    folder: Path, config: Any, n_blocks: int, *, head: bool, dtype: torch.dtype, device: torch.device
+) -> Any:
+    """Build the model with its first `n_blocks` blocks and read only their tensors."""
+    n_layers = config.get_text_config().num_hidden_layers
+    if n_blocks > n_layers:
+        raise InputError(f"block {n_blocks - 1}: the model has {n_layers} blocks, 0 to {n_layers - 1}")
+    _truncate(config, n_blocks)
+    auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+    try:
+        with torch.device("meta"):
+            model_class = type(auto.from_config(config))
+    except (ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{folder}: not a decoder-only language model ({_one_line(error)})") from error
+    tensors = _read_tensors(folder, n_blocks, n_layers, dtype, device)
+    with quiet_transformers():
+        model = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
+    del tensors
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ModelError(f"{folder}: weights are missing from its .safetensors files")
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _truncate(config: Any, n_blocks: int) -> None:
+    """Make a configuration describe the first blocks only, its lists with an entry a layer included."""
+    text = config.get_text_config()
+    n_layers = text.num_hidden_layers
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == n_layers:
+            setattr(text, name, value[:n_blocks])
+    text.num_hidden_layers = n_blocks
+
+
+def _read_tensors(
+    folder: Path, n_blocks: int, n_layers: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """Read a checkpoint without the blocks beyond `n_blocks`.
+
+    A file is opened anew for each tensor that is converted: what has been read of a mapped file
+    counts as memory until the file is closed.
+    """
+    layer_of = re.compile(r"\.(\d+)\.")  # the first number in a name is its block
+    tensors: dict[str, Tensor] = {}
+    try:
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+            for name in names:
+                layer = layer_of.search(name)
+                if layer and n_blocks <= int(layer[1]) < n_layers:
+                    continue
+                with safe_open(path, framework="pt") as file:
+                    tensor = file.get_tensor(name)
+                    tensors[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+                    del tensor
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{folder}: damaged weights ({_one_line(error)})") from error
+    return tensors
+
+
+def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
+    """Special tokens, and those the checkpoint says end a text."""
+    try:
+        named = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
+    except (OSError, ValueError):
+        named = None
+    listed = named if isinstance(named, list) else [] if named is None else [named]
+    return frozenset(listed) | frozenset(tokenizer.all_special_ids)
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,294 @@
+"""Sparse autoencoders: load one, check it against a model, encode residuals, give decoder rows.
+
+Knows sae-lens's file format and registry; knows nothing of transformers, texts or labels. A folder
+is read without importing sae_lens, which takes many seconds; only its registry needs it.
+"""
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .errors import InputError, SAEError
+from .hooks import HookPoint
+
+BUNDLED = "bundled"
+WEIGHTS = {
+    "standard": ("W_enc", "b_enc", "W_dec", "b_dec"),
+    "topk": ("W_enc", "b_enc", "W_dec", "b_dec"),
+    "jumprelu": ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"),  # BatchTopK is saved as this
+    "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag"),
+}
+NORMALIZATIONS = ("none", "constant_norm_rescale", "layer_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseAutoencoder:
+    """An SAE on one residual hook point, its weights float32.
+
+    No field has a default: an absent fact is an error, never a guess.
+    """
+
+    sae_id: str  # as given to --sae
+    sha256: str  # of the weights
+    architecture: str  # a key of WEIGHTS
+    hook_point: HookPoint
+    model_name: str  # the model it was trained on, as its maker calls it
+    neuronpedia_id: str | None
+    k: int | None  # latents that fire at a token, for topk
+    apply_b_dec_to_input: bool
+    normalize_activations: str  # one of NORMALIZATIONS
+    rescale_acts_by_decoder_norm: bool
+    centred: bool  # trained on a residual stream whose mean over d_model was removed
+    weights: dict[str, Tensor]  # W_enc [d_model, d_sae], W_dec [d_sae, d_model], biases
+
+    @property
+    def d_model(self) -> int:
+        return self.weights["W_dec"].shape[1]
+
+    @property
+    def d_sae(self) -> int:
+        return self.weights["W_dec"].shape[0]
+
+    def to(self, device: torch.device) -> "SparseAutoencoder":
+        """The same SAE with its weights on `device`."""
+        return replace(self, weights={name: w.to(device) for name, w in self.weights.items()})
+
+    def encode(self, resid: Tensor) -> Tensor:
+        """Latent activations [n, d_sae] of Hugging Face residuals [n, d_model], both float32."""
+        x = self._centre(resid)
+        if self.normalize_activations == "layer_norm":
+            x = x - x.mean(-1, keepdim=True)
+        if self.normalize_activations != "none":
+            x = x / self._norm_scale(x)
+        if self.apply_b_dec_to_input:
+            x = x - self.weights["b_dec"]
+        return _ENCODERS[self.architecture](self, x)
+
+    def raw_scale(self, resid: Tensor) -> Tensor | float:
+        """The factor, [n, 1] or 1.0, that brings a token's decoded activations to raw residual units."""
+        if self.normalize_activations == "none":
+            return 1.0
+        return self._norm_scale(self._centre(resid))
+
+    def decoder_rows(self, latent_ids: Tensor) -> Tensor:
+        """What one unit of each latent adds to the reconstruction, [k, d_model]."""
+        rows = self.weights["W_dec"][latent_ids.to(self.weights["W_dec"].device)]
+        return rows / rows.norm(dim=-1, keepdim=True) if self.rescale_acts_by_decoder_norm else rows
+
+    def _centre(self, resid: Tensor) -> Tensor:
+        # TransformerLens's center_writing_weights, which sae-lens's GPT-2 SAEs were trained with
+        return resid - resid.mean(-1, keepdim=True) if self.centred else resid
+
+    def _norm_scale(self, resid: Tensor) -> Tensor:
+        if self.normalize_activations == "constant_norm_rescale":
+            return resid.norm(dim=-1, keepdim=True) / self.d_model**0.5
+        return resid.std(-1, keepdim=True) + 1e-5
+
+
+def _encode_relu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    return torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"]).relu_()
+
+
+def _encode_topk(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    pre = torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"])
+    if sae.rescale_acts_by_decoder_norm:
+        pre = pre * sae.weights["W_dec"].norm(dim=-1)
+    assert sae.k is not None
+    top = pre.topk(sae.k, dim=-1, sorted=False)
+    return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu_())
+
+
+def _encode_jumprelu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    pre = torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"])
+    return pre.relu() * (pre > sae.weights["threshold"])
+
+
+def _encode_gated(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    gate = x @ sae.weights["W_enc"]
+    magnitude = gate * sae.weights["r_mag"].exp() + sae.weights["b_mag"]
+    return magnitude.relu() * (gate + sae.weights["b_gate"] > 0)
+
+
+_ENCODERS = {
+    "standard": _encode_relu,
+    "topk": _encode_topk,
+    "jumprelu": _encode_jumprelu,
+    "gated": _encode_gated,
+}
+
+
+def load_sae(sae_id: str, *, model_id: str, layer: int | None = None) -> SparseAutoencoder:
+    """Load `bundled`, a local sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry.
+
+    Args:
+        model_id: the model to steer; which SAEs are bundled depends on it.
+        layer: for `bundled`, the block wanted; None takes the only or the deepest one.
+
+    Raises:
+        SAEError: no such SAE, or one whose architecture, normalization or hook point cannot be used.
+    """
+    if sae_id == BUNDLED:
+        return _from_folder(_bundled_folder(model_id, layer), BUNDLED)
+    if Path(sae_id).is_dir():
+        return _from_folder(Path(sae_id), sae_id)
+    return _from_registry(sae_id)
+
+
+def check_fits(sae: SparseAutoencoder, *, model_id: str, model_names: set[str], d_model: int) -> list[str]:
+    """Hold an SAE against the model it is to read.
+
+    Args:
+        model_names: what the model calls itself: its id and the names in its configuration.
+
+    Returns:
+        warnings: a model of the right shape under another name.
+
+    Raises:
+        SAEError: d_model differs.
+    """
+    if sae.d_model != d_model:
+        raise SAEError(
+            f"SAE {sae.sae_id!r} has d_model={sae.d_model} and was trained on {sae.model_name!r}; "
+            f"model {model_id!r} has d_model={d_model}: choose the SAE of this model"
+        )
+    if _plain_name(sae.model_name) not in {_plain_name(name) for name in model_names}:
+        return [
+            f"SAE {sae.sae_id!r} was trained on {sae.model_name!r}, the model is {model_id!r}: "
+            "its latents may mean something else there"
+        ]
+    return []
+
+
+def _plain_name(name: str) -> str:
+    """`openai-community/gpt2` and TransformerLens's `gpt2-small` are one model."""
+    plain = name.rstrip("/").rsplit("/", 1)[-1].lower()
+    return {"gpt2-small": "gpt2", "smollm2": "smollm2-135m-instruct"}.get(plain, plain)
+
+
+def _bundled_folder(model_id: str, layer: int | None) -> Path:
+    family = Path(str(files(__package__))) / "saes" / Path(model_id).name
+    layers = {HookPoint.parse(folder.name).layer: folder for folder in family.glob("blocks.*")}
+    if not layers:
+        raise SAEError(
+            f"no SAE is bundled for model {model_id!r}: give --sae FOLDER or --sae RELEASE/SAE_ID, "
+            "or a method that needs none (--method diffmean)"
+        )
+    wanted = max(layers) if layer is None else layer
+    if wanted not in layers:
+        raise SAEError(f"no SAE is bundled for block {wanted} of {model_id!r}; there is one for {sorted(layers)}")
+    return layers[wanted]
+
+
+def _from_folder(folder: Path, sae_id: str) -> SparseAutoencoder:
+    try:
+        config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "sae_weights.safetensors")
+    except FileNotFoundError as error:
+        raise SAEError(f"{folder}: no {Path(error.filename).name}; not a folder saved by sae-lens") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SAEError(f"{folder}: cannot read the SAE ({error})") from error
+    return from_state(sae_id, config, weights)
+
+
+def _from_registry(sae_id: str) -> SparseAutoencoder:
+    from sae_lens import SAE
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    directory = get_pretrained_saes_directory()
+    release, _, name = sae_id.partition("/")
+    if release not in directory:
+        near = difflib.get_close_matches(release, directory, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise SAEError(f"{sae_id!r} is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry{hint}")
+    known = directory[release].saes_map
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
+        raise SAEError(f"release {release!r} has no SAE {name!r}; it has {', '.join(near)}, ...")
+    try:
+        sae = SAE.from_pretrained_with_cfg_and_sparsity(release, name, device="cpu", dtype="float32")[0]
+    except Exception as error:  # sae-lens documents none of what its loaders raise
+        raise SAEError(
+            f"SAE {sae_id!r} could not be fetched ({_one_line(error)}); where there is a network, run: "
+            f"python -c \"from sae_lens import SAE; SAE.from_pretrained('{release}', '{name}')\""
+        ) from error
+    weights = {key: value.detach() for key, value in sae.state_dict().items()}
+    return from_state(sae_id, sae.cfg.to_dict(), weights)
+
+
+def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) -> SparseAutoencoder:
+    """Build an SAE from sae-lens's configuration and weights.
+
+    Raises:
+        SAEError: a fact or tensor is absent, or asks for something that is not supported.
+    """
+    architecture = _fact(sae_id, config, "architecture")
+    if architecture not in WEIGHTS:
+        raise SAEError(f"SAE {sae_id!r}: architecture {architecture!r} is not supported; {', '.join(WEIGHTS)} are")
+    normalization = _fact(sae_id, config, "normalize_activations")
+    if normalization not in NORMALIZATIONS:
+        raise SAEError(
+            f"SAE {sae_id!r}: normalize_activations={normalization!r} has not been folded into the weights, "
+            "and the factor for it is not in the file; save it again with sae-lens after folding"
+        )
+    if config.get("reshape_activations", "none") != "none":
+        raise SAEError(f"SAE {sae_id!r} reads attention heads (hook_z), not the residual stream")
+    metadata = _fact(sae_id, config, "metadata")
+    try:
+        hook_point = HookPoint.parse(_fact(sae_id, metadata, "hook_name"))
+    except InputError as error:
+        raise SAEError(f"SAE {sae_id!r}: {error}") from error
+    kwargs = metadata.get("model_from_pretrained_kwargs") or {}
+    return SparseAutoencoder(
+        sae_id=sae_id,
+        sha256=_sha256(weights),
+        architecture=architecture,
+        hook_point=hook_point,
+        model_name=_fact(sae_id, metadata, "model_name"),
+        neuronpedia_id=metadata.get("neuronpedia_id"),
+        k=_fact(sae_id, config, "k") if architecture == "topk" else None,
+        apply_b_dec_to_input=_fact(sae_id, config, "apply_b_dec_to_input"),
+        normalize_activations=normalization,
+        rescale_acts_by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
+        centred=bool(kwargs.get("center_writing_weights", False)),
+        weights=_checked_weights(sae_id, architecture, config, weights),
+    )
+
+
+def _checked_weights(
+    sae_id: str, architecture: str, config: dict[str, Any], weights: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    d_in, d_sae = _fact(sae_id, config, "d_in"), _fact(sae_id, config, "d_sae")
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    for name in WEIGHTS[architecture]:
+        shape = tuple(weights[name].shape) if name in weights else None
+        if shape != shapes.get(name, (d_sae,)):
+            raise SAEError(f"SAE {sae_id!r}: {name} has shape {shape}, expected {shapes.get(name, (d_sae,))}")
+    return {name: weights[name].float() for name in WEIGHTS[architecture]}
+
+
+def _fact(sae_id: str, facts: dict[str, Any], key: str) -> Any:
+    # Not `SAEMetadata.get`: that answers None to any misspelled key.
+    if facts.get(key) is None:
+        raise SAEError(f"SAE {sae_id!r}: its configuration does not say {key!r}; save it again with sae-lens 6")
+    return facts[key]
+
+
+def _sha256(weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

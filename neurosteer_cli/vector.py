@@ -1,0 +1,319 @@
+"""The vector file: tensors, metadata, whether it fits a model, and the weighted sum of several.
+
+Knows the file format and what the numbers in it mean; knows nothing of how a vector is fitted.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import IncompatibleVectorError, InputError, VectorFileError
+from .files import replace_file
+from .hooks import HookPoint
+
+FORMAT_VERSION = 1
+METADATA_KEY = "neurosteer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What a model must share with a vector's for the vector to mean something there."""
+
+    architecture: str  # e.g. "LlamaForCausalLM"
+    d_model: int
+    n_layers: int
+    d_vocab: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideFacts:
+    """One of the two sides a vector was fitted on."""
+
+    label: str
+    n_texts: int  # distinct ones
+    n_tokens: int  # that statistics were taken over
+    sha256: str  # of the texts in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEFacts:
+    """The SAE whose latents a vector is made of."""
+
+    sae_id: str
+    sha256: str
+    model_name: str
+    d_sae: int
+    neuronpedia_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointFacts:
+    """What was measured at one hook point."""
+
+    resid_norm: float  # median norm of the residual over kept tokens, raw units
+    shift_norm: float | None  # norm of the difference of the class means, raw units; None for a sum
+    auroc: float | None  # of held-out texts along the vector; None for a sum of vectors
+    sae: SAEFacts | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorMetadata:
+    """Where a vector came from and where it may be added.
+
+    No field has a default: an absent fact is an error, never a guess. `None` says "does not apply".
+    """
+
+    format_version: int
+    program_version: str
+    created: str  # ISO 8601, UTC
+    model_id: str  # as given to `fit`; a local path is absolute
+    model_shape: ModelShape
+    method: str  # a method of `fit`, or "combine"
+    parameters: dict[str, Any]
+    positive: SideFacts | None
+    negative: SideFacts | None
+    points: dict[str, PointFacts]  # by hook point
+    parents: list[dict[str, Any]]  # of a sum: {"name", "weight", "sha256", "metadata"}
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "VectorMetadata":
+        """Read a file's metadata.
+
+        Raises:
+            VectorFileError: of a format this program does not read, or a field is absent.
+        """
+        try:
+            facts = json.loads(text)
+        except ValueError as error:
+            raise VectorFileError(f"{where}: its metadata is not JSON; fit the vector again") from error
+        if not isinstance(facts, dict) or "format_version" not in facts:
+            raise VectorFileError(f"{where}: its metadata has no format_version; fit the vector again")
+        if facts["format_version"] != FORMAT_VERSION:
+            raise VectorFileError(
+                f"{where}: format version {facts['format_version']}, this program reads {FORMAT_VERSION}; "
+                "install the neurosteer that wrote it, or fit the vector again"
+            )
+        return _build(cls, facts, where)
+
+
+def _build(cls: Any, facts: Any, where: str) -> Any:
+    """Make a metadata dataclass from a JSON object, every field present."""
+    if not isinstance(facts, dict):
+        raise VectorFileError(f"{where}: {cls.__name__} is not an object; fit the vector again")
+    missing = {field.name for field in fields(cls)} - set(facts)
+    if missing:
+        raise VectorFileError(f"{where}: its metadata lacks {sorted(missing)}; fit the vector again")
+    values = {field.name: facts[field.name] for field in fields(cls)}
+    for name, part in _PARTS.get(cls, {}).items():
+        if name == "points":
+            values[name] = {point: _build(part, inner, where) for point, inner in values[name].items()}
+        elif values[name] is not None:
+            values[name] = _build(part, values[name], where)
+    return cls(**values)
+
+
+_PARTS: dict[type, dict[str, type]] = {
+    VectorMetadata: {
+        "model_shape": ModelShape, "positive": SideFacts, "negative": SideFacts, "points": PointFacts,
+    },
+    PointFacts: {"sae": SAEFacts},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The SAE latents behind a push, strongest first."""
+
+    ids: Tensor  # [k] int64
+    weights: Tensor  # [k] float32: the push is proportional to weights @ W_dec[ids]
+    firing_rates: Tensor  # [2, k] float32: share of tokens at which each fires, positive and negative side
+
+
+@dataclass(frozen=True)
+class SteeringVector:
+    """Pushes at one or more hook points, in the unit of alpha.
+
+    `pushes[point]` [d_model] float32, raw residual units, is what alpha = 1 adds there: all pushes
+    of a fitted vector together are as long as 1 % of the median residual norm.
+    """
+
+    metadata: VectorMetadata
+    pushes: dict[HookPoint, Tensor]
+    latents: dict[HookPoint, Latents]
+    text_hashes: Tensor  # [n_texts] int64, sorted: of the texts fitted on, so that a judge can leave them out
+
+    def save(self, path: Path) -> None:
+        """Write the vector file.
+
+        Raises:
+            OutputError: it cannot be written; the old file, if any, is left as it was.
+        """
+        tensors = {str(point): push.contiguous() for point, push in self.pushes.items()}
+        for point, latents in self.latents.items():
+            tensors[f"{point}/latent_ids"] = latents.ids.contiguous()
+            tensors[f"{point}/latent_weights"] = latents.weights.contiguous()
+            tensors[f"{point}/firing_rates"] = latents.firing_rates.contiguous()
+        tensors["text_hashes"] = self.text_hashes
+        with replace_file(path) as temporary:
+            save_file(tensors, temporary, metadata={METADATA_KEY: self.metadata.to_json()})
+
+    @classmethod
+    def load(cls, path: Path) -> "SteeringVector":
+        """Read a vector file.
+
+        Raises:
+            InputError: no such file, or a directory.
+            VectorFileError: damaged, no vector file, incomplete, or too new.
+        """
+        if path.is_dir():
+            raise InputError(f"{path}: is a directory; name a vector file")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file; `neurosteer fit` writes one") from error
+        except (SafetensorError, OSError) as error:
+            raise VectorFileError(f"{path}: damaged, or not a vector file ({error})") from error
+        if METADATA_KEY not in header:
+            raise VectorFileError(f"{path}: a safetensors file, but not one written by neurosteer")
+        metadata = VectorMetadata.from_json(header[METADATA_KEY], str(path))
+        return _assemble(metadata, tensors, str(path))
+
+    def check_fits(self, shape: ModelShape, model_id: str, name: str) -> None:
+        """Hold the vector against a model.
+
+        Raises:
+            IncompatibleVectorError: the shapes differ.
+        """
+        own = self.metadata.model_shape
+        if own != shape:
+            raise IncompatibleVectorError(
+                f"{name} was fitted on {self.metadata.model_id!r} ({_shown(own)}), model {model_id!r} is "
+                f"{_shown(shape)}: pass --model {self.metadata.model_id} or fit a vector on this model"
+            )
+
+    def dose(self, alpha: float) -> float:
+        """Length of alpha times the pushes as a share of the median residual norm, summed over hook points."""
+        return abs(alpha) * sum(
+            float(push.norm()) / self.metadata.points[str(point)].resid_norm
+            for point, push in self.pushes.items()
+        )
+
+
+def _shown(shape: ModelShape) -> str:
+    return f"{shape.architecture}, d_model={shape.d_model}, {shape.n_layers} blocks, d_vocab={shape.d_vocab}"
+
+
+def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) -> SteeringVector:
+    try:
+        points = [HookPoint.parse(name) for name in metadata.points]
+    except InputError as error:
+        raise VectorFileError(f"{where}: {error}") from error
+    d_model = metadata.model_shape.d_model
+
+    def tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        found = tensors.get(name)
+        if found is None or found.dtype != dtype or found.shape != shape:
+            got = "absent" if found is None else f"{found.dtype} {list(found.shape)}"
+            raise VectorFileError(f"{where}: tensor {name!r} is {got}, expected {dtype} {list(shape)}")
+        if not bool(torch.isfinite(found).all()):
+            raise VectorFileError(f"{where}: tensor {name!r} holds values that are not finite")
+        return found
+
+    pushes = {point: tensor(str(point), torch.float32, (d_model,)) for point in points}
+    latents = {}
+    for point in points:
+        if f"{point}/latent_ids" in tensors:
+            k = tensors[f"{point}/latent_ids"].numel()
+            latents[point] = Latents(
+                tensor(f"{point}/latent_ids", torch.int64, (k,)),
+                tensor(f"{point}/latent_weights", torch.float32, (k,)),
+                tensor(f"{point}/firing_rates", torch.float32, (2, k)),
+            )
+    n_hashes = tensors["text_hashes"].numel() if "text_hashes" in tensors else 0
+    return SteeringVector(metadata, pushes, latents, tensor("text_hashes", torch.int64, (n_hashes,)))
+
+
+def file_sha256(path: Path) -> str:
+    """The hash by which a vector file is recorded as a parent."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def combine(
+    parts: Sequence[tuple[str, SteeringVector, float, str]], *, program_version: str, created: str
+) -> SteeringVector:
+    """The weighted sum of vectors, hook point by hook point; nothing is rescaled.
+
+    Args:
+        parts: (name, vector, weight, sha256 of its file) each.
+
+    Raises:
+        InputError: no part, or a weight that is not finite or 0.
+        IncompatibleVectorError: the vectors belong to models of different shape.
+    """
+    if not parts:
+        raise InputError("nothing to combine: give one or more vector files, each with :WEIGHT")
+    first_name, first = parts[0][:2]
+    for name, vector, weight, _ in parts:
+        if not math.isfinite(weight) or weight == 0:
+            raise InputError(f"{name}: weight must be a finite number other than 0, got {weight}")
+        vector.check_fits(first.metadata.model_shape, first.metadata.model_id, name)
+    pushes: dict[HookPoint, Tensor] = {}
+    facts: dict[str, list[PointFacts]] = {}
+    for _, vector, weight, _ in parts:
+        for point, push in vector.pushes.items():
+            pushes[point] = pushes.get(point, torch.zeros_like(push)) + weight * push
+            facts.setdefault(str(point), []).append(vector.metadata.points[str(point)])
+    for point, push in pushes.items():
+        if not push.any():
+            raise InputError(f"the weighted sum at {point} is zero: nothing would be steered")
+    metadata = VectorMetadata(
+        format_version=FORMAT_VERSION,
+        program_version=program_version,
+        created=created,
+        model_id=first.metadata.model_id,
+        model_shape=first.metadata.model_shape,
+        method="combine",
+        parameters={},
+        positive=None,
+        negative=None,
+        points={point: _merged(several) for point, several in facts.items()},
+        parents=[
+            {"name": name, "weight": weight, "sha256": sha256, "metadata": asdict(vector.metadata)}
+            for name, vector, weight, sha256 in parts
+        ],
+    )
+    hashes = torch.cat([vector.text_hashes for _, vector, _, _ in parts]).unique()
+    return SteeringVector(metadata, dict(sorted(pushes.items())), {}, hashes)
+
+
+def _merged(several: list[PointFacts]) -> PointFacts:
+    """The facts of a sum: each parent measured the residual norm on its own texts."""
+    resid_norm = sum(facts.resid_norm for facts in several) / len(several)
+    return PointFacts(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=None)
+
+
+def cosine(left: SteeringVector, right: SteeringVector) -> float | None:
+    """Cosine of two vectors over all hook points together; None where they share none."""
+    shared = left.pushes.keys() & right.pushes.keys()
+    if not shared:
+        return None
+    dot = sum(float(left.pushes[point] @ right.pushes[point]) for point in shared)
+    return dot / (_norm(left) * _norm(right))
+
+
+def _norm(vector: SteeringVector) -> float:
+    return math.sqrt(sum(float(push.square().sum()) for push in vector.pushes.values()))
