@@ -185,7 +185,7 @@ class Engine:
             raise InputError(f"{where}: the model's chat template refuses this chat ({error})") from error
         return rendered
 
-    def prompt_ids(self, prompt: str, *, rendered: bool = False) -> list[int]:
+    def prompt_ids(self, prompt: str, where: str = "prompt", *, rendered: bool = False) -> list[int]:
         """A prompt's tokens; a `rendered` chat brings its special tokens with it.
 
         Raises:
@@ -193,7 +193,7 @@ class Engine:
         """
         ids: list[int] = self.tokenizer(prompt, add_special_tokens=not rendered)["input_ids"]
         if not ids:
-            raise InputError("a prompt is empty: give it at least one word")
+            raise InputError(f"{where}: empty; give the model at least one word to go on from")
         return ids
 
     def decode(self, prompt_ids: list[int], written: list[int]) -> str:

@@ -24,7 +24,7 @@ from .texts import Side, Sides
 HELD_OUT_SHARE = 5  # one text in five
 MAX_HELD_OUT = 1000  # a side: bounds the memory for their mean residuals
 CHUNK = 512  # texts a side that are sorted by length together
-ENCODED_AT_ONCE = 2**22  # latent activations held at a time
+ENCODED_AT_ONCE = 2**20  # latent activations held at a time
 
 Item = tuple[int, int, Tokens]  # side (0 positive, 1 negative), ordinal within it, tokens
 

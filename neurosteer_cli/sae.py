@@ -58,9 +58,10 @@ class SparseAutoencoder:
     def d_sae(self) -> int:
         return self.weights["W_dec"].shape[0]
 
-    def to(self, device: torch.device) -> "SparseAutoencoder":
-        """The same SAE with its weights on `device`."""
-        return replace(self, weights={name: w.to(device) for name, w in self.weights.items()})
+    def for_model(self, *, device: torch.device, uses_layer_norm: bool) -> "SparseAutoencoder":
+        """The same SAE on a model's device; only a LayerNorm model's residuals may be centred."""
+        weights = {name: weight.to(device) for name, weight in self.weights.items()}
+        return replace(self, weights=weights, centred=self.centred and uses_layer_norm)
 
     def encode(self, resid: Tensor) -> Tensor:
         """Latent activations [n, d_sae] of Hugging Face residuals [n, d_model], both float32."""

@@ -206,11 +206,19 @@ class SteeringVector:
             )
 
     def dose(self, alpha: float) -> float:
-        """Length of alpha times the pushes as a share of the median residual norm, summed over hook points."""
-        return abs(alpha) * sum(
-            float(push.norm()) / self.metadata.points[str(point)].resid_norm
-            for point, push in self.pushes.items()
-        )
+        """Length of the pushes at this alpha as a share of the median residual norm."""
+        return total_dose([self], [alpha])
+
+
+def total_dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float:
+    """|sum of alpha_i v_i| / median |resid|, added up over hook points."""
+    sums: dict[HookPoint, Tensor] = {}
+    norms: dict[HookPoint, list[float]] = {}
+    for vector, alpha in zip(vectors, alphas, strict=True):
+        for point, push in vector.pushes.items():
+            sums[point] = sums.get(point, torch.zeros_like(push)) + alpha * push
+            norms.setdefault(point, []).append(vector.metadata.points[str(point)].resid_norm)
+    return sum(float(push.norm()) * len(norms[point]) / sum(norms[point]) for point, push in sums.items())
 
 
 def _shown(shape: ModelShape) -> str:

@@ -1,0 +1,5 @@
+"""`python -m neurosteer_cli`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,217 @@
+"""neurosteer fit: two sides of labelled texts to one vector file."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import console
+from ..errors import InputError
+from .options import Device, Dtype, Json, Model
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from ..fit import FitReport
+    from ..hooks import HookPoint
+    from ..sae import SparseAutoencoder
+    from ..vector import SteeringVector
+
+
+def fit(
+    texts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TOWARDS [AWAY]",
+            help="Texts to steer towards and away from (JSONL, .txt, or - for stdin); "
+            "or one file whose records have a label.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Vector file to write [default: TOWARDS.st].")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="With one file: the label to steer towards.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="With one file: the label to steer away from.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="neurosteer, paper (both through an SAE), diffmean or pca.")
+    ] = "neurosteer",
+    sae: Annotated[
+        str | None,
+        typer.Option(help="bundled, a sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry."),
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="SAE latents to keep.")] = 100,
+    layers: Annotated[
+        str | None, typer.Option("--layers", "--layer", help="Blocks to steer at, from 0: 20 or 14,17,20.")
+    ] = None,
+    hook_point: Annotated[
+        str | None, typer.Option(help="In place of --layers: blocks.20.hook_resid_post, or ..._pre.")
+    ] = None,
+    model: Model = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Fit a steering vector from labelled texts.
+
+    A record is {"text"}, {"prompt", "completion"} (only the completion counts) or {"messages"}
+    (only the last turn, the assistant's, counts).
+
+    Example: neurosteer fit polite.jsonl rude.jsonl -o polite.st
+    """
+    from ..checkpoints import DEFAULT_MODEL
+    from ..files import check_target
+    from ..methods import METHODS, NEEDS_SAE
+    from ..texts import open_sides
+
+    if method not in METHODS:
+        raise InputError(f"--method {method}: one of {', '.join(METHODS)}")
+    if top_k < 1:
+        raise InputError(f"--top-k must be at least 1, got {top_k}")
+    if sae is not None and method not in NEEDS_SAE:
+        raise InputError(f"--method {method} uses no SAE; leave out --sae, or choose neurosteer or paper")
+    target_file = out or _default_name(texts, target)
+    check_target(target_file)
+    points = _points(layers, hook_point)
+    model = model or DEFAULT_MODEL
+    with open_sides(texts, target, source) as sides:
+        saes = _load_saes(method, sae, model, points)
+        points = list(saes) if saes else points or [_middle(model)]
+        engine = _load_engine(model, points, saes, dtype, device)
+        with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
+            from ..fit import fit as fit_vector
+
+            vector, report = fit_vector(
+                engine, sides, points, method=method, saes=saes, top_k=top_k, advance=advance
+            )
+    vector.save(target_file)
+    _summarize(vector, report, target_file)
+    if json:
+        from ..records import write_record
+
+        write_record({"vector": str(target_file), **asdict(vector.metadata), "report": asdict(report)})
+
+
+def _default_name(texts: list[str], target: str | None) -> Path:
+    stem = target if target is not None else "vector" if texts[0] == "-" else Path(texts[0]).stem
+    return Path(f"{stem}.st")
+
+
+def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
+    """The hook points asked for; none if neither option is given."""
+    from ..hooks import HookPoint
+
+    if layers is not None and hook_point is not None:
+        raise InputError("--layers and --hook-point say the same thing; give one of them")
+    if hook_point is not None:
+        return [HookPoint.parse(name) for name in hook_point.split(",")]
+    try:
+        numbers = [int(part) for part in layers.split(",")] if layers is not None else []
+    except ValueError as error:
+        raise InputError(f"--layers {layers}: not a block number or a comma-separated list of them") from error
+    if any(number < 0 for number in numbers) or len(set(numbers)) != len(numbers):
+        raise InputError(f"--layers {layers}: blocks count from 0, each named once")
+    return [HookPoint(number) for number in numbers]
+
+
+def _middle(model: str) -> "HookPoint":
+    """Where to steer when nothing says so: two thirds up, where steering was seen to work best."""
+    from ..checkpoints import resolve
+    from ..hooks import HookPoint
+    from ..loading import read_config, shape_of
+
+    return HookPoint(shape_of(read_config(resolve(model, console.note))).n_layers * 2 // 3)
+
+
+def _load_saes(
+    method: str, sae: str | None, model: str, points: "list[HookPoint]"
+) -> "dict[HookPoint, SparseAutoencoder]":
+    """The SAE of each hook point, for a method that needs them; the SAE says where it belongs."""
+    from ..errors import SAEError
+    from ..methods import NEEDS_SAE
+    from ..sae import BUNDLED, load_sae
+
+    if method not in NEEDS_SAE:
+        return {}
+    wanted = [point.layer for point in points] or [None]
+    loaded = [load_sae(sae or BUNDLED, model_id=model, layer=layer) for layer in wanted]
+    found = {one.hook_point: one for one in loaded}
+    if points and set(found) != set(points):
+        raise SAEError(
+            f"SAE {sae or BUNDLED!r} belongs to {', '.join(map(str, found))}, "
+            f"not to {', '.join(map(str, points))}; leave out --layers, or choose another SAE"
+        )
+    return found
+
+
+def _load_engine(
+    model: str,
+    points: "list[HookPoint]",
+    saes: "dict[HookPoint, SparseAutoencoder]",
+    dtype: str,
+    device: str,
+) -> "Engine":
+    """Load the blocks that are needed, and hold the SAEs against the model."""
+    from ..engine import Engine
+    from ..sae import check_fits
+
+    n_blocks = max(point.layer for point in points) + 1
+    engine = Engine.load(
+        model, n_blocks=n_blocks, head=False, dtype=dtype, device=device, say=console.note
+    )
+    for point, one in saes.items():
+        for warning in check_fits(
+            one, model_id=model, model_names=engine.model_names, d_model=engine.d_model
+        ):
+            console.warn(warning)
+        saes[point] = one.for_model(device=engine.device, uses_layer_norm=engine.uses_layer_norm)
+    return engine
+
+
+def _summarize(vector: "SteeringVector", report: "FitReport", out: Path) -> None:
+    """Tell what was fitted, on stderr."""
+    facts = vector.metadata
+    assert facts.positive is not None and facts.negative is not None
+    for warning in report.warnings:
+        console.warn(warning)
+    if report.n_duplicates:
+        console.note(f"{report.n_duplicates} duplicate texts were dropped")
+    if report.n_without_tokens:
+        console.note(f"{report.n_without_tokens} texts of a single token were left out")
+    console.note(
+        f"{facts.positive.label} {facts.positive.n_texts} texts, {facts.positive.n_tokens} tokens; "
+        f"{facts.negative.label} {facts.negative.n_texts} texts, {facts.negative.n_tokens} tokens; "
+        f"{report.seconds:.1f} s, {report.tokens_per_second:.0f} tokens/s"
+    )
+    for name, point in facts.points.items():
+        held = "no text held out" if point.auroc is None else (
+            f"held-out AUROC {point.auroc:.2f} on {report.n_held_out[0]} + {report.n_held_out[1]} texts"
+        )  # fmt: skip
+        console.note(
+            f"{name}: {held}; the sides differ by {point.shift_norm:.1f}, the median residual is "
+            f"{point.resid_norm:.1f} long"
+        )
+        rows = report.strongest[name]
+        if rows:
+            console.table(
+                "strongest latents",
+                (">latent", ">weight", ">t", f">fires {facts.positive.label}",
+                 f">fires {facts.negative.label}", "fires most at"),
+                [_latent_cells(row) for row in rows],
+            )  # fmt: skip
+    console.note(f"wrote {out}")
+
+
+def _latent_cells(row: Any) -> tuple[str, ...]:
+    piece = " ".join(row.piece.split())
+    return (
+        str(row.latent_id),
+        f"{row.weight:+.3f}",
+        f"{row.t:+.1f}",
+        f"{row.positive_rate:.1%}",
+        f"{row.negative_rate:.1%}",
+        f"{row.token.strip()!r} in {piece!r}",
+    )

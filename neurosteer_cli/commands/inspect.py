@@ -1,0 +1,161 @@
+"""neurosteer inspect: everything a vector file says."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import console
+from ..errors import NeurosteerError
+from .options import Json
+
+if TYPE_CHECKING:
+    from ..hooks import HookPoint
+    from ..vector import SteeringVector
+
+N_TOKENS = 5  # promoted, and suppressed, a latent
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="VECTOR", help="Vector file.")],
+    latents: Annotated[int, typer.Option(help="Latents to show at each hook point.")] = 20,
+    json: Json = False,
+) -> None:
+    """Show a vector's origin, its latents and the tokens they promote and suppress.
+
+    Example: neurosteer inspect polite.st
+    """
+    from ..vector import SteeringVector
+
+    vector = SteeringVector.load(file)
+    tables = {point: _latent_rows(vector, point, latents) for point in vector.pushes}
+    _add_tokens(vector, tables)
+    if json:
+        from ..records import write_record
+
+        points = {
+            str(point): {"push_norm": float(push.norm()), "latents": tables[point]}
+            for point, push in vector.pushes.items()
+        }
+        write_record({"vector": str(file), **asdict(vector.metadata), "pushes": points})
+    else:
+        _show(file, vector, tables)
+
+
+def _latent_rows(vector: "SteeringVector", point: "HookPoint", n: int) -> list[dict[str, Any]]:
+    """The first n latents; none for a method without an SAE."""
+    if point not in vector.latents:
+        return []
+    latents = vector.latents[point]
+    sae = vector.metadata.points[str(point)].sae
+    page = sae.neuronpedia_id if sae else None
+    return [
+        {
+            "latent_id": latent,
+            "weight": weight,
+            "positive_rate": positive,
+            "negative_rate": negative,
+            "neuronpedia": f"https://www.neuronpedia.org/{page}/{latent}" if page else None,
+        }
+        for latent, weight, positive, negative in zip(
+            latents.ids.tolist()[:n],
+            latents.weights.tolist(),
+            *latents.firing_rates.tolist(),
+            strict=False,
+        )
+    ]
+
+
+def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str, Any]]]") -> None:
+    """Add the tokens each push and latent promotes and suppresses, where the model is at hand."""
+    from ..checkpoints import is_local
+
+    model_id = vector.metadata.model_id
+    if not is_local(model_id):
+        console.note(f"model {model_id!r} is not on this machine: promoted tokens are left out")
+        return
+    import torch
+
+    from ..engine import Engine
+    from ..sae import load_sae
+
+    engine = Engine.load(model_id, n_blocks=0)
+    for point, push in vector.pushes.items():
+        rows = tables[point]
+        directions = [push]
+        sae = vector.metadata.points[str(point)].sae
+        if rows and sae:
+            try:
+                loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer)
+            except NeurosteerError as error:
+                console.note(f"tokens of single latents are left out: {error}")
+            else:
+                directions += list(loaded.decoder_rows(torch.tensor([row["latent_id"] for row in rows])))
+        found = engine.promoted_tokens(torch.stack(directions), N_TOKENS)
+        whole = {"latent_id": None, "weight": None}
+        for row, (promoted, suppressed) in zip([whole, *rows], found, strict=False):
+            row.update(promoted=promoted, suppressed=suppressed)
+        tables[point] = [whole, *rows]
+
+
+def _show(file: Path, vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str, Any]]]") -> None:
+    facts = vector.metadata
+    lines = [
+        ("vector", f"{file} (format {facts.format_version}, neurosteer {facts.program_version}, {facts.created})"),
+        ("model", f"{facts.model_id} ({facts.model_shape.architecture}, d_model {facts.model_shape.d_model}, "
+                  f"{facts.model_shape.n_layers} blocks)"),
+        ("method", " ".join([facts.method, *(f"{k}={v}" for k, v in facts.parameters.items())])),
+        *((name, f"{side.label}: {side.n_texts} texts, {side.n_tokens} tokens, sha256 {side.sha256[:12]}...")
+          for name, side in (("towards", facts.positive), ("away", facts.negative)) if side),
+        *(("parent", f"{parent['weight']:+g} x {parent['name']} (sha256 {parent['sha256'][:12]}...)")
+          for parent in facts.parents),
+        *((name, _point_line(vector, name)) for name in facts.points),
+    ]  # fmt: skip
+    for name, text in lines:
+        typer.echo(f"{name}: {text}")
+    for point, rows in tables.items():
+        if rows:
+            console.table(str(point), *_table(vector, rows), stdout=True)
+
+
+def _point_line(vector: "SteeringVector", name: str) -> str:
+    point = vector.metadata.points[name]
+    push = next(push for hook, push in vector.pushes.items() if str(hook) == name)
+    parts = [
+        f"alpha 1 adds {float(push.norm()):.2f}, {float(push.norm()) / point.resid_norm:.2%} of the median "
+        f"residual norm {point.resid_norm:.1f}"
+    ]
+    if point.auroc is not None:
+        parts.append(f"held-out AUROC {point.auroc:.2f}")
+    if point.shift_norm is not None:
+        parts.append(f"the sides differ by {point.shift_norm:.1f}")
+    if point.sae is not None:
+        parts.append(f"SAE {point.sae.sae_id}, d_sae {point.sae.d_sae}, sha256 {point.sae.sha256[:12]}...")
+    return "; ".join(parts)
+
+
+def _table(
+    vector: "SteeringVector", rows: list[dict[str, Any]]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and cells; columns that no row fills are left out."""
+    facts = vector.metadata
+    columns = {
+        ">latent": lambda row: "whole push" if row["latent_id"] is None else str(row["latent_id"]),
+        ">weight": lambda row: "" if row["weight"] is None else f"{row['weight']:+.3f}",
+        f">fires {facts.positive.label if facts.positive else ''}": lambda row: _rate(row, "positive_rate"),
+        f">fires {facts.negative.label if facts.negative else ''}": lambda row: _rate(row, "negative_rate"),
+        "promotes": lambda row: _pieces(row.get("promoted")),
+        "suppresses": lambda row: _pieces(row.get("suppressed")),
+        "neuronpedia": lambda row: row.get("neuronpedia") or "",
+    }
+    filled = {name: cell for name, cell in columns.items() if any(cell(row) for row in rows)}
+    return tuple(filled), [tuple(cell(row) for cell in filled.values()) for row in rows]
+
+
+def _rate(row: dict[str, Any], key: str) -> str:
+    return f"{row[key]:.1%}" if key in row else ""
+
+
+def _pieces(tokens: list[str] | None) -> str:
+    return " ".join(repr(token.strip()) for token in tokens or [])

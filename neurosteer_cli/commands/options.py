@@ -1,0 +1,38 @@
+"""Options that several commands share, and the model's identity in vectors and on the command line."""
+
+import math
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="NEUROSTEER_MODEL",
+        help="smollm2 (the embedded default), a Hub id, a local folder or a .gguf file.",
+    ),
+]
+Dtype = Annotated[
+    str, typer.Option(help="auto, float32, bfloat16 or float16; auto is what this machine does fastest.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]
+
+
+def parse_alphas(text: str) -> list[float]:
+    """Read `8` or `0,4,8`.
+
+    Raises:
+        InputError: not a comma-separated list of finite numbers.
+    """
+    try:
+        alphas = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--alpha {text}: not a number or a comma-separated list of numbers") from error
+    if not all(map(math.isfinite, alphas)):
+        raise InputError(f"--alpha {text}: must be finite")
+    return alphas
