@@ -1,0 +1,49 @@
+"""Fixtures shared by the tests. Everything but tests marked `real` runs on tiny random models."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import save_tiny, save_tiny_sae
+
+from neurosteer_cli.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint folder of a tiny Llama, named `tiny`."""
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_sae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TopK SAE for the tiny Llama's block 2."""
+    return save_tiny_sae(tmp_path_factory.mktemp("saes") / "sae")
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_folder: Path) -> Engine:
+    """The tiny Llama, loaded whole."""
+    return Engine.load(str(tiny_folder), device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def write_texts(tmp_path: Path) -> Callable[[str, list[str]], Path]:
+    """Write texts as JSONL into the test's folder."""
+
+    def write(name: str, texts: list[str]) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def two_sides(write_texts: Callable[[str, list[str]], Path]) -> tuple[Path, Path]:
+    """Twenty texts a side that a byte-level model can tell apart."""
+    return (
+        write_texts("up.jsonl", [f"aaa bbb aab {'ab' * n} number {n}" for n in range(20)]),
+        write_texts("down.jsonl", [f"zzz yyy zzy {'zy' * n} number {n}" for n in range(20)]),
+    )
