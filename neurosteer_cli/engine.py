@@ -167,9 +167,7 @@ class Engine:
             raise InputError(f"{passage.where}: the model's chat template leaves the last message out")
         return rendered, start
 
-    def chat(
-        self, messages: list[dict[str, str]], where: str, *, add_generation_prompt: bool = True
-    ) -> str:
+    def chat(self, messages: list[dict[str, str]], where: str, *, add_generation_prompt: bool = True) -> str:
         """Render a chat with the model's template.
 
         Raises:
@@ -222,7 +220,8 @@ class Engine:
         """
         budget = tokens_per_batch or TOKENS_PER_BATCH[self.device.type]
         order = sorted(
-            (i for i, tokens in enumerate(texts) if any(tokens.counts)), key=lambda i: len(texts[i].ids)
+            (i for i, tokens in enumerate(texts) if any(tokens.counts)),
+            key=lambda i: len(texts[i].ids),
         )
         for rows in _batches(order, [len(tokens.ids) for tokens in texts], budget):
             yield self._residual_batch(texts, rows, points)
@@ -294,7 +293,8 @@ class Engine:
 
 def _stored_id(model: str) -> str:
     """A local path is stored whole, so that a vector finds its model from any folder."""
-    return str(Path(model).resolve()) if Path(model).exists() else model
+    is_path = model != DEFAULT_MODEL and Path(model).exists()
+    return str(Path(model).resolve()) if is_path else model
 
 
 def _final_gain(model: nn.Module, d_model: int) -> Tensor | None:
@@ -309,7 +309,7 @@ def _final_gain(model: nn.Module, d_model: int) -> Tensor | None:
     ]
     if not gains:
         return None
-    gain = gains[-1].weight.float()
+    gain: Tensor = gains[-1].weight.float()
     # Gemma keeps the gain less one
     return gain + 1 if "gemma" in type(gains[-1]).__name__.lower() else gain
 

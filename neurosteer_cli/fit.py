@@ -102,7 +102,7 @@ def fit(
         latents={
             point: latents for point in points if (latents := _latents(reading.at[point], found[point]))
         },
-        text_hashes=torch.tensor([h for side in sides for h in side.hashes], dtype=torch.int64).unique(),
+        text_hashes=torch.tensor([h for side in sides for h in side.hashes], dtype=torch.int64).unique(),  # type: ignore[no-untyped-call]
     )
     seconds = time.monotonic() - start
     report = FitReport(
@@ -136,7 +136,10 @@ def _metadata(
     def side_facts(number: int) -> SideFacts:
         side = sides[number]
         return SideFacts(
-            label=side.label, n_texts=side.n_texts, n_tokens=reading.n_tokens[number], sha256=side.sha256
+            label=side.label,
+            n_texts=side.n_texts,
+            n_tokens=reading.n_tokens[number],
+            sha256=side.sha256,
         )
 
     return VectorMetadata(
@@ -168,20 +171,24 @@ def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
             )
     return warnings
 
+
 def _point_facts(at: PointReading, method: Method, top_k: int) -> PointFacts:
     """What was measured at a hook point; the AUROC is that of a vector fitted without the held-out texts."""
-    sae = at.sae and SAEFacts(
-        sae_id=at.sae.sae_id,
-        sha256=at.sae.sha256,
-        model_name=at.sae.model_name,
-        d_sae=at.sae.d_sae,
-        neuronpedia_id=at.sae.neuronpedia_id,
-    )
     return PointFacts(
         resid_norm=at.norms.median,
         shift_norm=float(at.all.shift.norm()),
         auroc=_held_out_auroc(at, method, top_k),
-        sae=sae,
+        sae=_sae_facts(at.sae) if at.sae else None,
+    )
+
+
+def _sae_facts(sae: SparseAutoencoder) -> SAEFacts:
+    return SAEFacts(
+        sae_id=sae.sae_id,
+        sha256=sae.sha256,
+        model_name=sae.model_name,
+        d_sae=sae.d_sae,
+        neuronpedia_id=sae.neuronpedia_id,
     )
 
 
@@ -201,7 +208,7 @@ def _latents(at: PointReading, direction: Direction) -> Latents | None:
 
 
 def _strongest(at: PointReading, direction: Direction, engine: Engine) -> list[LatentRow]:
-    """The first latents of either sign in the method's own order, those turned up before those turned down."""
+    """The first latents of either sign in the method's own order, those turned up first."""
     if direction.latent_ids is None or direction.latent_weights is None or at.peaks is None:
         return []
     t = welch_t(*at.all.both_latents())

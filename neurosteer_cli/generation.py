@@ -96,7 +96,12 @@ def generate(
             )
     for start, stop in _batches(rows, settings):
         batch = _Batch(engine, rows[start:stop], vectors, settings)
-        for index, generation in batch.run(on_text and (lambda i, text, s=start: on_text(s + i, text))):
+
+        def on_batch_text(line: int, text: str, first: int = start) -> None:
+            assert on_text is not None
+            on_text(first + line, text)
+
+        for index, generation in batch.run(on_batch_text if on_text else None):
             yield start + index, generation
 
 
@@ -117,7 +122,11 @@ class _Batch:
     """Rows that are written together. Finished ones leave, and the rest goes on in a smaller batch."""
 
     def __init__(
-        self, engine: Engine, rows: Sequence[Row], vectors: Sequence[SteeringVector], settings: Settings
+        self,
+        engine: Engine,
+        rows: Sequence[Row],
+        vectors: Sequence[SteeringVector],
+        settings: Settings,
     ) -> None:
         self.engine, self.rows, self.settings = engine, rows, settings
         self.live = list(range(len(rows)))  # which row each line of the tensors below belongs to

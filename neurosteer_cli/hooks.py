@@ -6,7 +6,7 @@ Knows torch modules and hook points; knows nothing of tokenizers, SAEs or files.
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,10 +96,8 @@ def capture(blocks: nn.ModuleList, points: Sequence[HookPoint]) -> Iterator[dict
     with ExitStack() as handles:
         for point in points:
             handles.enter_context(_hooked(blocks, point, lambda resid, point=point: read(point, resid)))
-        try:
+        with suppress(_Stop):
             yield seen
-        except _Stop:
-            pass
 
 
 @contextmanager

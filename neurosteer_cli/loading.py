@@ -87,7 +87,13 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_weights(
-    folder: Path, config: Any, n_blocks: int, *, head: bool, dtype: torch.dtype, device: torch.device
+    folder: Path,
+    config: Any,
+    n_blocks: int,
+    *,
+    head: bool,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Any:
     """Build the model with its first `n_blocks` blocks and read only their tensors."""
     n_layers = config.get_text_config().num_hidden_layers
@@ -97,7 +103,7 @@ def load_weights(
     auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
     try:
         with torch.device("meta"):
-            model_class = type(auto.from_config(config))
+            model_class = type(auto.from_config(config))  # type: ignore[no-untyped-call]
     except (ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{folder}: not a decoder-only language model ({_one_line(error)})") from error
     tensors = _read_tensors(folder, n_blocks, n_layers, dtype, device)

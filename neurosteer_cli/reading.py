@@ -81,7 +81,9 @@ class Reading:
             self._read(chunk, stride, advance)
         for side, n_tokens in zip(sides, self.n_tokens, strict=True):
             if n_tokens == 0:
-                raise InputError(f"{side.label}: every text is a single token; nothing to take statistics over")
+                raise InputError(
+                    f"{side.label}: every text is a single token; nothing to take statistics over"
+                )
 
     def _read(self, chunk: list[Item], stride: int, advance: Callable[[int], None]) -> None:
         side_of = torch.tensor([side for side, _, _ in chunk])
@@ -133,9 +135,7 @@ class Reading:
         assert folded is not None
         return folded
 
-    def _finish(
-        self, point: HookPoint, chunk: list[Item], means: Tensor, seen: Tensor, held: Tensor
-    ) -> None:
+    def _finish(self, point: HookPoint, chunk: list[Item], means: Tensor, seen: Tensor, held: Tensor) -> None:
         """Keep the held-out texts' means, and fold the differences of pairs."""
         at = self.at[point]
         row_of = {(side, ordinal): row for row, (side, ordinal, _) in enumerate(chunk) if seen[row]}

@@ -48,9 +48,7 @@ class Passage:
         return json.dumps([before, self.text])
 
 
-def read_records(
-    source: str, *, plain_key: str = "text", name: str | None = None
-) -> Iterator[Located]:
+def read_records(source: str, *, plain_key: str = "text", name: str | None = None) -> Iterator[Located]:
     """Yield the records of a JSONL or plain-text source one at a time, in order.
 
     Args:
@@ -127,9 +125,7 @@ def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
     for turn in turns:
         if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
             raise InputError(f"{where}: a message must have 'role' and 'content', got {_short(turn)}")
-    return tuple(
-        {key: _valid_string(turn[key], key, where) for key in ("role", "content")} for turn in turns
-    )
+    return tuple({key: _valid_string(turn[key], key, where) for key in ("role", "content")} for turn in turns)
 
 
 def write_record(record: Record) -> None:
@@ -158,7 +154,9 @@ def _decoded_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
     while raw := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(raw) > MAX_LINE_BYTES:
-            raise InputError(f"{name}:{number}: line longer than {MAX_LINE_BYTES >> 20} MiB; one record a line")
+            raise InputError(
+                f"{name}:{number}: line longer than {MAX_LINE_BYTES >> 20} MiB; one record a line"
+            )
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:

@@ -85,5 +85,5 @@ class PairStats:
         The moment is not centred: with the order inside a pair drawn at random, as published
         (Zou et al. 2023, arXiv 2310.01405), the mean of the differences is zero anyway.
         """
-        direction = torch.linalg.eigh(self.moment).eigenvectors[:, -1]
-        return direction * (1.0 if float(direction @ towards) >= 0 else -1.0)
+        direction: Tensor = torch.linalg.eigh(self.moment).eigenvectors[:, -1]
+        return direction if float(direction @ towards) >= 0 else -direction

@@ -82,8 +82,10 @@ class SparseAutoencoder:
 
     def decoder_rows(self, latent_ids: Tensor) -> Tensor:
         """What one unit of each latent adds to the reconstruction, [k, d_model]."""
-        rows = self.weights["W_dec"][latent_ids.to(self.weights["W_dec"].device)]
-        return rows / rows.norm(dim=-1, keepdim=True) if self.rescale_acts_by_decoder_norm else rows
+        rows: Tensor = self.weights["W_dec"][latent_ids.to(self.weights["W_dec"].device)]
+        if self.rescale_acts_by_decoder_norm:
+            rows = rows / rows.norm(dim=-1, keepdim=True)
+        return rows
 
     def _centre(self, resid: Tensor) -> Tensor:
         # TransformerLens's center_writing_weights, which sae-lens's GPT-2 SAEs were trained with
@@ -140,7 +142,7 @@ def load_sae(sae_id: str, *, model_id: str, layer: int | None = None) -> SparseA
     if sae_id == BUNDLED:
         return _from_folder(_bundled_folder(model_id, layer), BUNDLED)
     if Path(sae_id).is_dir():
-        return _from_folder(Path(sae_id), sae_id)
+        return _from_folder(Path(sae_id), str(Path(sae_id).resolve()))
     return _from_registry(sae_id)
 
 
@@ -185,7 +187,9 @@ def _bundled_folder(model_id: str, layer: int | None) -> Path:
         )
     wanted = max(layers) if layer is None else layer
     if wanted not in layers:
-        raise SAEError(f"no SAE is bundled for block {wanted} of {model_id!r}; there is one for {sorted(layers)}")
+        raise SAEError(
+            f"no SAE is bundled for block {wanted} of {model_id!r}; there is one for {sorted(layers)}"
+        )
     return layers[wanted]
 
 
@@ -233,7 +237,9 @@ def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) 
     """
     architecture = _fact(sae_id, config, "architecture")
     if architecture not in WEIGHTS:
-        raise SAEError(f"SAE {sae_id!r}: architecture {architecture!r} is not supported; {', '.join(WEIGHTS)} are")
+        raise SAEError(
+            f"SAE {sae_id!r}: architecture {architecture!r} is not supported; {', '.join(WEIGHTS)} are"
+        )
     normalization = _fact(sae_id, config, "normalize_activations")
     if normalization not in NORMALIZATIONS:
         raise SAEError(
@@ -279,7 +285,9 @@ def _checked_weights(
 def _fact(sae_id: str, facts: dict[str, Any], key: str) -> Any:
     # Not `SAEMetadata.get`: that answers None to any misspelled key.
     if facts.get(key) is None:
-        raise SAEError(f"SAE {sae_id!r}: its configuration does not say {key!r}; save it again with sae-lens 6")
+        raise SAEError(
+            f"SAE {sae_id!r}: its configuration does not say {key!r}; save it again with sae-lens 6"
+        )
     return facts[key]
 
 
@@ -287,7 +295,7 @@ def _sha256(weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -59,8 +59,7 @@ class Noise:
     def draw(self, device: torch.device) -> Tensor:
         """The next step's uniform numbers, [batch, d_vocab] in [0, 1)."""
         drawn = {
-            key: torch.rand(self._d_vocab, generator=generator)
-            for key, generator in self._generators.items()
+            key: torch.rand(self._d_vocab, generator=generator) for key, generator in self._generators.items()
         }
         return torch.stack([drawn[key] for key in self._keys]).to(device)  # [batch, d_vocab]
 

@@ -105,7 +105,8 @@ class VectorMetadata:
                 f"{where}: format version {facts['format_version']}, this program reads {FORMAT_VERSION}; "
                 "install the neurosteer that wrote it, or fit the vector again"
             )
-        return _build(cls, facts, where)
+        metadata: VectorMetadata = _build(cls, facts, where)
+        return metadata
 
 
 def _build(cls: Any, facts: Any, where: str) -> Any:
@@ -304,7 +305,7 @@ def combine(
             for name, vector, weight, sha256 in parts
         ],
     )
-    hashes = torch.cat([vector.text_hashes for _, vector, _, _ in parts]).unique()
+    hashes = torch.cat([vector.text_hashes for _, vector, _, _ in parts]).unique()  # type: ignore[no-untyped-call]
     return SteeringVector(metadata, dict(sorted(pushes.items())), {}, hashes)
 
 

@@ -13,7 +13,8 @@ from ..errors import InputError
 
 def combine(
     parts: Annotated[
-        list[str], typer.Argument(metavar="FILE[:WEIGHT]...", help="Vector files; the weight is 1 if not given.")
+        list[str],
+        typer.Argument(metavar="FILE[:WEIGHT]...", help="Vector files; the weight is 1 if not given."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Vector file to write.")],
 ) -> None:
@@ -51,4 +52,6 @@ def _split(part: str) -> tuple[Path, float]:
     try:
         return Path(name), float(weight)
     except ValueError as error:
-        raise InputError(f"{part}: {weight!r} is not a weight; write FILE:NUMBER, such as polite.st:0.5") from error
+        raise InputError(
+            f"{part}: {weight!r} is not a weight; write FILE:NUMBER, such as polite.st:0.5"
+        ) from error

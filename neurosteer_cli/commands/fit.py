@@ -30,12 +30,8 @@ def fit(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Vector file to write [default: TOWARDS.st].")
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="With one file: the label to steer towards.")
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="With one file: the label to steer away from.")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="With one file: the label to steer towards.")] = None,
+    source: Annotated[str | None, typer.Option(help="With one file: the label to steer away from.")] = None,
     method: Annotated[
         str, typer.Option(help="neurosteer, paper (both through an SAE), diffmean or pca.")
     ] = "neurosteer",
@@ -45,10 +41,12 @@ def fit(
     ] = None,
     top_k: Annotated[int, typer.Option(help="SAE latents to keep.")] = 100,
     layers: Annotated[
-        str | None, typer.Option("--layers", "--layer", help="Blocks to steer at, from 0: 20 or 14,17,20.")
+        str | None,
+        typer.Option("--layers", "--layer", help="Blocks to steer at, from 0: 20 or 14,17,20."),
     ] = None,
     hook_point: Annotated[
-        str | None, typer.Option(help="In place of --layers: blocks.20.hook_resid_post, or ..._pre.")
+        str | None,
+        typer.Option(help="In place of --layers: blocks.20.hook_resid_post, or ..._pre."),
     ] = None,
     model: Model = None,
     dtype: Dtype = "auto",
@@ -111,7 +109,9 @@ def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
     try:
         numbers = [int(part) for part in layers.split(",")] if layers is not None else []
     except ValueError as error:
-        raise InputError(f"--layers {layers}: not a block number or a comma-separated list of them") from error
+        raise InputError(
+            f"--layers {layers}: not a block number or a comma-separated list of them"
+        ) from error
     if any(number < 0 for number in numbers) or len(set(numbers)) != len(numbers):
         raise InputError(f"--layers {layers}: blocks count from 0, each named once")
     return [HookPoint(number) for number in numbers]
@@ -136,7 +136,7 @@ def _load_saes(
 
     if method not in NEEDS_SAE:
         return {}
-    wanted = [point.layer for point in points] or [None]
+    wanted: list[int | None] = [point.layer for point in points] or [None]
     loaded = [load_sae(sae or BUNDLED, model_id=model, layer=layer) for layer in wanted]
     found = {one.hook_point: one for one in loaded}
     if points and set(found) != set(points):
@@ -159,9 +159,7 @@ def _load_engine(
     from ..sae import check_fits
 
     n_blocks = max(point.layer for point in points) + 1
-    engine = Engine.load(
-        model, n_blocks=n_blocks, head=False, dtype=dtype, device=device, say=console.note
-    )
+    engine = Engine.load(model, n_blocks=n_blocks, head=False, dtype=dtype, device=device, say=console.note)
     for point, one in saes.items():
         for warning in check_fits(
             one, model_id=model, model_names=engine.model_names, d_model=engine.d_model

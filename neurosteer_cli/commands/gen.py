@@ -29,7 +29,7 @@ class Prompt:
     """A prompt as it came, and as the model gets it."""
 
     record: dict[str, Any]
-    shown: str
+    shown: str  # what stands before the continuation in plain output
     ids: list[int]
 
 
@@ -123,7 +123,9 @@ def _alphas(paths: list[Path], given: list[str], compare: bool) -> list[tuple[fl
     if not paths and given:
         raise InputError("--alpha without --vector: name the vector to add")
     if given and len(given) != len(paths):
-        raise InputError(f"{len(paths)} --vector and {len(given)} --alpha: give one --alpha for each --vector")
+        raise InputError(
+            f"{len(paths)} --vector and {len(given)} --alpha: give one --alpha for each --vector"
+        )
     values = [parse_alphas(text) for text in given or [DEFAULT_ALPHA] * len(paths)]
     settings = list(product(*values))
     if compare and (0.0,) * len(paths) not in settings:
@@ -181,7 +183,11 @@ def _prompt(located: "Located", engine: "Engine", as_chat: bool, system: str | N
     if system is not None:
         messages = [{"role": "system", "content": system}, *messages]
     rendered = engine.chat(messages, located.where)
-    return Prompt(record, messages[-1]["content"], engine.prompt_ids(rendered, located.where, rendered=True))
+    return Prompt(
+        record,
+        f"> {messages[-1]['content']}\n",
+        engine.prompt_ids(rendered, located.where, rendered=True),
+    )
 
 
 class _Run:
@@ -212,7 +218,8 @@ class _Run:
         dose = max(map(self.dose, self.alphas))
         if dose > SAFE_DOSE:
             console.warn(
-                f"the push is {dose:.0%} as long as the residual; above {SAFE_DOSE:.0%} text tends to break down"
+                f"the push is {dose:.0%} as long as the residual; "
+                f"above {SAFE_DOSE:.0%} text tends to break down"
             )
 
     def dose(self, alphas: tuple[float, ...]) -> float:
@@ -292,7 +299,9 @@ class _Run:
                 if (index + 1) % len(self.alphas) == 0:
                     group = range(index + 1 - len(self.alphas), index + 1)
                     rows = [self.jobs[i] for i in group]
-                    cells = [prompt.shown + found.pop(i).text for i, (prompt, _) in zip(group, rows, strict=True)]
+                    cells = [
+                        prompt.shown + found.pop(i).text for i, (prompt, _) in zip(group, rows, strict=True)
+                    ]
                     console.columns([self.heading(row) for _, row in rows], cells)
 
     def heading(self, row: "Row") -> str:

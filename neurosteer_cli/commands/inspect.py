@@ -1,5 +1,6 @@
 """neurosteer inspect: everything a vector file says."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,17 +102,25 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
 
 def _show(file: Path, vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str, Any]]]") -> None:
     facts = vector.metadata
+    shape = facts.model_shape
+    origin = f"format {facts.format_version}, neurosteer {facts.program_version}, {facts.created}"
     lines = [
-        ("vector", f"{file} (format {facts.format_version}, neurosteer {facts.program_version}, {facts.created})"),
-        ("model", f"{facts.model_id} ({facts.model_shape.architecture}, d_model {facts.model_shape.d_model}, "
-                  f"{facts.model_shape.n_layers} blocks)"),
-        ("method", " ".join([facts.method, *(f"{k}={v}" for k, v in facts.parameters.items())])),
-        *((name, f"{side.label}: {side.n_texts} texts, {side.n_tokens} tokens, sha256 {side.sha256[:12]}...")
-          for name, side in (("towards", facts.positive), ("away", facts.negative)) if side),
-        *(("parent", f"{parent['weight']:+g} x {parent['name']} (sha256 {parent['sha256'][:12]}...)")
-          for parent in facts.parents),
-        *((name, _point_line(vector, name)) for name in facts.points),
-    ]  # fmt: skip
+        ("vector", f"{file} ({origin})"),
+        (
+            "model",
+            f"{facts.model_id} ({shape.architecture}, d_model {shape.d_model}, {shape.n_layers} blocks)",
+        ),
+        ("method", " ".join([facts.method, *(f"{key}={value}" for key, value in facts.parameters.items())])),
+    ]
+    for name, side in (("towards", facts.positive), ("away", facts.negative)):
+        if side is not None:
+            counts = f"{side.n_texts} texts, {side.n_tokens} tokens"
+            lines.append((name, f"{side.label}: {counts}, sha256 {side.sha256[:12]}..."))
+    for parent in facts.parents:
+        lines.append(
+            ("parent", f"{parent['weight']:+g} x {parent['name']} (sha256 {parent['sha256'][:12]}...)")
+        )
+    lines += [(name, _point_line(vector, name)) for name in facts.points]
     for name, text in lines:
         typer.echo(f"{name}: {text}")
     for point, rows in tables.items():
@@ -140,7 +149,7 @@ def _table(
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and cells; columns that no row fills are left out."""
     facts = vector.metadata
-    columns = {
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
         ">latent": lambda row: "whole push" if row["latent_id"] is None else str(row["latent_id"]),
         ">weight": lambda row: "" if row["weight"] is None else f"{row['weight']:+.3f}",
         f">fires {facts.positive.label if facts.positive else ''}": lambda row: _rate(row, "positive_rate"),

@@ -17,7 +17,8 @@ Model = Annotated[
     ),
 ]
 Dtype = Annotated[
-    str, typer.Option(help="auto, float32, bfloat16 or float16; auto is what this machine does fastest.")
+    str,
+    typer.Option(help="auto, float32, bfloat16 or float16; auto is what this machine does fastest."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Set up an environment (once) and run every test, those on the embedded model included.
+#
+#   sh tests/run.sh              all tests
+#   sh tests/run.sh -k vector    further arguments go to pytest
+#
+# NEUROSTEER_VENV names the environment's folder (.venv if not set).
+set -eu
+cd "$(dirname "$0")/.."
+. examples/environment.sh '.[test]'
+
+echo "== checks: ruff, mypy"
+"$BIN/ruff" check neurosteer_cli tests
+"$BIN/ruff" format --check neurosteer_cli tests
+"$BIN/mypy"
+echo "== tests: tiny random models, then the embedded default (fetched once, 93 MB)"
+"$BIN/python" -m pytest -m "real or not real" "$@"
