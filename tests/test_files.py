@@ -1,0 +1,141 @@
+"""A file is written whole or not at all."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from neurosteer_cli.errors import InputError, OutputError
+from neurosteer_cli.files import check_target, replace_file
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_new_file_appears_under_its_name_alone(tmp_path: Path) -> None:
+    with replace_file(tmp_path / "new.st") as temporary:
+        temporary.write_text("new")
+        assert names(tmp_path) == [temporary.name]
+    assert names(tmp_path) == ["new.st"]
+    assert (tmp_path / "new.st").read_text() == "new"
+
+
+def test_an_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "v.st"
+    target.write_text("old")
+    with replace_file(target) as temporary:
+        temporary.write_text("half of the n")
+        assert target.read_text() == "old"
+        temporary.write_text("new")
+    assert target.read_text() == "new"
+    assert names(tmp_path) == ["v.st"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_body_that_raises_leaves_the_old_file_and_no_temporary_one(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    target = tmp_path / "v.st"
+    target.write_text("old")
+    with pytest.raises(error), replace_file(target) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["v.st"]
+
+
+def test_a_body_that_raises_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), replace_file(tmp_path / "v.st") as temporary:
+        temporary.write_text("half")
+        raise ValueError
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "v.st"
+    with pytest.raises(OutputError) as caught, replace_file(target):
+        raise OSError(28, os.strerror(28))
+    assert str(caught.value) == f"{target}: cannot write (No space left on device)"
+    assert names(tmp_path) == []
+
+
+def test_a_folder_in_the_files_place_is_named_and_kept(tmp_path: Path) -> None:
+    target = tmp_path / "v.st"
+    target.mkdir()
+    with pytest.raises(OutputError) as caught, replace_file(target) as temporary:
+        temporary.write_text("new")
+    assert str(caught.value) == f"{target}: cannot write (Is a directory)"
+    assert names(tmp_path) == ["v.st"]
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "gone" / "v.st"
+    with pytest.raises(OutputError) as caught, replace_file(target):
+        pass
+    assert str(caught.value) == f"{target}: cannot write (No such file or directory)"
+
+
+def test_a_new_file_has_the_permissions_that_open_would_give_it(tmp_path: Path) -> None:
+    (tmp_path / "plain").open("w").close()
+    with replace_file(tmp_path / "replaced"):
+        pass
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "replaced")]
+    assert modes[0] == modes[1]
+
+
+def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
+    target = tmp_path / "v.st"
+    target.write_text("old")
+    target.chmod(0o640)
+    with replace_file(target):
+        pass
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_a_good_target_is_found_good_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "old.st").write_text("old")
+    check_target(tmp_path / "old.st")
+    check_target(tmp_path / "new.st")
+    assert names(tmp_path) == ["old.st"]
+    assert (tmp_path / "old.st").read_text() == "old"
+
+
+def test_a_bare_name_is_a_file_in_this_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_target(Path("new.st"))
+    with replace_file(Path("new.st")) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "new.st").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "{tmp}: is a directory; name a file to write"),
+        ("no/v.st", "{tmp}/no/v.st: no folder '{tmp}/no'; create it first"),
+        ("file/v.st", "{tmp}/file/v.st: no folder '{tmp}/file'; create it first"),
+    ],
+)
+def test_a_bad_target_is_refused_before_any_work(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(InputError) as caught:
+        check_target(tmp_path / name)
+    assert str(caught.value) == message.format(tmp=tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+def test_a_folder_that_takes_no_files_is_refused() -> None:
+    with pytest.raises(InputError, match=re.escape("/proc/v.st: cannot write there (")):
+        check_target(Path("/proc/v.st"))
+
+
+def test_a_target_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    # Renaming a file over /dev/null would take it from everybody.
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'pipe'}: is not a regular file")):
+        check_target(tmp_path / "pipe")
