@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -413,6 +414,21 @@ def test_a_reader_that_has_had_enough_ends_the_program_quietly() -> None:
     assert json.loads(record)["sample"] == 0
     assert status == "0 0"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--compare", "-v", "a.st")])
+def test_a_reader_that_is_gone_is_no_error_whatever_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(SystemExit) as caught:
+            app([*GEN, "-m", "tiny", "hi", *options])
+        monkeypatch.undo()
+    assert caught.value.code == 0
+    assert capsys.readouterr().err == ""
 
 
 class Full(io.StringIO):
