@@ -138,14 +138,13 @@ class Engine:
         Raises:
             InputError: the model has no chat template, or no counted token is within the context.
         """
-        text, start = self._rendered(passage)
+        text, start, end = self._rendered(passage)
         encoded = self.tokenizer(
             text,
             add_special_tokens=not passage.messages,  # a chat template has them already
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
         )
-        end = start + len(passage.text)
         special = set(self.tokenizer.all_special_ids)
         ids = encoded["input_ids"][: self.max_tokens]
         spans = encoded["offset_mapping"]
@@ -157,15 +156,24 @@ class Engine:
             raise InputError(f"{passage.where}: the text lies beyond the model's {self.max_tokens} tokens")
         return Tokens(ids, counts)
 
-    def _rendered(self, passage: Passage) -> tuple[str, int]:
-        """The text to tokenize, and where in it the part that counts begins."""
+    def _rendered(self, passage: Passage) -> tuple[str, int, int]:
+        """The text to tokenize, and where in it the part that counts begins and ends."""
         if not passage.messages:
-            return passage.prompt + passage.text, len(passage.prompt)
+            text = passage.prompt + passage.text
+            return text, len(passage.prompt), len(text)
         rendered = self.chat(list(passage.messages), passage.where, add_generation_prompt=False)
-        start = rendered.rfind(passage.text.strip())
+        counted = passage.text.strip()
+        # `</s>` ends the turn: an answer "s" must not be found in it
+        start = self._without_special(rendered).rfind(self._without_special(counted))
         if start < 0:
             raise InputError(f"{passage.where}: the model's chat template leaves the last message out")
-        return rendered, start
+        return rendered, start, start + len(counted)
+
+    def _without_special(self, text: str) -> str:
+        """A text of the same length with its special tokens blanked out."""
+        for token in sorted(self.tokenizer.all_special_tokens, key=len, reverse=True):
+            text = text.replace(token, "\0" * len(token))
+        return text
 
     def chat(self, messages: list[dict[str, str]], where: str, *, add_generation_prompt: bool = True) -> str:
         """Render a chat with the model's template.
@@ -276,13 +284,15 @@ class Engine:
     def promoted_tokens(self, directions: Tensor, k: int) -> list[tuple[list[str], list[str]]]:
         """The tokens whose logits directions [n, d_model] raise and lower most (logit lens).
 
-        The direction goes through the final norm's gain and the output head; the norm's division
-        is left out, as it changes no order (nostalgebraist 2020, "interpreting GPT: the logit lens").
+        The direction goes through the final norm and the output head; the norm's division is left
+        out, as it changes no order (nostalgebraist 2020, "interpreting GPT: the logit lens").
         """
         head = self.model.get_output_embeddings()
-        gain = _final_gain(self.model, self.d_model)
+        norm = _final_norm(self.model, self.d_model)
         x = directions.to(self.device, torch.float32)
-        logits = (x * gain if gain is not None else x) @ head.weight.float().T  # [n, d_vocab]
+        if isinstance(norm, nn.LayerNorm):
+            x = x - x.mean(-1, keepdim=True)
+        logits = (x * _gain(norm) if norm is not None else x) @ head.weight.float().T
         logits = logits[:, : len(self.tokenizer)]
         up, down = logits.topk(k).indices, (-logits).topk(k).indices
         return [(self._pieces(u.tolist()), self._pieces(d.tolist())) for u, d in zip(up, down, strict=True)]
@@ -297,9 +307,9 @@ def _stored_id(model: str) -> str:
     return str(Path(model).resolve()) if is_path else model
 
 
-def _final_gain(model: nn.Module, d_model: int) -> Tensor | None:
-    """The gain of the norm before the output head: the last norm-like module outside the blocks."""
-    gains = [
+def _final_norm(model: nn.Module, d_model: int) -> Any:
+    """The norm before the output head: the last norm-like module outside the blocks, if any."""
+    norms = [
         module
         for name, module in model.named_modules()
         if "norm" in type(module).__name__.lower()
@@ -307,11 +317,13 @@ def _final_gain(model: nn.Module, d_model: int) -> Tensor | None:
         and module.weight.shape == (d_model,)
         and not re.search(r"\.\d+\.", name)
     ]
-    if not gains:
-        return None
-    gain: Tensor = gains[-1].weight.float()
+    return norms[-1] if norms else None
+
+
+def _gain(norm: Any) -> Tensor:
+    gain: Tensor = norm.weight.float()
     # Gemma keeps the gain less one
-    return gain + 1 if "gemma" in type(gains[-1]).__name__.lower() else gain
+    return gain + 1 if "gemma" in type(norm).__name__.lower() else gain
 
 
 def _batches(order: list[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

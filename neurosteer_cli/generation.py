@@ -154,7 +154,7 @@ class _Batch:
             going, finished = [], []
             for line, (row, token) in enumerate(zip(self.live, chosen.tolist(), strict=True)):
                 reason = self._take(row, token)
-                if on_text and token not in self.engine.stop_ids:
+                if on_text:
                     shown[row] = self._show(row, shown[row], on_text, final=reason is not None)
                 if reason is None:
                     going.append(line)
@@ -219,7 +219,8 @@ class _Batch:
         text = self._text(row)
         if text.endswith("\ufffd") and not final:
             return before
-        on_text(row, text[len(before) :])
+        if text != before:
+            on_text(row, text[len(before) :])
         return text
 
 

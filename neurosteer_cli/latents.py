@@ -79,7 +79,9 @@ class LatentStats:
     def variance(self) -> Tensor:
         """Sample variance over texts of a text's mean activation, [d_sae]."""
         centred = self.mean_square_sum - self.n_texts * self.mean.square()
-        return centred.clamp_min(0) / (self.n_texts - 1)
+        # What rounding alone leaves is none.
+        centred = torch.where(centred > 1e-12 * self.mean_square_sum, centred, 0.0)
+        return centred / (self.n_texts - 1)
 
     @property
     def token_mean(self) -> Tensor:

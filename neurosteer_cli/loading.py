@@ -100,6 +100,8 @@ def load_weights(
     if n_blocks > n_layers:
         raise InputError(f"block {n_blocks - 1}: the model has {n_layers} blocks, 0 to {n_layers - 1}")
     _truncate(config, n_blocks)
+    if config.is_encoder_decoder:
+        raise ModelError(f"{folder}: not a decoder-only language model ({config.model_type})")
     auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
     try:
         with torch.device("meta"):
@@ -107,11 +109,17 @@ def load_weights(
     except (ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{folder}: not a decoder-only language model ({_one_line(error)})") from error
     tensors = _read_tensors(folder, n_blocks, n_layers, dtype, device)
-    with quiet_transformers():
-        model = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
+    try:
+        with quiet_transformers():
+            model, info = model_class.from_pretrained(
+                None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+            )
+    except RuntimeError as error:  # shapes that do not match
+        raise ModelError(f"{folder}: its weights do not fit its config.json ({_one_line(error)})") from error
     del tensors
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ModelError(f"{folder}: weights are missing from its .safetensors files")
+    if info["missing_keys"]:
+        some = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ModelError(f"{folder}: weights are missing from its .safetensors files: {some}")
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -195,11 +195,12 @@ def _bundled_folder(model_id: str, layer: int | None) -> Path:
 
 
 def _from_folder(folder: Path, sae_id: str) -> SparseAutoencoder:
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        if not (folder / name).is_file():
+            raise SAEError(f"{folder}: no {name}; not a folder saved by sae-lens")
     try:
         config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "sae_weights.safetensors")
-    except FileNotFoundError as error:
-        raise SAEError(f"{folder}: no {Path(error.filename).name}; not a folder saved by sae-lens") from error
     except (OSError, ValueError, SafetensorError) as error:
         raise SAEError(f"{folder}: cannot read the SAE ({error})") from error
     return from_state(sae_id, config, weights)
@@ -285,6 +286,8 @@ def _checked_weights(
 
 def _fact(sae_id: str, facts: dict[str, Any], key: str) -> Any:
     # Not `SAEMetadata.get`: that answers None to any misspelled key.
+    if not isinstance(facts, dict):
+        raise SAEError(f"SAE {sae_id!r}: its configuration is no JSON object; save it again with sae-lens 6")
     if facts.get(key) is None:
         raise SAEError(
             f"SAE {sae_id!r}: its configuration does not say {key!r}; save it again with sae-lens 6"

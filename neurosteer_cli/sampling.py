@@ -100,13 +100,16 @@ def nucleus(logits: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         logits of the candidates, -inf where a row has fewer, and their token ids; both
-        [batch, n_candidates], most probable first.
+        [batch, n_candidates].
     """
     d_vocab = logits.shape[-1]
     if top_p == 1.0 and top_k == 0:
         return logits, torch.arange(d_vocab, device=logits.device).expand_as(logits)
     limit = min(top_k or d_vocab, d_vocab)
-    guess = min(limit, NUCLEUS_GUESS)
+    if top_p == 1.0:
+        values, token_ids = logits.topk(limit)
+        return values, token_ids
+    guess = limit if top_k else min(limit, NUCLEUS_GUESS)
     values, token_ids = logits.topk(guess)  # [batch, guess]
     total = values.logsumexp(-1, keepdim=True) if guess == limit else logits.logsumexp(-1, keepdim=True)
     mass = (values - total).exp().cumsum(-1)

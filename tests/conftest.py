@@ -5,9 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import save_tiny, save_tiny_sae
 
 from neurosteer_cli.engine import Engine
+
+ALL_THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> None:
+    """One thread for tiny tensors, which threads only wait for one another over."""
+    real = request.node.get_closest_marker("real")
+    torch.set_num_threads(ALL_THREADS if real else 1)
 
 
 @pytest.fixture(scope="session")

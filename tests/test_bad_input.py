@@ -275,7 +275,7 @@ def like(pattern: str) -> re.Pattern[str]:
 
 LACKING = like(
     r"error: lacking: weights are missing from its \.safetensors files: "
-    r"(model\.)?layers\.1\.mlp\.up_proj\.weight; fetch or save the model again"
+    r"(model\.)?layers\.1\.mlp\.up_proj\.weight[^\n]*"
 )
 
 Case = tuple[str, int, str | re.Pattern[str]]
@@ -594,11 +594,11 @@ MODELS: list[Case] = [
         r"error: badconfig: cannot read its configuration \([^\n]*hidden_size[^\n]*\)")),
     ("gen hi -m cutweights", 1, like(r"error: cutweights: damaged weights \([^\n]+\)")),
     ("gen hi -m cutheader", 1, like(r"error: cutheader: damaged weights \([^\n]+\)")),
-    ("gen hi -m wider", 1, "error: wider: its weights do not fit its config.json; "
-     "fetch or save the model again"),
+    ("gen hi -m wider", 1, like(
+        r"error: wider: its weights do not fit its config\.json[^\n]*")),
     ("gen hi -m deeper", 1, like(
-        r"error: deeper: weights are missing from its \.safetensors files: model\.layers\.4\.\S+, "
-        r"[^\n]+, \.\.\.; fetch or save the model again")),
+        r"error: deeper: weights are missing from its \.safetensors files: "
+        r"model\.layers\.4\.[^\n]+")),
     ("gen hi -m lacking", 1, LACKING),
     (f"{FIT} -m lacking", 1, LACKING),
     ("gen hi -m notokenizer", 1, like(r"error: notokenizer: cannot read its tokenizer \([^\n]+\)")),
