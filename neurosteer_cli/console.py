@@ -12,6 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would end the program with exit code 1
+
+
 _stderr = Console(stderr=True, highlight=False)
 
 
@@ -47,7 +53,7 @@ def table(
     title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, stdout: bool = False
 ) -> None:
     """Print a table; headings that start with `>` are right-aligned columns of numbers."""
-    console = Console(highlight=False) if stdout else _stderr
+    console = _Stdout(highlight=False) if stdout else _stderr
     grid = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         number = heading.startswith(">")
@@ -65,4 +71,4 @@ def columns(headings: Sequence[str], cells: Sequence[str]) -> None:
     for heading in headings:
         grid.add_column(Text(heading), ratio=1, overflow="fold")
     grid.add_row(*map(Text, cells))
-    Console(highlight=False).print(grid)
+    _Stdout(highlight=False).print(grid)

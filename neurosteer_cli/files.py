@@ -20,6 +20,8 @@ def check_target(target: Path) -> None:
     """
     if target.is_dir():
         raise InputError(f"{target}: is a directory; name a file to write")
+    if target.exists() and not target.is_file():  # renaming a file over /dev/null would remove it
+        raise InputError(f"{target}: is not a regular file; name a file to write")
     if not target.parent.is_dir():
         raise InputError(f"{target}: no folder {str(target.parent)!r}; create it first")
     try:

@@ -58,8 +58,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.positions not in POSITIONS:
             raise InputError(f"--positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
-        if self.max_new_tokens < 1 or self.batch_size < 1:
-            raise InputError("--max-new-tokens and --batch-size must be at least 1")
+        if self.max_new_tokens < 1:
+            raise InputError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size must be at least 1, got {self.batch_size}")
 
 
 def generate(

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from .errors import InputError, ModelError
 
 RESID_PRE, RESID_POST = "hook_resid_pre", "hook_resid_post"
-_NAME = re.compile(rf"blocks\.(\d+)\.({RESID_PRE}|{RESID_POST})")
+_NAME = re.compile(rf"blocks\.([0-9]{{1,6}})\.({RESID_PRE}|{RESID_POST})")
 
 
 @dataclass(frozen=True, order=True)

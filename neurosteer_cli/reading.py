@@ -19,7 +19,7 @@ from .latents import LatentStats, Peaks, TextFold, fold
 from .methods import Evidence, SideStats
 from .residuals import MeanStats, MedianNorm, PairStats, text_means
 from .sae import SparseAutoencoder
-from .texts import Side, Sides
+from .texts import MIN_TEXTS, Side, Sides
 
 HELD_OUT_SHARE = 5  # one text in five
 MAX_HELD_OUT = 1000  # a side: bounds the memory for their mean residuals
@@ -66,6 +66,7 @@ class Reading:
         self.engine, self.points = engine, list(points)
         self.at = {point: PointReading(engine.d_model, saes.get(point), pairs=pairs) for point in points}
         self.n_tokens = [0, 0]
+        self.n_texts = [0, 0]  # with a token that counts
         self.n_tokens_run = 0
         self.n_without_tokens = 0
 
@@ -79,7 +80,12 @@ class Reading:
         stride = max(HELD_OUT_SHARE, math.ceil(longest / MAX_HELD_OUT))
         for chunk in _chunks(self.engine, sides):
             self._read(chunk, stride, advance)
-        for side, n_tokens in zip(sides, self.n_tokens, strict=True):
+        for side, n_tokens, n_texts in zip(sides, self.n_tokens, self.n_texts, strict=True):
+            if 0 < n_texts < MIN_TEXTS:
+                raise InputError(
+                    f"{side.label}: {n_texts} distinct texts of more than one token; "
+                    f"at least {MIN_TEXTS} a side are needed"
+                )
             if n_tokens == 0:
                 raise InputError(
                     f"{side.label}: every text is a single token; nothing to take statistics over"
@@ -97,6 +103,7 @@ class Reading:
             self.n_tokens_run += sum(len(texts[row].ids) for row in batch.texts)
             counted = torch.bincount(batch.text_index.cpu(), minlength=len(rows))
             for side in (0, 1):
+                self.n_texts[side] += int((side_of[rows] == side).sum())
                 self.n_tokens[side] += int(counted[side_of[rows] == side].sum())
             for point in self.points:
                 means[point][rows] = self._take(point, batch, side_of[rows], held[rows]).cpu()

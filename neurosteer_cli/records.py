@@ -4,8 +4,11 @@ Knows streams, encodings and the three forms of a text record; knows nothing of 
 """
 
 import json
+import math
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,6 +21,7 @@ from .errors import InputError
 MAX_LINE_BYTES = 16 * 2**20
 PLAIN_TEXT_SUFFIX = ".txt"
 STDIN = "<stdin>"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Record = dict[str, Any]
 
@@ -130,15 +134,30 @@ def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
 
 def write_record(record: Record) -> None:
     """Write one JSONL record to stdout and flush, so that a pipe sees it as soon as it is known."""
-    dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-    with jsonlines.Writer(sys.stdout, dumps=dumps, flush=True) as writer:
+    with jsonlines.Writer(sys.stdout, dumps=_dumps, flush=True) as writer:
         writer.write(record)
 
 
-def _open(source: str, name: str) -> BinaryIO:
+def _dumps(record: Record) -> str:
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair in a kept key is no UTF-8; escaped, it leaves as it came.
+    return json.dumps(record, allow_nan=False) if _SURROGATE.search(text) else text
+
+
+def _loads(line: str | bytes) -> Any:
+    """Read JSON, without the numbers that could not be written again: NaN, Infinity, 1e999."""
+    return json.loads(line, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is no JSON number")
+    return value
+
+
+def _open(source: str, name: str) -> AbstractContextManager[BinaryIO]:
     if source == "-":
-        # A duplicate, so that closing it leaves the process's stdin alone.
-        return open(sys.stdin.fileno(), "rb", closefd=False)
+        return nullcontext(sys.stdin.buffer)  # the process's stdin is not ours to close
     path = Path(source)
     if path.is_dir():
         raise InputError(f"{name}: is a directory; name a file, or `-` for stdin")
@@ -185,7 +204,7 @@ def _parse_json_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[L
             yield line
 
     try:
-        for record in jsonlines.Reader(text_of_lines()).iter(type=dict):
+        for record in jsonlines.Reader(text_of_lines(), loads=_loads).iter(type=dict):
             yield Located(f"{name}:{number}", record)
     except jsonlines.InvalidLineError as error:
         line = error.line if isinstance(error.line, str) else error.line.decode(errors="replace")
@@ -197,7 +216,7 @@ def _parse_json_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[L
 def _valid_string(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: {key!r} must be a string, got {_short(value)}")
-    if any("\ud800" <= char <= "\udfff" for char in value):
+    if _SURROGATE.search(value):
         raise InputError(f"{where}: {key!r} holds half a surrogate pair, which is no text")
     return value
 

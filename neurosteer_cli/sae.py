@@ -93,7 +93,8 @@ class SparseAutoencoder:
 
     def _norm_scale(self, resid: Tensor) -> Tensor:
         if self.normalize_activations == "constant_norm_rescale":
-            return resid.norm(dim=-1, keepdim=True) / self.d_model**0.5
+            norm: Tensor = resid.norm(dim=-1, keepdim=True)
+            return norm / self.d_model**0.5
         std: Tensor = resid.std(-1, keepdim=True)
         return std + 1e-5
 
@@ -255,6 +256,9 @@ def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) 
         hook_point = HookPoint.parse(_fact(sae_id, metadata, "hook_name"))
     except InputError as error:
         raise SAEError(f"SAE {sae_id!r}: {error}") from error
+    k = _fact(sae_id, config, "k") if architecture == "topk" else None
+    if k is not None and not 1 <= k <= _fact(sae_id, config, "d_sae"):
+        raise SAEError(f"SAE {sae_id!r}: k={k}, but it has {config['d_sae']} latents")
     kwargs = metadata.get("model_from_pretrained_kwargs") or {}
     return SparseAutoencoder(
         sae_id=sae_id,
@@ -263,7 +267,7 @@ def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) 
         hook_point=hook_point,
         model_name=_fact(sae_id, metadata, "model_name"),
         neuronpedia_id=metadata.get("neuronpedia_id"),
-        k=_fact(sae_id, config, "k") if architecture == "topk" else None,
+        k=k,
         apply_b_dec_to_input=_fact(sae_id, config, "apply_b_dec_to_input"),
         normalize_activations=normalization,
         rescale_acts_by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),

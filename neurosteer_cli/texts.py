@@ -66,9 +66,16 @@ def open_sides(
     Raises:
         InputError: a record is malformed, a text stands on both sides, or a side has fewer than 8.
     """
-    if len(sources) not in (1, 2) or sources.count("-") > 1:
+    if len(sources) not in (1, 2):
         raise InputError("give two files (towards, away from), or one with --target and --source")
-    if (len(sources) == 1) != (target is not None and source_label is not None):
+    if sources.count("-") > 1:
+        raise InputError("`-` (stdin) can be read only once; give a file for the other side")
+    if len(sources) == 1 and (target is None or source_label is None):
+        raise InputError(
+            "one file needs --target and --source, two of its labels; "
+            "or give a second file to steer away from"
+        )
+    if len(sources) == 2 and (target is not None or source_label is not None):
         raise InputError("--target and --source name two labels of one file; two files need neither")
     if target is not None and target == source_label:
         raise InputError(f"--target and --source are both {target!r}; they must differ")
@@ -113,7 +120,8 @@ def _labelled(source: str, path: str, label: str) -> Side:
             if str(located.record[LABEL_KEY]) == label:
                 yield located
         if label not in found:
-            raise InputError(f"{source}: no record is labelled {label!r}; found {sorted(found)[:8]}")
+            name = STDIN if source == "-" else source
+            raise InputError(f"{name}: no record is labelled {label!r}; found {sorted(found)[:8]}")
 
     return Side(label, records)
 

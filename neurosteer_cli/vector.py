@@ -7,16 +7,17 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import IncompatibleVectorError, InputError, VectorFileError
+from .errors import IncompatibleVectorError, InputError, OutputError, VectorFileError
 from .files import replace_file
 from .hooks import HookPoint
 
@@ -117,12 +118,27 @@ def _build(cls: Any, facts: Any, where: str) -> Any:
     if missing:
         raise VectorFileError(f"{where}: its metadata lacks {sorted(missing)}; fit the vector again")
     values = {field.name: facts[field.name] for field in fields(cls)}
+    for name, kind in get_type_hints(cls).items():
+        if not _is_a(values[name], kind):
+            raise VectorFileError(
+                f"{where}: its metadata says {name} is {values[name]!r:.40}; fit the vector again"
+            )
     for name, part in _PARTS.get(cls, {}).items():
         if name == "points":
             values[name] = {point: _build(part, inner, where) for point, inner in values[name].items()}
         elif values[name] is not None:
             values[name] = _build(part, values[name], where)
     return cls(**values)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a JSON value can become a field of this type; parts are objects until they are built."""
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, one) for one in get_args(kind))
+    if kind is float:
+        return type(value) in (int, float)
+    kind = get_origin(kind) or kind
+    return type(value) is (dict if is_dataclass(kind) else kind)
 
 
 _PARTS: dict[type, dict[str, type]] = {
@@ -168,7 +184,10 @@ class SteeringVector:
             tensors[f"{point}/firing_rates"] = latents.firing_rates.contiguous()
         tensors["text_hashes"] = self.text_hashes
         with replace_file(path) as temporary:
-            save_file(tensors, temporary, metadata={METADATA_KEY: self.metadata.to_json()})
+            try:
+                save_file(tensors, temporary, metadata={METADATA_KEY: self.metadata.to_json()})
+            except SafetensorError as error:  # its own word for a full disk
+                raise OutputError(f"{path}: cannot write ({error})") from error
 
     @classmethod
     def load(cls, path: Path) -> "SteeringVector":
@@ -231,6 +250,10 @@ def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) 
         points = [HookPoint.parse(name) for name in metadata.points]
     except InputError as error:
         raise VectorFileError(f"{where}: {error}") from error
+    if not points or any(facts.resid_norm <= 0 for facts in metadata.points.values()):
+        raise VectorFileError(
+            f"{where}: its metadata names no hook point, or a norm of 0; fit the vector again"
+        )
     d_model = metadata.model_shape.d_model
 
     def tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
@@ -279,7 +302,7 @@ def combine(
     for name, vector, weight, _ in parts:
         if not math.isfinite(weight) or weight == 0:
             raise InputError(f"{name}: weight must be a finite number other than 0, got {weight}")
-        vector.check_fits(first.metadata.model_shape, first.metadata.model_id, name)
+        check_same_model([(first_name, first), (name, vector)])
     pushes: dict[HookPoint, Tensor] = {}
     facts: dict[str, list[PointFacts]] = {}
     for _, vector, weight, _ in parts:
@@ -287,6 +310,10 @@ def combine(
             pushes[point] = pushes.get(point, torch.zeros_like(push)) + weight * push
             facts.setdefault(str(point), []).append(vector.metadata.points[str(point)])
     for point, push in pushes.items():
+        if not bool(torch.isfinite(push).all()):
+            raise InputError(
+                f"the weighted sum at {point} is not finite: a weight is too large for 32-bit numbers"
+            )
         if not push.any():
             raise InputError(f"the weighted sum at {point} is zero: nothing would be steered")
     metadata = VectorMetadata(
@@ -307,6 +334,24 @@ def combine(
     )
     hashes = torch.cat([vector.text_hashes for _, vector, _, _ in parts]).unique()  # type: ignore[no-untyped-call]
     return SteeringVector(metadata, dict(sorted(pushes.items())), {}, hashes)
+
+
+def check_same_model(named: Sequence[tuple[str, SteeringVector]]) -> None:
+    """Hold vectors against the first one's model.
+
+    Raises:
+        IncompatibleVectorError: the shapes differ.
+    """
+    first_name, first = named[0]
+    own = first.metadata
+    for name, vector in named[1:]:
+        other = vector.metadata
+        if other.model_shape != own.model_shape:
+            raise IncompatibleVectorError(
+                f"{name} was fitted on {other.model_id!r} ({_shown(other.model_shape)}), "
+                f"{first_name} on {own.model_id!r} ({_shown(own.model_shape)}): "
+                "only vectors of one model can be summed"
+            )
 
 
 def _merged(several: list[PointFacts]) -> PointFacts:

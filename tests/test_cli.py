@@ -459,9 +459,7 @@ def test_a_closed_stdin_holds_no_prompt(
     with pytest.raises(SystemExit) as caught:
         app([*GEN, "-m", "tiny"])
     assert caught.value.code == 2
-    assert capsys.readouterr().err == (
-        "error: no prompt: give one, a .jsonl or .txt file, or pipe some in\n"
-    )
+    assert capsys.readouterr().err == ("error: no prompt: give one, a .jsonl or .txt file, or pipe some in\n")
 
 
 # --- combine -----------------------------------------------------------------------------------
@@ -540,9 +538,7 @@ def test_inspect_json_is_the_metadata_and_the_pushes() -> None:
     assert len(rows) == 3
     vector = SteeringVector.load(Path("a.st"))
     (latents,) = vector.latents.values()
-    for row, latent, weight in zip(
-        rows, latents.ids.tolist(), latents.weights.tolist(), strict=False
-    ):
+    for row, latent, weight in zip(rows, latents.ids.tolist(), latents.weights.tolist(), strict=False):
         assert set(row) == {
             "latent_id", "weight", "positive_rate", "negative_rate", "neuronpedia",
             "promoted", "suppressed",
@@ -589,21 +585,14 @@ def test_inspect_does_without_a_model_that_is_gone(lone: list[str], tmp_path: Pa
 
 
 @pytest.mark.parametrize("change", ["another shape", "damaged"])
-def test_inspect_does_without_a_model_that_has_changed(
-    lone: list[str], tmp_path: Path, change: str
-) -> None:
+def test_inspect_does_without_a_model_that_has_changed(lone: list[str], tmp_path: Path, change: str) -> None:
     own = tmp_path / "own"
     if change == "another shape":
         save_tiny(own, "gpt2")
-        message = (
-            f"model '{own}' is not the one the vector was fitted on: promoted tokens are left out"
-        )
+        message = f"model '{own}' is not the one the vector was fitted on: promoted tokens are left out"
     else:
         (own / "config.json").unlink()
-        message = (
-            f"promoted tokens are left out: {own}: no config.json; "
-            "not a Hugging Face checkpoint folder"
-        )
+        message = f"promoted tokens are left out: {own}: no config.json; not a Hugging Face checkpoint folder"
     result = run(*lone)
     assert result.stderr == f"{message}\n"
     assert all("promoted" not in row for row in latents_of(result))

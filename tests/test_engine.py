@@ -142,9 +142,7 @@ def test_no_block_and_the_head_give_the_same_promoted_tokens(
 
 def test_the_whole_model_gives_the_logits_of_transformers(whole: Engine) -> None:
     ids = torch.tensor([[5, 99, 7, 20]])
-    reference = transformers.AutoModelForCausalLM.from_pretrained(
-        whole.model_id, dtype=torch.float32
-    ).eval()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(whole.model_id, dtype=torch.float32).eval()
     with torch.no_grad():
         assert torch.equal(whole.model(input_ids=ids).logits, reference(input_ids=ids).logits)
 
@@ -436,8 +434,7 @@ def test_nothing_after_a_last_message_with_spaces_around_it_counts(
 ) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
-        "{% for m in messages %}<s>{{ m['role'] }}\n"
-        "{{ m['content']" + trim + " }}</s>\nEND\n{% endfor %}"
+        "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content']" + trim + " }}</s>\nEND\n{% endfor %}"
     )
     text = passage(**chat(("user", "yes or no"), ("assistant", answer)))
     assert counted(replace(engine, tokenizer=tokenizer), text).strip() == "yes"
@@ -586,8 +583,7 @@ def test_log_probs_are_the_log_softmax_of_each_text_alone(whole: Engine) -> None
         with torch.no_grad():
             logits = whole.model(input_ids=torch.tensor([prompt + continuation])).logits[0]
         expected = [
-            float(logits[len(prompt) - 1 + i].log_softmax(-1)[token])
-            for i, token in enumerate(continuation)
+            float(logits[len(prompt) - 1 + i].log_softmax(-1)[token]) for i, token in enumerate(continuation)
         ]
         torch.testing.assert_close(log_probs, torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
@@ -602,9 +598,7 @@ def test_log_probs_of_nothing_written_are_none(engine: Engine) -> None:
 
 
 @pytest.fixture(params=FAMILIES)
-def promoting(
-    request: pytest.FixtureRequest, engines: Callable[[str], Engine]
-) -> tuple[Engine, Any]:
+def promoting(request: pytest.FixtureRequest, engines: Callable[[str], Engine]) -> tuple[Engine, Any]:
     """An engine whose texts are token numbers, and its final norm."""
     engine = engines(request.param)
     norm = engine.model.get_submodule(FINAL_NORMS.get(request.param, "model.norm"))

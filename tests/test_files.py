@@ -103,9 +103,7 @@ def test_a_good_target_is_found_good_and_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "old.st").read_text() == "old"
 
 
-def test_a_bare_name_is_a_file_in_this_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bare_name_is_a_file_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     check_target(Path("new.st"))
     with replace_file(Path("new.st")) as temporary:

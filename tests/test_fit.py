@@ -72,9 +72,7 @@ class Scratch:
     """The tiny model as transformers loads it, and the tiny SAE as its file has it."""
 
     def __init__(self, model_folder: Path, sae_folder: Path) -> None:
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            model_folder, dtype=torch.float32
-        )
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
         self.sae = load_file(sae_folder / "sae_weights.safetensors")
         self.k = json.loads((sae_folder / "cfg.json").read_text())["k"]
 
@@ -121,9 +119,7 @@ class Scratch:
         return (a.mean(0) - b.mean(0)).relu()[ids] @ self.sae["W_dec"].double()[ids]
 
     def diffmean(self, up: list[Tensor], down: list[Tensor]) -> Tensor:
-        return torch.stack([r.mean(0) for r in up]).mean(0) - torch.stack(
-            [r.mean(0) for r in down]
-        ).mean(0)
+        return torch.stack([r.mean(0) for r in up]).mean(0) - torch.stack([r.mean(0) for r in down]).mean(0)
 
     def pca(self, up: list[Tensor], down: list[Tensor]) -> Tensor:
         pairs = torch.stack([a.mean(0) - b.mean(0) for a, b in zip(up, down, strict=True)])
@@ -149,9 +145,7 @@ def test_a_vector_equals_its_methods_formula(
     sources: tuple[Path, Path],
     method: str,
 ) -> None:
-    vector, _ = fitted(
-        engine, sources, sae=sae if method in ("neurosteer", "paper") else None, method=method
-    )
+    vector, _ = fitted(engine, sources, sae=sae if method in ("neurosteer", "paper") else None, method=method)
     push, expected = vector.pushes[POINT], scratch.direction(method, UP, DOWN)
     assert (unit(push) - unit(expected)).norm() < 1e-4
     median = scratch.median_norm(UP + DOWN)
@@ -260,9 +254,7 @@ def test_a_vector_does_not_depend_on_the_order_of_the_texts(
     vector, _ = fitted(engine, sources, **options)
     draw = random.Random(3)
     up, down = draw.sample(UP, len(UP)), draw.sample(DOWN, len(DOWN))
-    mixed, _ = fitted(
-        engine, (write_texts("up.jsonl", up), write_texts("down.jsonl", down)), **options
-    )
+    mixed, _ = fitted(engine, (write_texts("up.jsonl", up), write_texts("down.jsonl", down)), **options)
     assert (mixed.pushes[POINT] - vector.pushes[POINT]).norm() < 1e-5 * vector.pushes[POINT].norm()
     assert torch.equal(mixed.text_hashes, vector.text_hashes)
 
@@ -308,9 +300,7 @@ def test_two_layers_share_the_push_equally(engine: Engine, sources: tuple[Path, 
     assert both.dose(8) == pytest.approx(0.08)
 
 
-def test_what_enters_a_block_is_what_left_the_one_before(
-    engine: Engine, sources: tuple[Path, Path]
-) -> None:
+def test_what_enters_a_block_is_what_left_the_one_before(engine: Engine, sources: tuple[Path, Path]) -> None:
     pre, _ = fitted(engine, sources, HookPoint(2, "hook_resid_pre"), method="diffmean")
     post, _ = fitted(engine, sources, HookPoint(1), method="diffmean")
     assert torch.equal(pre.pushes[HookPoint(2, "hook_resid_pre")], post.pushes[HookPoint(1)])
@@ -360,13 +350,10 @@ def test_the_auroc_is_that_of_a_vector_fitted_without_the_held_out_texts(
     vector, report = fitted(
         engine, sources, sae=sae if method in ("neurosteer", "paper") else None, method=method
     )
-    kept_up, kept_down = (
-        [text for i, text in enumerate(side) if i % 5 != 4] for side in (up, down)
-    )
+    kept_up, kept_down = ([text for i, text in enumerate(side) if i % 5 != 4] for side in (up, down))
     direction = scratch.direction(method, kept_up, kept_down)
     scores = [
-        [float(scratch.residuals(text).mean(0) @ direction) for text in side[4::5]]
-        for side in (up, down)
+        [float(scratch.residuals(text).mean(0) @ direction) for text in side[4::5]] for side in (up, down)
     ]
     wins = [(a > b) + (a == b) / 2 for a in scores[0] for b in scores[1]]
     assert report.n_held_out == (8, 8)
@@ -383,9 +370,7 @@ def test_of_a_prompt_and_completion_only_the_completion_counts(
 ) -> None:
     prompts = [f"prompt{n}:" for n in range(20)]
     for name, side in (("up", UP), ("down", DOWN)):
-        lines = [
-            json.dumps({"prompt": p, "completion": c}) for p, c in zip(prompts, side, strict=True)
-        ]
+        lines = [json.dumps({"prompt": p, "completion": c}) for p, c in zip(prompts, side, strict=True)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     vector, _ = fitted(engine, (tmp_path / "up.jsonl", tmp_path / "down.jsonl"), method="diffmean")
     expected = scratch.diffmean(
@@ -399,14 +384,9 @@ def test_of_a_prompt_and_completion_only_the_completion_counts(
     assert vector.metadata.positive.n_tokens == sum(map(len, UP))
 
 
-def test_of_a_chat_only_the_last_turn_counts(
-    engine: Engine, scratch: Scratch, tmp_path: Path
-) -> None:
+def test_of_a_chat_only_the_last_turn_counts(engine: Engine, scratch: Scratch, tmp_path: Path) -> None:
     for name, side in (("up", UP), ("down", DOWN)):
-        turns = [
-            [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]
-            for text in side
-        ]
+        turns = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}] for text in side]
         lines = [json.dumps({"messages": messages}) for messages in turns]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     vector, _ = fitted(engine, (tmp_path / "up.jsonl", tmp_path / "down.jsonl"), method="diffmean")
@@ -431,9 +411,7 @@ def test_texts_of_a_single_token_are_counted_and_left_out(
     write_texts: Callable[[str, list[str]], Path],
     sources: tuple[Path, Path],
 ) -> None:
-    vector, report = fitted(
-        engine, (write_texts("up.jsonl", [*UP, "x", "y"]), sources[1]), method="diffmean"
-    )
+    vector, report = fitted(engine, (write_texts("up.jsonl", [*UP, "x", "y"]), sources[1]), method="diffmean")
     assert report.n_without_tokens == 2
     expected = scratch.direction("diffmean", UP, DOWN)
     assert (unit(vector.pushes[POINT]) - unit(expected)).norm() < 1e-4
@@ -501,9 +479,7 @@ def test_what_cannot_be_fitted_is_refused(
     with refusal(InputError, "blocks.4.hook_resid_post: the model has 4 blocks, 0 to 3"):
         fitted(engine, sources, HookPoint(4), method="diffmean")
     letters = write_texts("letters.jsonl", list("abcdefgh"))
-    with refusal(
-        InputError, "letters: every text is a single token; nothing to take statistics over"
-    ):
+    with refusal(InputError, "letters: every text is a single token; nothing to take statistics over"):
         fitted(engine, (letters, sources[1]), method="diffmean")
     with open_sides([str(source) for source in sources]) as sides:
         for k in (0, 65):
@@ -515,9 +491,7 @@ def test_sides_that_do_not_differ_are_refused(
     engine: Engine, sae: SparseAutoencoder, sources: tuple[Path, Path]
 ) -> None:
     silent = replace(sae, weights={name: 0 * weight for name, weight in sae.weights.items()})
-    with refusal(
-        NeurosteerError, "the two sides do not differ at this hook point: nothing to steer along"
-    ):
+    with refusal(NeurosteerError, "the two sides do not differ at this hook point: nothing to steer along"):
         fitted(engine, sources, sae=silent)
 
 
@@ -531,9 +505,7 @@ def test_a_side_with_hardly_a_text_of_more_than_one_token_is_refused(
 ) -> None:
     # its one usable text is held out: nothing is left to fit the vector of the AUROC on
     bare = write_texts("bare.jsonl", ["a", "b", "c", "d", "text", "e", "f", "g"])
-    with refusal(
-        InputError, "bare: 1 distinct texts of more than one token; at least 8 a side are needed"
-    ):
+    with refusal(InputError, "bare: 1 distinct texts of more than one token; at least 8 a side are needed"):
         fitted(
             engine,
             (bare, sources[1]),

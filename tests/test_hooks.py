@@ -22,9 +22,7 @@ LISTS = {
 }
 FINAL_NORMS = {"gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm"}
 LAST = HookPoint(N_LAYERS - 1, RESID_POST)
-ALL_POINTS = [
-    HookPoint(layer, kind) for layer in range(N_LAYERS) for kind in (RESID_PRE, RESID_POST)
-]
+ALL_POINTS = [HookPoint(layer, kind) for layer in range(N_LAYERS) for kind in (RESID_PRE, RESID_POST)]
 
 
 class Family:
@@ -130,8 +128,7 @@ def test_hook_points_sort_by_layer_as_numbers() -> None:
 )
 def test_another_name_is_no_residual_hook_point(name: str) -> None:
     expected = (
-        f"^'{name}' is not a residual hook point; "
-        "use blocks.L.hook_resid_post or blocks.L.hook_resid_pre$"
+        f"^'{name}' is not a residual hook point; use blocks.L.hook_resid_post or blocks.L.hook_resid_pre$"
     )
     with pytest.raises(InputError, match=expected):
         HookPoint.parse(name)
@@ -169,10 +166,7 @@ def test_the_outermost_list_of_that_length_is_taken() -> None:
 
 
 def test_a_model_without_such_a_list_is_refused() -> None:
-    expected = (
-        "^Sequential: no list of 4 decoder blocks found; "
-        "neurosteer steers decoder-only transformers$"
-    )
+    expected = "^Sequential: no list of 4 decoder blocks found; neurosteer steers decoder-only transformers$"
     with pytest.raises(ModelError, match=expected):
         find_blocks(nn.Sequential(nn.ModuleList([nn.Identity()] * 3)), 4)
 
@@ -342,9 +336,7 @@ def test_tensor_and_tuple_blocks_are_read_alike(block: nn.Module, keyword: bool)
 
 
 def test_captured_residuals_are_the_hidden_states_of_transformers(family: Family) -> None:
-    states = family.model(
-        input_ids=family.ids, use_cache=False, output_hidden_states=True
-    ).hidden_states
+    states = family.model(input_ids=family.ids, use_cache=False, output_hidden_states=True).hidden_states
     for point in ALL_POINTS:
         resid = captured(family, point)[point]
         if point == LAST:  # transformers gives it after the final norm
@@ -376,9 +368,7 @@ def test_the_order_in_which_points_are_named_does_not_matter(family: Family) -> 
         ([HookPoint(0), HookPoint(2)], [0, 1, 2]),
     ],
 )
-def test_the_pass_ends_at_the_last_point(
-    family: Family, points: list[HookPoint], called: list[int]
-) -> None:
+def test_the_pass_ends_at_the_last_point(family: Family, points: list[HookPoint], called: list[int]) -> None:
     finished: list[int] = []
     handles = [
         block.register_forward_hook(lambda *_args, layer=layer: finished.append(layer))

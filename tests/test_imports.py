@@ -129,9 +129,7 @@ def printing(name: str, source: str) -> list[str]:
     return [
         f"{name}.py:{node.lineno} prints"
         for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "print"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
 
 
@@ -262,7 +260,5 @@ def test_the_package_alone_loads_no_heavy_library_until_a_name_is_used() -> None
 def test_every_public_name_can_be_imported() -> None:
     for name in neurosteer_cli.__all__:
         assert getattr(neurosteer_cli, name) is not None
-    with pytest.raises(
-        AttributeError, match="^module 'neurosteer_cli' has no attribute 'nothing'$"
-    ):
+    with pytest.raises(AttributeError, match="^module 'neurosteer_cli' has no attribute 'nothing'$"):
         _ = neurosteer_cli.nothing

@@ -26,9 +26,7 @@ class Sample:
     def __init__(self, seed: int, n_texts: int, shift: float = 0.0) -> None:
         generator = torch.Generator().manual_seed(seed)
         lengths = torch.randint(1, 9, (n_texts,), generator=generator)
-        self.texts = [
-            (torch.randn(int(n), D_SAE, generator=generator) + shift).relu() for n in lengths
-        ]
+        self.texts = [(torch.randn(int(n), D_SAE, generator=generator) + shift).relu() for n in lengths]
         self.means = torch.stack([text.double().mean(0) for text in self.texts]).numpy()
         self.tokens = torch.cat(self.texts).double().numpy()
         self.stats = LatentStats.empty(D_SAE)

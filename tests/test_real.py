@@ -99,9 +99,7 @@ def mean_compound(rows: list[Row], found: dict[int, Generation], alpha: float) -
     )
 
 
-def mean_perplexity(
-    engine: Engine, rows: list[Row], found: dict[int, Generation], alpha: float
-) -> float:
+def mean_perplexity(engine: Engine, rows: list[Row], found: dict[int, Generation], alpha: float) -> float:
     pairs = []
     for i, row in enumerate(rows):
         whole = engine.prompt_ids(row.prompt + found[i].text)
@@ -119,9 +117,7 @@ def test_truncated_and_whole_model_see_the_same_residuals(engine: Engine) -> Non
         assert torch.equal(ours.resid[HookPoint(20)], whole.resid[HookPoint(20)])
 
 
-def test_the_polite_vector_makes_texts_more_polite_by_their_words(
-    engine: Engine, tmp_path: Path
-) -> None:
+def test_the_polite_vector_makes_texts_more_polite_by_their_words(engine: Engine, tmp_path: Path) -> None:
     vector, _ = fit(tmp_path, "polite", "rude")
     prompts = ["I read your report and", "About the meeting tomorrow:", "Your invoice is late, so"]
     rows = [

@@ -96,9 +96,7 @@ def test_line_separators_inside_a_text_end_no_line(write: Any) -> None:
 
 
 def test_a_surrogate_pair_in_json_is_one_character(write: Any) -> None:
-    assert next(read_records(write("a.jsonl", '{"text": "\\ud83d\\ude00"}'))).record == {
-        "text": "😀"
-    }
+    assert next(read_records(write("a.jsonl", '{"text": "\\ud83d\\ude00"}'))).record == {"text": "😀"}
 
 
 @pytest.mark.parametrize(
@@ -126,9 +124,7 @@ def test_stdin_stays_open_after_it_has_been_read(monkeypatch: pytest.MonkeyPatch
 def test_a_copy_of_stdin_is_read_like_stdin_and_blamed_as_stdin(write: Any) -> None:
     name = write("copy", "plain\n")
     assert list(read_records(name, name="<stdin>")) == [Located("<stdin>:1", {"text": "plain"})]
-    assert refusal(write("copy", '{"a": 1}\n{'), name="<stdin>") == (
-        "<stdin>:2: not a JSON object: '{'"
-    )
+    assert refusal(write("copy", '{"a": 1}\n{'), name="<stdin>") == ("<stdin>:2: not a JSON object: '{'")
 
 
 def test_a_record_is_known_before_the_next_line_exists(tmp_path: Path) -> None:
@@ -205,9 +201,7 @@ def test_records_before_a_bad_one_are_yielded(write: Any) -> None:
         next(located)
 
 
-def test_a_line_may_be_16_mib_long_and_no_longer(
-    write: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_may_be_16_mib_long_and_no_longer(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert records.MAX_LINE_BYTES == 16 * 2**20
     monkeypatch.setattr(records, "MAX_LINE_BYTES", 2**20)
     assert len(next(read_records(write("a.txt", "a" * 2**20))).record["text"]) == 2**20
@@ -330,9 +324,7 @@ def test_a_record_is_flushed_as_soon_as_it_is_written(
         assert not stdout.closed
 
 
-def test_half_a_surrogate_pair_in_a_kept_key_comes_out_as_it_came(
-    write: Any, capsysbinary: Any
-) -> None:
+def test_half_a_surrogate_pair_in_a_kept_key_comes_out_as_it_came(write: Any, capsysbinary: Any) -> None:
     line = '{"prompt": "a", "id": "\\ud800"}'
     write_record(next(read_records(write("a.jsonl", line))).record)
     assert json.loads(capsysbinary.readouterr().out) == json.loads(line)

@@ -107,9 +107,7 @@ def pair(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_activations_are_those_of_sae_lens(
-    pair: tuple[Any, SparseAutoencoder], resid: Tensor
-) -> None:
+def test_activations_are_those_of_sae_lens(pair: tuple[Any, SparseAutoencoder], resid: Tensor) -> None:
     theirs, sae = pair
     expected = theirs.encode(resid)
     assert_near(sae.encode(resid), expected)
@@ -275,9 +273,7 @@ def test_a_centred_sae_encodes_hugging_face_residuals_as_sae_lens_does_those_of_
     normalization: str,
 ) -> None:
     raw, centred = both_residuals(both_gpt2s, HookPoint(2))
-    theirs = of_lens(
-        lens, CENTRED, **ARCHITECTURES[architecture], normalize_activations=normalization
-    )
+    theirs = of_lens(lens, CENTRED, **ARCHITECTURES[architecture], normalize_activations=normalization)
     theirs.save_model(tmp_path)
     sae = ours(tmp_path).for_model(device=torch.device("cpu"), uses_layer_norm=True)
     expected = theirs.encode(centred.flatten(0, 1))
@@ -296,9 +292,7 @@ def test_the_raw_scale_of_a_centred_sae_is_that_of_the_centred_residual(
     assert_near(sae.raw_scale(resid), centred.norm(dim=-1, keepdim=True) / 4.0)  # 4 = 16 ** 0.5
 
 
-def test_residuals_of_a_model_without_layer_norm_are_never_centred(
-    tmp_path: Path, resid: Tensor
-) -> None:
+def test_residuals_of_a_model_without_layer_norm_are_never_centred(tmp_path: Path, resid: Tensor) -> None:
     metadata = {"model_name": "tiny", "hook_name": HOOK}
     plain = ours(save_tiny_sae(tmp_path / "plain"))
     asks = ours(save_tiny_sae(tmp_path / "asks", metadata={**metadata, **CENTRED}))
@@ -342,9 +336,7 @@ def test_residuals_of_a_model_without_layer_norm_are_never_centred(
         ),
     ],
 )
-def test_what_cannot_be_used_is_named(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SAEError, match=f"^SAE '{tmp_path}':? {message}"):
         ours(save_tiny_sae(tmp_path, **changes))
 
@@ -471,9 +463,7 @@ def test_a_model_of_another_name_is_warned_of(tiny_sae_folder: Path) -> None:
         ("SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
     ],
 )
-def test_the_names_of_one_model_are_known(
-    tiny_sae_folder: Path, trained_on: str, model: str
-) -> None:
+def test_the_names_of_one_model_are_known(tiny_sae_folder: Path, trained_on: str, model: str) -> None:
     assert fits(replace(ours(tiny_sae_folder), model_name=trained_on), model) == []
 
 
@@ -515,9 +505,7 @@ def test_a_gpt2_sae_of_the_registry_is_centred(
         "dtype": "torch.float32", "device": "mps", "expansion_factor": 4,
     }  # fmt: skip
     (folder / "cfg.json").write_text(json.dumps(config))
-    weights = random_weights(
-        W_enc=(D_MODEL, D_SAE), b_enc=(D_SAE,), W_dec=(D_SAE, D_MODEL), b_dec=(D_MODEL,)
-    )
+    weights = random_weights(W_enc=(D_MODEL, D_SAE), b_enc=(D_SAE,), W_dec=(D_SAE, D_MODEL), b_dec=(D_MODEL,))
     save_file(weights, folder / "sae_weights.safetensors")
     save_file({"sparsity": torch.zeros(D_SAE)}, folder / "sparsity.safetensors")
     name = "gpt2-small-res-jb/blocks.6.hook_resid_pre"
@@ -609,9 +597,7 @@ def test_what_is_nothing_at_all_is_said_to_be_neither(name: str) -> None:
         ("", "blocks.0.hook_resid_pre, "),
     ],
 )
-def test_an_sae_that_a_release_does_not_have_is_answered_with_those_it_has(
-    name: str, near: str
-) -> None:
+def test_an_sae_that_a_release_does_not_have_is_answered_with_those_it_has(name: str, near: str) -> None:
     message = f"^release 'gpt2-small-res-jb' has no SAE '{name}'; it has {near}"
     with pytest.raises(SAEError, match=message):
         load_sae(f"gpt2-small-res-jb/{name}", model_id="gpt2")

@@ -202,12 +202,8 @@ def test_a_text_of_both_labels_is_named_at_both_places(write: Write) -> None:
 
 
 @pytest.mark.parametrize(("texts", "n"), [(UP[:7], 7), ([*UP[:7], UP[0]], 7), (["one"] * 100, 1)])
-def test_fewer_than_eight_distinct_texts_are_refused(
-    write: Write, texts: list[str], n: int
-) -> None:
-    message = (
-        "distinct texts; at least 8 a side are needed, and 50 or more give a dependable vector"
-    )
+def test_fewer_than_eight_distinct_texts_are_refused(write: Write, texts: list[str], n: int) -> None:
+    message = "distinct texts; at least 8 a side are needed, and 50 or more give a dependable vector"
     down = write("down.jsonl", DOWN)
     assert refusal([write("up.jsonl", texts), down]) == f"up: {n} {message}"
     assert refusal([down, write("up.jsonl", texts)]) == f"up: {n} {message}"
@@ -226,9 +222,7 @@ def test_a_label_that_no_record_has_is_answered_with_those_there_are(
     records = [{"text": t, "label": n} for n, side in (("u", UP), ("d", DOWN)) for t in side]
     name = write("all.jsonl", records)
     assert refusal([name], "up", "d") == "all.jsonl: no record is labelled 'up'; found ['d', 'u']"
-    assert refusal([name], "u", "down") == (
-        "all.jsonl: no record is labelled 'down'; found ['d', 'u']"
-    )
+    assert refusal([name], "u", "down") == ("all.jsonl: no record is labelled 'down'; found ['d', 'u']")
     stdin_of(name, monkeypatch)
     assert refusal(["-"], "up", "d") == "<stdin>: no record is labelled 'up'; found ['d', 'u']"
 

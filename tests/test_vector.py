@@ -145,9 +145,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(
     def full(_tensors: Any, path: Path, **_options: Any) -> None:
         Path(path).write_bytes(b"half")
         # safetensors' own word for a full disk, seen on a full tmpfs
-        raise SafetensorError(
-            "Error while serializing: I/O error: No space left on device (os error 28)"
-        )
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(vector_module, "save_file", full)
     with pytest.raises(OutputError, match=r"v\.st: cannot write \(.*No space left on device.*\)"):
@@ -172,11 +170,7 @@ def rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
         with safe_open("good.st", framework="pt") as file:
             old = {name: file.get_tensor(name) for name in list(file.keys())}
             text = file.metadata()["neurosteer"]
-        changed = {
-            name: tensor
-            for name, tensor in {**old, **(tensors or {})}.items()
-            if tensor is not None
-        }
+        changed = {name: tensor for name, tensor in {**old, **(tensors or {})}.items() if tensor is not None}
         if isinstance(facts, dict):
             facts = json.dumps({**json.loads(text), **facts})
         save_file(changed, "v.st", metadata={"neurosteer": text if facts is None else facts})
@@ -208,9 +202,7 @@ def test_metadata_without_a_field_is_refused(rewrite: Callable[..., str], field:
         ("negative", "label"),
     ],
 )
-def test_a_part_without_a_field_is_refused(
-    rewrite: Callable[..., str], part: str, field: str
-) -> None:
+def test_a_part_without_a_field_is_refused(rewrite: Callable[..., str], part: str, field: str) -> None:
     facts = asdict(with_latents().metadata)
     assert rewrite({part: without(facts[part], field)}) == (
         f"v.st: its metadata lacks ['{field}']; fit the vector again"
@@ -221,9 +213,7 @@ def test_a_part_without_a_field_is_refused(
 def test_a_hook_point_without_a_fact_is_refused(rewrite: Callable[..., str], field: str) -> None:
     points = asdict(with_latents().metadata)["points"]
     points["blocks.1.hook_resid_post"].pop(field)
-    assert rewrite({"points": points}) == (
-        f"v.st: its metadata lacks ['{field}']; fit the vector again"
-    )
+    assert rewrite({"points": points}) == (f"v.st: its metadata lacks ['{field}']; fit the vector again")
 
 
 def test_all_fields_that_are_missing_are_named(rewrite: Callable[..., str]) -> None:
@@ -277,9 +267,7 @@ def test_metadata_that_is_no_json_object_is_refused(
             "resid_norm": 0.0, "shift_norm": 1.0, "auroc": 1.0, "sae": None}}},
     ],
 )  # fmt: skip
-def test_metadata_of_the_wrong_kind_is_refused(
-    rewrite: Callable[..., str], facts: dict[str, Any]
-) -> None:
+def test_metadata_of_the_wrong_kind_is_refused(rewrite: Callable[..., str], facts: dict[str, Any]) -> None:
     assert rewrite(facts).startswith("v.st: ")
 
 
@@ -361,9 +349,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize(
-    "write", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))]
-)
+@pytest.mark.parametrize("write", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))])
 def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[..., Any]) -> None:
     write(Trap(tmp_path / "sprung"), tmp_path / "v.st")
     with pytest.raises(VectorFileError, match="damaged, or not a vector file"):
@@ -490,16 +476,13 @@ def test_a_sum_too_large_for_its_numbers_is_refused(weight: float) -> None:
     with pytest.raises(InputError) as caught:
         add_up(("a.st", make({2: [1.0, 2.0, 0.0, 0.0]}), weight))
     assert str(caught.value) == (
-        "the weighted sum at blocks.2.hook_resid_post is not finite: "
-        "a weight is too large for 32-bit numbers"
+        "the weighted sum at blocks.2.hook_resid_post is not finite: a weight is too large for 32-bit numbers"
     )
 
 
 def test_a_files_sha256_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "a") == (
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )
+    assert file_sha256(tmp_path / "a") == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 
 
 # --- cosine and dose ---------------------------------------------------------------------------

@@ -49,6 +49,8 @@ def _split(part: str) -> tuple[Path, float]:
     name, colon, weight = part.rpartition(":")
     if not colon or Path(part).exists():
         return Path(part), 1.0
+    if not name:
+        raise InputError(f"{part}: no file before the weight; write FILE:NUMBER, such as polite.st:0.5")
     try:
         return Path(name), float(weight)
     except ValueError as error:

@@ -73,10 +73,13 @@ def fit(
         raise InputError(f"--method {method} uses no SAE; leave out --sae, or choose neurosteer or paper")
     target_file = out or _default_name(texts, target)
     check_target(target_file)
+    if any(Path(text) == target_file for text in texts):
+        raise InputError(f"-o {target_file}: is one of the texts; name another file")
     points = _points(layers, hook_point)
     model = model or DEFAULT_MODEL
     with open_sides(texts, target, source) as sides:
-        saes = _load_saes(method, sae, model, points)
+        option = "--layers" if hook_point is None else "--hook-point"
+        saes = _load_saes(method, sae, model, points, option)
         points = list(saes) if saes else points or [_middle(model)]
         engine = _load_engine(model, points, saes, dtype, device)
         with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
@@ -105,7 +108,10 @@ def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
     if layers is not None and hook_point is not None:
         raise InputError("--layers and --hook-point say the same thing; give one of them")
     if hook_point is not None:
-        return [HookPoint.parse(name) for name in hook_point.split(",")]
+        points = [HookPoint.parse(name) for name in hook_point.split(",")]
+        if len(set(points)) != len(points):
+            raise InputError(f"--hook-point {hook_point}: each named once")
+        return points
     try:
         numbers = [int(part) for part in layers.split(",")] if layers is not None else []
     except ValueError as error:
@@ -127,7 +133,7 @@ def _middle(model: str) -> "HookPoint":
 
 
 def _load_saes(
-    method: str, sae: str | None, model: str, points: "list[HookPoint]"
+    method: str, sae: str | None, model: str, points: "list[HookPoint]", option: str
 ) -> "dict[HookPoint, SparseAutoencoder]":
     """The SAE of each hook point, for a method that needs them; the SAE says where it belongs."""
     from ..errors import SAEError
@@ -142,7 +148,7 @@ def _load_saes(
     if points and set(found) != set(points):
         raise SAEError(
             f"SAE {sae or BUNDLED!r} belongs to {', '.join(map(str, found))}, "
-            f"not to {', '.join(map(str, points))}; leave out --layers, or choose another SAE"
+            f"not to {', '.join(map(str, points))}; leave out {option}, or choose another SAE"
         )
     return found
 
@@ -155,10 +161,21 @@ def _load_engine(
     device: str,
 ) -> "Engine":
     """Load the blocks that are needed, and hold the SAEs against the model."""
+    from ..checkpoints import resolve
     from ..engine import Engine
+    from ..errors import SAEError
+    from ..loading import read_config, shape_of
     from ..sae import check_fits
 
     n_blocks = max(point.layer for point in points) + 1
+    if saes:
+        n_layers = shape_of(read_config(resolve(model, console.note))).n_layers
+        for point, one in saes.items():
+            if point.layer >= n_layers:
+                raise SAEError(
+                    f"SAE {one.sae_id!r} belongs to {point}; model {model!r} has {n_layers} blocks, "
+                    f"0 to {n_layers - 1}: choose the SAE of this model"
+                )
     engine = Engine.load(model, n_blocks=n_blocks, head=False, dtype=dtype, device=device, say=console.note)
     for point, one in saes.items():
         for warning in check_fits(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import console
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from .options import Device, Dtype, Json, Model, parse_alphas
 
 if TYPE_CHECKING:
@@ -104,9 +104,12 @@ def gen(
     alphas = _alphas(paths, alpha or [], compare)
     vectors = [SteeringVector.load(path) for path in paths]
     records = _read_prompts(prompts or [])
+    for located in records:
+        _check_form(located)
     engine = _load_engine(model, paths, vectors, dtype, device)
     as_chat = chat or system is not None
     asked = [_prompt(located, engine, as_chat, system) for located in records]
+    _check_lengths(records, asked, max_new_tokens, engine.max_tokens)
     names = [str(path) for path in paths]
     run = _Run(engine, asked, names, vectors, alphas, n, settings)
     run.warn_of_dose()
@@ -120,6 +123,8 @@ def gen(
 
 def _alphas(paths: list[Path], given: list[str], compare: bool) -> list[tuple[float, ...]]:
     """Every combination of the alphas of each vector, in the order given."""
+    if not paths and compare:
+        raise InputError("--compare without --vector: there is nothing to compare with")
     if not paths and given:
         raise InputError("--alpha without --vector: name the vector to add")
     if given and len(given) != len(paths):
@@ -136,7 +141,7 @@ def _alphas(paths: list[Path], given: list[str], compare: bool) -> list[tuple[fl
 def _read_prompts(arguments: list[str]) -> "list[Located]":
     from ..records import Located, read_records
 
-    if not arguments and sys.stdin.isatty():
+    if not arguments and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("no prompt: give one, a .jsonl or .txt file, or pipe some in")
     records: list[Located] = []
     for argument in arguments or ["-"]:
@@ -159,13 +164,41 @@ def _load_engine(
     from ..checkpoints import DEFAULT_MODEL, resolve
     from ..engine import Engine
     from ..loading import read_config, shape_of
+    from ..vector import check_same_model
 
     name = model or (vectors[0].metadata.model_id if vectors else DEFAULT_MODEL)
     if vectors:
+        check_same_model([(str(path), vector) for path, vector in zip(paths, vectors, strict=True)])
+        if not model and Path(name).is_absolute() and not Path(name).exists():
+            raise ModelError(
+                f"{paths[0]} was fitted on {name!r}, which is not there any more: "
+                "pass --model with the place where it is now"
+            )
         shape = shape_of(read_config(resolve(name, console.note)))
         for path, vector in zip(paths, vectors, strict=True):
             vector.check_fits(shape, name, str(path))
     return Engine.load(name, dtype=dtype, device=device, say=console.note)
+
+
+def _check_form(located: "Located") -> None:
+    """Find a bad record before a model is loaded."""
+    from ..records import chat_messages, string_value
+
+    if "messages" in located.record:
+        chat_messages(located)
+    else:
+        string_value(located, "prompt")
+
+
+def _check_lengths(
+    records: "list[Located]", prompts: list[Prompt], max_new_tokens: int, context: int
+) -> None:
+    for located, prompt in zip(records, prompts, strict=True):
+        if len(prompt.ids) + max_new_tokens > context:
+            raise InputError(
+                f"{located.where}: {len(prompt.ids)} tokens and {max_new_tokens} new ones exceed the "
+                f"model's context of {context}; shorten the prompt or lower --max-new-tokens"
+            )
 
 
 def _prompt(located: "Located", engine: "Engine", as_chat: bool, system: str | None) -> Prompt:

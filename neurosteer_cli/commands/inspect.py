@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import console
-from ..errors import NeurosteerError
+from ..errors import InputError, NeurosteerError
 from .options import Json
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def inspect(
     """
     from ..vector import SteeringVector
 
+    if latents < 0:
+        raise InputError(f"--latents must be at least 0, got {latents}")
     vector = SteeringVector.load(file)
     tables = {point: _latent_rows(vector, point, latents) for point in vector.pushes}
     _add_tokens(vector, tables)
@@ -81,7 +83,16 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
     from ..engine import Engine
     from ..sae import load_sae
 
-    engine = Engine.load(model_id, n_blocks=0)
+    try:
+        engine = Engine.load(model_id, n_blocks=0, say=console.note)
+    except NeurosteerError as error:
+        console.note(f"promoted tokens are left out: {error}")
+        return
+    if engine.shape != vector.metadata.model_shape:
+        console.note(
+            f"model {model_id!r} is not the one the vector was fitted on: promoted tokens are left out"
+        )
+        return
     for point, push in vector.pushes.items():
         rows = tables[point]
         directions = [push]
@@ -91,7 +102,10 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
                 loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer)
             except NeurosteerError as error:
                 console.note(f"tokens of single latents are left out: {error}")
-            else:
+                loaded = None
+            if loaded and loaded.sha256 != sae.sha256:
+                console.note(f"tokens of single latents are left out: SAE {sae.sae_id!r} has changed")
+            elif loaded:
                 directions += list(loaded.decoder_rows(torch.tensor([row["latent_id"] for row in rows])))
         found = engine.promoted_tokens(torch.stack(directions), N_TOKENS)
         whole = {"latent_id": None, "weight": None}
@@ -167,4 +181,4 @@ def _rate(row: dict[str, Any], key: str) -> str:
 
 
 def _pieces(tokens: list[str] | None) -> str:
-    return " ".join(repr(token.strip()) for token in tokens or [])
+    return " ".join(repr(token) for token in tokens or [])

@@ -23,6 +23,8 @@ Dtype = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]
 
+MAX_ALPHA = 1e6
+
 
 def parse_alphas(text: str) -> list[float]:
     """Read `8` or `0,4,8`.
@@ -36,4 +38,6 @@ def parse_alphas(text: str) -> list[float]:
         raise InputError(f"--alpha {text}: not a number or a comma-separated list of numbers") from error
     if not all(map(math.isfinite, alphas)):
         raise InputError(f"--alpha {text}: must be finite")
+    if any(abs(alpha) > MAX_ALPHA for alpha in alphas):
+        raise InputError(f"--alpha {text}: must be between -{MAX_ALPHA:g} and {MAX_ALPHA:g} percent")
     return alphas

@@ -1,6 +1,6 @@
 """What steering costs in generation, and what several alphas of one prompt cost; and `--help`.
 
-    python tests/benchmarks/generation_cost.py
+python tests/benchmarks/generation_cost.py
 """
 
 import statistics
@@ -59,7 +59,7 @@ def compare(
     ratio = statistics.median(second / first for first, second in pairs)
     medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
     print(
-        f"{title}: {names[0]} {medians[0] * 1000:.1f} ms a step, {names[1]} {medians[1] * 1000:.1f} ms a step, "
+        f"{title}: {names[0]} {medians[0] * 1000:.1f}, {names[1]} {medians[1] * 1000:.1f} ms a step, "
         f"ratio {ratio:.3f} (median of pairs)"
     )
 
