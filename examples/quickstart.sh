@@ -3,7 +3,8 @@
 # fetched once, 93 MB), and show prompts continued unsteered and steered both ways.
 set -eu
 cd "$(dirname "$0")/.."
-. examples/environment.sh .
+INSTALL='.'
+. examples/environment.sh
 
 echo "== fitting: 220 polite and 220 rude messages"
 "$BIN/neurosteer" fit examples/polite.jsonl examples/rude.jsonl -o polite.st

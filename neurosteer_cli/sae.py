@@ -7,6 +7,7 @@ is read without importing sae_lens, which takes many seconds; only its registry 
 import difflib
 import hashlib
 import json
+import math
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -94,9 +95,8 @@ class SparseAutoencoder:
     def _norm_scale(self, resid: Tensor) -> Tensor:
         if self.normalize_activations == "constant_norm_rescale":
             norm: Tensor = resid.norm(dim=-1, keepdim=True)
-            return norm / self.d_model**0.5
-        std: Tensor = resid.std(-1, keepdim=True)
-        return std + 1e-5
+            return norm / math.sqrt(self.d_model)
+        return resid.std(-1, keepdim=True) + 1e-5
 
 
 def _encode_relu(sae: SparseAutoencoder, x: Tensor) -> Tensor:

@@ -7,7 +7,8 @@
 # NEUROSTEER_VENV names the environment's folder (.venv if not set).
 set -eu
 cd "$(dirname "$0")/.."
-. examples/environment.sh '.[test]'
+INSTALL='.[test]'
+. examples/environment.sh
 
 echo "== checks: ruff, mypy"
 "$BIN/ruff" check neurosteer_cli tests
