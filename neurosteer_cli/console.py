@@ -3,6 +3,7 @@
 Knows terminals; knows nothing of what the numbers mean. stdout belongs to results.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,8 +23,14 @@ _stderr = Console(stderr=True, highlight=False)
 
 
 @contextmanager
-def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr if it is a terminal; yield a function that advances it by n."""
+def progress(
+    label: str, total: int | None, *, beside_results: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr if it is a terminal; yield a function that advances it by n.
+
+    `beside_results`: results are written meanwhile; on the same terminal they are the progress.
+    """
+    crowded = beside_results and sys.stdout.isatty()
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
@@ -33,7 +40,7 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
         console=_stderr,
         transient=True,
         redirect_stdout=False,
-        disable=not _stderr.is_terminal,
+        disable=crowded or not _stderr.is_terminal,
     ) as bar:
         task = bar.add_task(label, total=total)
         yield lambda n: bar.advance(task, n)

@@ -282,7 +282,7 @@ class _Run:
     def write_json(self) -> None:
         from ..records import write_record
 
-        with console.progress("writing", len(self.jobs)) as advance:
+        with console.progress("writing", len(self.jobs), beside_results=True) as advance:
             for index, generation in self.finished():
                 write_record(self.record(index, generation))
                 advance(1)
@@ -307,7 +307,7 @@ class _Run:
         if len(self.jobs) == 1 and sys.stdout.isatty():
             self._stream()
             return
-        with console.progress("writing", len(self.jobs)) as advance:
+        with console.progress("writing", len(self.jobs), beside_results=True) as advance:
             for index, generation in self.finished():
                 prompt, row = self.jobs[index]
                 if len(self.jobs) > 1:
@@ -325,7 +325,7 @@ class _Run:
     def write_columns(self) -> None:
         """A table a prompt and sample, a column an alpha, unsteered first."""
         found: dict[int, Generation] = {}
-        with console.progress("writing", len(self.jobs)) as advance:
+        with console.progress("writing", len(self.jobs), beside_results=True) as advance:
             for index, generation in self.finished():
                 found[index] = generation
                 advance(1)

@@ -1,7 +1,7 @@
 """What `fit` costs against the plain procedure, both as whole processes on the embedded default.
 
     python tests/benchmarks/fit_cost.py            figures of both, in one run
-    python tests/benchmarks/fit_cost.py --memory   peak memory at 1,000 and at 20,000 texts a side
+    python tests/benchmarks/fit_cost.py --memory   peak memory at 1,000 and at 100,000 texts, on a tiny model
 
 The plain procedure loads the whole model in float32 with its output head and the SAE with sae-lens,
 keeps every hidden state of a batch, and takes batches of 32 texts in file order. Both fit the first
@@ -66,21 +66,26 @@ def head(source: Path, target: Path) -> Path:
 
 
 def memory_by_texts() -> None:
-    """Texts are shuffled words: what they say does not matter to memory."""
+    """On a tiny random model: its own memory would hide what the texts add."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tiny import save_tiny, save_tiny_sae
+
     words = (EXAMPLES / "polite.jsonl").read_text().replace('"', " ").replace("\\", " ").split()
     draw = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        for n in (1_000, 20_000):
+        model, sae = save_tiny(Path(folder) / "tiny"), save_tiny_sae(Path(folder) / "sae")
+        for n in (1_000, 100_000):
             sides = []
             for side in ("up", "down"):
                 path = Path(folder) / f"{side}.jsonl"
                 with path.open("w") as file:
-                    for i in range(n):
-                        text = f"{side} {i} " + " ".join(draw.choices(words, k=3))
+                    for i in range(n // 2):  # shuffled words: what they say does not matter here
+                        text = f"{side} {i} " + " ".join(draw.choices(words, k=8))
                         file.write(json.dumps({"text": text}) + "\n")
                 sides.append(str(path))
-            cost = run([sys.executable, "-m", "neurosteer_cli", "fit", *sides, "-o", f"{folder}/out.st"])
-            print(f"{n:>7} short texts a side: {cost.seconds:6.1f} s, peak {cost.peak_mb:6.0f} MB")
+            options = ["-m", str(model), "--sae", str(sae), "--top-k", "10", "-o", f"{folder}/out.st"]
+            cost = run([sys.executable, "-m", "neurosteer_cli", "fit", *sides, *options])
+            print(f"{n:>7} texts: {cost.seconds:6.1f} s, peak {cost.peak_mb:6.0f} MB")
 
 
 def forward_rate(positive: str, negative: str) -> None:
