@@ -80,7 +80,7 @@ def memory_by_texts() -> None:
                 path = Path(folder) / f"{side}.jsonl"
                 with path.open("w") as file:
                     for i in range(n // 2):  # shuffled words: what they say does not matter here
-                        text = f"{side} {i} " + " ".join(draw.choices(words, k=8))
+                        text = f"{side} {i} " + " ".join(draw.choices(words, k=2))
                         file.write(json.dumps({"text": text}) + "\n")
                 sides.append(str(path))
             options = ["-m", str(model), "--sae", str(sae), "--top-k", "10", "-o", f"{folder}/out.st"]
