@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from .errors import ModelError
@@ -227,7 +227,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     plain = GgufConfig(dequantize=True)
     try:
-        with quiet_transformers():
+        # the bar of the GGUF reader knows no switch
+        with quiet_transformers(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             model = AutoModelForCausalLM.from_pretrained(
                 **source, dtype=torch.bfloat16, quantization_config=plain
             )
