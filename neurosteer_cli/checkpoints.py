@@ -31,7 +31,7 @@ _HUB_OTHERS = ["original/*", "onnx/*", "consolidated*", "*/*"]
 
 
 class _NoHubIdError(ModelError):
-    pass
+    """The name is neither a path nor of the form a Hub id has."""
 
 
 def cache_folder() -> Path:

@@ -143,7 +143,6 @@ class Engine:
             text,
             add_special_tokens=not passage.messages,  # a chat template has them already
             return_offsets_mapping=True,
-            return_special_tokens_mask=True,
         )
         special = set(self.tokenizer.all_special_ids)
         ids = encoded["input_ids"][: self.max_tokens]

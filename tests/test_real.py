@@ -81,7 +81,7 @@ def test_a_sentiment_vector_moves_vader_both_ways_and_keeps_the_text_fluent(
     fluency = {alpha: mean_perplexity(engine, rows, found, alpha) for alpha in alphas}
     shown = f"VADER {compound}, perplexity {fluency}"
     assert compound[-10.0] < compound[0.0] - 0.1, shown
-    assert compound[10.0] > compound[0.0], shown
+    assert compound[10.0] > compound[0.0] + 0.05, shown
     assert max(fluency.values()) < 1.5 * fluency[0.0], shown
 
 

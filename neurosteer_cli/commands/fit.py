@@ -82,9 +82,9 @@ def fit(
         saes = _load_saes(method, sae, model, points, option)
         points = list(saes) if saes else points or [_middle(model)]
         engine = _load_engine(model, points, saes, dtype, device)
-        with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
-            from ..fit import fit as fit_vector
+        from ..fit import fit as fit_vector
 
+        with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
             vector, report = fit_vector(
                 engine, sides, points, method=method, saes=saes, top_k=top_k, advance=advance
             )

@@ -239,7 +239,7 @@ class _Run:
         from ..generation import Row
 
         self.engine, self.names, self.vectors, self.settings = engine, names, vectors, settings
-        self.alphas, self.prompts = alphas, prompts
+        self.alphas = alphas
         self.jobs = [
             (prompt, Row(engine.decode([], prompt.ids), prompt.ids, setting, sample))
             for prompt in prompts

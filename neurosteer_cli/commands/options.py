@@ -1,4 +1,4 @@
-"""Options that several commands share, and the model's identity in vectors and on the command line."""
+"""Options that several commands share."""
 
 import math
 from typing import Annotated
