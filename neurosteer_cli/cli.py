@@ -14,10 +14,13 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
+from .commands.calibrate import calibrate
 from .commands.combine import combine
+from .commands.eval import evaluate
 from .commands.fit import fit
 from .commands.gen import gen
 from .commands.inspect import inspect
+from .commands.layers import layers
 from .errors import NeurosteerError
 
 
@@ -51,8 +54,16 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for command in (fit, gen, combine, inspect):
-    app.command()(command)
+for name, command in {
+    "fit": fit,
+    "gen": gen,
+    "combine": combine,
+    "inspect": inspect,
+    "eval": evaluate,
+    "calibrate": calibrate,
+    "layers": layers,
+}.items():
+    app.command(name)(command)
 
 
 def _version(asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""One model, its tokenizer and device: token batches, residuals, steered generation, log-probabilities.
+"""One model, its tokenizer and device: tokens, residuals at hook points, the output head.
 
 Knows transformers; knows nothing of labels, SAEs or how a vector is fitted.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .checkpoints import DEFAULT_MODEL, resolve
 from .errors import InputError
+from .facts import ModelShape
 from .hooks import HookPoint, capture, find_blocks
 from .loading import (
     choose_device,
@@ -27,7 +28,6 @@ from .loading import (
     stop_ids,
 )
 from .records import Passage
-from .vector import ModelShape
 
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 
@@ -201,6 +201,14 @@ class Engine:
             raise InputError(f"{where}: empty; give the model at least one word to go on from")
         return ids
 
+    def continuation_ids(self, prompt: str, prompt_ids: list[int], text: str, *, rendered: bool) -> list[int]:
+        """Tokens of a text that goes on from a prompt; on their own where the two do not part cleanly."""
+        whole: list[int] = self.tokenizer(prompt + text, add_special_tokens=not rendered)["input_ids"]
+        if whole[: len(prompt_ids)] == prompt_ids:
+            return whole[len(prompt_ids) :]
+        alone: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return alone
+
     def decode(self, prompt_ids: list[int], written: list[int]) -> str:
         """The text of the tokens written after a prompt, the space between the two included."""
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -230,14 +238,14 @@ class Engine:
             (i for i, tokens in enumerate(texts) if any(tokens.counts)),
             key=lambda i: len(texts[i].ids),
         )
-        for rows in _batches(order, [len(tokens.ids) for tokens in texts], budget):
+        for rows in batches(order, [len(tokens.ids) for tokens in texts], budget):
             yield self._residual_batch(texts, rows, points)
 
     def _residual_batch(
         self, texts: Sequence[Tokens], rows: list[int], points: Sequence[HookPoint]
     ) -> ResidualBatch:
-        ids = _padded([texts[row].ids for row in rows], value=-1)  # [batch, pos]
-        counts = _padded([texts[row].counts for row in rows], value=0).bool()  # [batch, pos]
+        ids = padded([texts[row].ids for row in rows], value=-1)  # [batch, pos]
+        counts = padded([texts[row].counts for row in rows], value=0).bool()  # [batch, pos]
         # Pads stand on the right: a causal model's real tokens never see them, so no mask is needed.
         inputs = ids.clamp_min(0).to(self.device)
         with capture(self.blocks, points) as seen:
@@ -251,31 +259,6 @@ class Engine:
             places=places,
             ids=ids,
         )
-
-    # --- log-probabilities ---------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def log_probs(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:
-        """Log-probability of each continuation token given all before it, unsteered.
-
-        Args:
-            pairs: (prompt ids, continuation ids); a prompt has at least one token.
-
-        Returns:
-            for each pair a float32 tensor [len(continuation)], in nats.
-        """
-        found: list[Tensor] = [torch.empty(0)] * len(pairs)
-        lengths = [len(prompt) + len(continuation) for prompt, continuation in pairs]
-        order = sorted(range(len(pairs)), key=lengths.__getitem__)
-        for rows in _batches(order, lengths, TOKENS_PER_BATCH[self.device.type] // 2):
-            ids = _padded([pairs[row][0] + pairs[row][1] for row in rows], value=0).to(self.device)
-            logits = self.model(input_ids=ids, use_cache=False).logits  # [batch, pos, d_vocab]
-            for i, row in enumerate(rows):
-                prompt, continuation = pairs[row]
-                predicted = logits[i, len(prompt) - 1 : lengths[row] - 1].float()  # [n, d_vocab]
-                targets = torch.tensor(continuation, device=self.device)
-                found[row] = predicted.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cpu()
-        return found
 
     # --- the output head -----------------------------------------------------------------------
 
@@ -325,7 +308,7 @@ def _gain(norm: Any) -> Tensor:
     return gain + 1 if "gemma" in type(norm).__name__.lower() else gain
 
 
-def _batches(order: list[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def batches(order: list[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Cut a sequence sorted by length into batches of at most `budget` tokens, pads counted."""
     batch: list[int] = []
     for row in order:
@@ -337,7 +320,7 @@ def _batches(order: list[int], lengths: Sequence[int], budget: int) -> Iterator[
         yield batch
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Rows of unequal length as one int64 tensor [batch, pos], padded on the right."""
     tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)

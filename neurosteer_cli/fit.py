@@ -15,6 +15,7 @@ from torch import Tensor
 from . import __version__
 from .engine import Engine
 from .errors import InputError, NeurosteerError
+from .facts import FORMAT_VERSION, PointFacts, SAEFacts, SideFacts, VectorMetadata
 from .hooks import HookPoint
 from .latents import Peaks, welch_t
 from .methods import METHODS, NEEDS_SAE, Direction, Method
@@ -22,15 +23,7 @@ from .metrics import auroc
 from .reading import PointReading, Reading
 from .sae import SparseAutoencoder
 from .texts import FEW_TEXTS, Sides
-from .vector import (
-    FORMAT_VERSION,
-    Latents,
-    PointFacts,
-    SAEFacts,
-    SideFacts,
-    SteeringVector,
-    VectorMetadata,
-)
+from .vector import Latents, SteeringVector
 
 LOW_AUROC = 0.6
 N_STRONGEST = 6  # latents of either sign shown
@@ -95,15 +88,7 @@ def fit(
     reading = Reading(engine, points, saes or {}, pairs=method == "pca")
     reading.run(sides, advance)
     found = {point: METHODS[method](reading.at[point].all, top_k) for point in points}
-    scales = {point: _scale(found[point], reading.at[point], len(points)) for point in points}
-    vector = SteeringVector(
-        metadata=_metadata(engine, sides, reading, found, method, top_k),
-        pushes={point: (found[point].vector * scales[point]).float() for point in points},
-        latents={
-            point: latents for point in points if (latents := _latents(reading.at[point], found[point]))
-        },
-        text_hashes=torch.tensor([h for side in sides for h in side.hashes], dtype=torch.int64).unique(),  # type: ignore[no-untyped-call]
-    )
+    vector = build(engine, sides, reading, found, method, top_k)
     seconds = time.monotonic() - start
     report = FitReport(
         seconds=seconds,
@@ -115,6 +100,28 @@ def fit(
         strongest={str(point): _strongest(reading.at[point], found[point], engine) for point in points},
     )
     return vector, report
+
+
+def build(
+    engine: Engine,
+    sides: Sides,
+    reading: Reading,
+    found: dict[HookPoint, Direction],
+    method: str,
+    top_k: int,
+) -> SteeringVector:
+    """The vector that a method's directions make, in the unit of alpha.
+
+    Raises:
+        NeurosteerError: the sides do not differ at all.
+    """
+    scales = {point: _scale(found[point], reading.at[point], len(found)) for point in found}
+    return SteeringVector(
+        metadata=_metadata(engine, sides, reading, found, method, top_k),
+        pushes={point: (found[point].vector * scales[point]).float() for point in found},
+        latents={point: latents for point in found if (latents := _latents(reading.at[point], found[point]))},
+        text_hashes=torch.tensor([h for side in sides for h in side.hashes], dtype=torch.int64).unique(),  # type: ignore[no-untyped-call]
+    )
 
 
 def _scale(direction: Direction, reading: PointReading, n_points: int) -> float:
@@ -154,6 +161,7 @@ def _metadata(
         negative=side_facts(1),
         points={str(point): _point_facts(reading.at[point], METHODS[method], top_k) for point in found},
         parents=[],
+        calibration=None,
     )
 
 
@@ -177,7 +185,7 @@ def _point_facts(at: PointReading, method: Method, top_k: int) -> PointFacts:
     return PointFacts(
         resid_norm=at.norms.median,
         shift_norm=float(at.all.shift.norm()),
-        auroc=_held_out_auroc(at, method, top_k),
+        auroc=held_out_auroc(at, method, top_k),
         sae=_sae_facts(at.sae) if at.sae else None,
     )
 
@@ -192,7 +200,8 @@ def _sae_facts(sae: SparseAutoencoder) -> SAEFacts:
     )
 
 
-def _held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None:
+def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None:
+    """AUROC of the held-out texts along what the method finds in the others."""
     if not all(at.held_out):
         return None
     direction = method(at.evidence[0], top_k).vector

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .checkpoints import quiet_transformers
 from .errors import InputError, ModelError
-from .vector import ModelShape
+from .facts import ModelShape
 
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

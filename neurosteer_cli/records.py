@@ -7,8 +7,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import jsonlines
 
-from .errors import InputError
+from .errors import InputError, OutputError
 
 MAX_LINE_BYTES = 16 * 2**20
 PLAIN_TEXT_SUFFIX = ".txt"
@@ -136,6 +136,36 @@ def write_record(record: Record) -> None:
     """Write one JSONL record to stdout and flush, so that a pipe sees it as soon as it is known."""
     with jsonlines.Writer(sys.stdout, dumps=_dumps, flush=True) as writer:
         writer.write(record)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[Callable[[Record], None]]:
+    """Yield a function that appends a record to a file, each one whole on disk before the next.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            writer = jsonlines.Writer(file, dumps=_dumps, flush=True)
+            yield lambda record: None if writer.write(record) else None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write ({error.strerror})") from error
+
+
+def recover(path: Path) -> list[Record]:
+    """Read back what `appending` wrote, and cut off the record that a killed run left half written.
+
+    Raises:
+        InputError: as `read_records` does; an empty or absent file is none.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return []
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        file.truncate(whole)
+    return [located.record for located in read_records(str(path))] if whole else []
 
 
 def _dumps(record: Record) -> str:

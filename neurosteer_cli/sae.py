@@ -179,9 +179,14 @@ def _plain_name(name: str) -> str:
     return {"gpt2-small": "gpt2", "smollm2": "smollm2-135m-instruct"}.get(plain, plain)
 
 
-def _bundled_folder(model_id: str, layer: int | None) -> Path:
+def bundled_layers(model_id: str) -> dict[int, Path]:
+    """The folders of the SAEs bundled for a model, by layer."""
     family = Path(str(files(__package__))) / "saes" / Path(model_id).name
-    layers = {HookPoint.parse(folder.name).layer: folder for folder in family.glob("blocks.*")}
+    return {HookPoint.parse(folder.name).layer: folder for folder in sorted(family.glob("blocks.*"))}
+
+
+def _bundled_folder(model_id: str, layer: int | None) -> Path:
+    layers = bundled_layers(model_id)
     if not layers:
         raise SAEError(
             f"no SAE is bundled for model {model_id!r}: give --sae FOLDER or --sae RELEASE/SAE_ID, "

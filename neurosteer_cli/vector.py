@@ -1,16 +1,13 @@
-"""The vector file: tensors, metadata, whether it fits a model, and the weighted sum of several.
+"""The vector file: tensors and facts, whether it fits a model, and the weighted sum of several.
 
-Knows the file format and what the numbers in it mean; knows nothing of how a vector is fitted.
+Knows the file format and what the tensors in it mean; knows nothing of how a vector is fitted.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,135 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import IncompatibleVectorError, InputError, OutputError, VectorFileError
+from .facts import FORMAT_VERSION, ModelShape, PointFacts, VectorMetadata
 from .files import replace_file
 from .hooks import HookPoint
 
-FORMAT_VERSION = 1
 METADATA_KEY = "neurosteer"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """What a model must share with a vector's for the vector to mean something there."""
-
-    architecture: str  # e.g. "LlamaForCausalLM"
-    d_model: int
-    n_layers: int
-    d_vocab: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SideFacts:
-    """One of the two sides a vector was fitted on."""
-
-    label: str
-    n_texts: int  # distinct ones
-    n_tokens: int  # that statistics were taken over
-    sha256: str  # of the texts in order
-
-
-@dataclass(frozen=True, kw_only=True)
-class SAEFacts:
-    """The SAE whose latents a vector is made of."""
-
-    sae_id: str
-    sha256: str
-    model_name: str
-    d_sae: int
-    neuronpedia_id: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PointFacts:
-    """What was measured at one hook point."""
-
-    resid_norm: float  # median norm of the residual over kept tokens, raw units
-    shift_norm: float | None  # norm of the difference of the class means, raw units; None for a sum
-    auroc: float | None  # of held-out texts along the vector; None for a sum of vectors
-    sae: SAEFacts | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class VectorMetadata:
-    """Where a vector came from and where it may be added.
-
-    No field has a default: an absent fact is an error, never a guess. `None` says "does not apply".
-    """
-
-    format_version: int
-    program_version: str
-    created: str  # ISO 8601, UTC
-    model_id: str  # as given to `fit`; a local path is absolute
-    model_shape: ModelShape
-    method: str  # a method of `fit`, or "combine"
-    parameters: dict[str, Any]
-    positive: SideFacts | None
-    negative: SideFacts | None
-    points: dict[str, PointFacts]  # by hook point
-    parents: list[dict[str, Any]]  # of a sum: {"name", "weight", "sha256", "metadata"}
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> "VectorMetadata":
-        """Read a file's metadata.
-
-        Raises:
-            VectorFileError: of a format this program does not read, or a field is absent.
-        """
-        try:
-            facts = json.loads(text)
-        except ValueError as error:
-            raise VectorFileError(f"{where}: its metadata is not JSON; fit the vector again") from error
-        if not isinstance(facts, dict) or "format_version" not in facts:
-            raise VectorFileError(f"{where}: its metadata has no format_version; fit the vector again")
-        if facts["format_version"] != FORMAT_VERSION:
-            raise VectorFileError(
-                f"{where}: format version {facts['format_version']}, this program reads {FORMAT_VERSION}; "
-                "install the neurosteer that wrote it, or fit the vector again"
-            )
-        metadata: VectorMetadata = _build(cls, facts, where)
-        return metadata
-
-
-def _build(cls: Any, facts: Any, where: str) -> Any:
-    """Make a metadata dataclass from a JSON object, every field present."""
-    if not isinstance(facts, dict):
-        raise VectorFileError(f"{where}: {cls.__name__} is not an object; fit the vector again")
-    missing = {field.name for field in fields(cls)} - set(facts)
-    if missing:
-        raise VectorFileError(f"{where}: its metadata lacks {sorted(missing)}; fit the vector again")
-    values = {field.name: facts[field.name] for field in fields(cls)}
-    for name, kind in get_type_hints(cls).items():
-        if not _is_a(values[name], kind):
-            raise VectorFileError(
-                f"{where}: its metadata says {name} is {values[name]!r:.40}; fit the vector again"
-            )
-    for name, part in _PARTS.get(cls, {}).items():
-        if name == "points":
-            values[name] = {point: _build(part, inner, where) for point, inner in values[name].items()}
-        elif values[name] is not None:
-            values[name] = _build(part, values[name], where)
-    return cls(**values)
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a JSON value can become a field of this type; parts are objects until they are built."""
-    if isinstance(kind, UnionType):
-        return any(_is_a(value, one) for one in get_args(kind))
-    if kind is float:
-        return type(value) in (int, float)
-    kind = get_origin(kind) or kind
-    return type(value) is (dict if is_dataclass(kind) else kind)
-
-
-_PARTS: dict[type, dict[str, type]] = {
-    VectorMetadata: {
-        "model_shape": ModelShape, "positive": SideFacts, "negative": SideFacts, "points": PointFacts,
-    },
-    PointFacts: {"sae": SAEFacts},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -221,8 +94,8 @@ class SteeringVector:
         own = self.metadata.model_shape
         if own != shape:
             raise IncompatibleVectorError(
-                f"{name} was fitted on {self.metadata.model_id!r} ({_shown(own)}), model {model_id!r} is "
-                f"{_shown(shape)}: pass --model {self.metadata.model_id} or fit a vector on this model"
+                f"{name} was fitted on {self.metadata.model_id!r} ({own}), model {model_id!r} is "
+                f"{shape}: pass --model {self.metadata.model_id} or fit a vector on this model"
             )
 
     def dose(self, alpha: float) -> float:
@@ -230,19 +103,23 @@ class SteeringVector:
         return total_dose([self], [alpha])
 
 
-def total_dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float:
-    """|sum of alpha_i v_i| / median |resid|, added up over hook points."""
+def total_pushes(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> dict[HookPoint, Tensor]:
+    """Sum of alpha_i v_i at each hook point, [d_model], raw residual units."""
     sums: dict[HookPoint, Tensor] = {}
-    norms: dict[HookPoint, list[float]] = {}
     for vector, alpha in zip(vectors, alphas, strict=True):
         for point, push in vector.pushes.items():
             sums[point] = sums.get(point, torch.zeros_like(push)) + alpha * push
+    return sums
+
+
+def total_dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float:
+    """|sum of alpha_i v_i| / median |resid|, added up over hook points."""
+    norms: dict[HookPoint, list[float]] = {}
+    for vector in vectors:
+        for point in vector.pushes:
             norms.setdefault(point, []).append(vector.metadata.points[str(point)].resid_norm)
-    return sum(float(push.norm()) * len(norms[point]) / sum(norms[point]) for point, push in sums.items())
-
-
-def _shown(shape: ModelShape) -> str:
-    return f"{shape.architecture}, d_model={shape.d_model}, {shape.n_layers} blocks, d_vocab={shape.d_vocab}"
+    pushes = total_pushes(vectors, alphas)
+    return sum(float(push.norm()) * len(norms[point]) / sum(norms[point]) for point, push in pushes.items())
 
 
 def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) -> SteeringVector:
@@ -331,6 +208,7 @@ def combine(
             {"name": name, "weight": weight, "sha256": sha256, "metadata": asdict(vector.metadata)}
             for name, vector, weight, sha256 in parts
         ],
+        calibration=None,
     )
     hashes = torch.cat([vector.text_hashes for _, vector, _, _ in parts]).unique()  # type: ignore[no-untyped-call]
     return SteeringVector(metadata, dict(sorted(pushes.items())), {}, hashes)
@@ -348,8 +226,8 @@ def check_same_model(named: Sequence[tuple[str, SteeringVector]]) -> None:
         other = vector.metadata
         if other.model_shape != own.model_shape:
             raise IncompatibleVectorError(
-                f"{name} was fitted on {other.model_id!r} ({_shown(other.model_shape)}), "
-                f"{first_name} on {own.model_id!r} ({_shown(own.model_shape)}): "
+                f"{name} was fitted on {other.model_id!r} ({other.model_shape}), "
+                f"{first_name} on {own.model_id!r} ({own.model_shape}): "
                 "only vectors of one model can be summed"
             )
 

@@ -164,7 +164,7 @@ def make_vectors(folder: Path) -> None:
     point = "blocks.2.hook_resid_post"
     for name, metadata, changed in (
         ("nottext", {"neurosteer": "{"}, {}),
-        ("newer", {"neurosteer": json.dumps({**facts, "format_version": 2})}, {}),
+        ("newer", {"neurosteer": json.dumps({**facts, "format_version": 3})}, {}),
         ("fieldless", {"neurosteer": json.dumps(without)}, {}),
         ("foreign", {"format": "pt"}, {}),
         ("altered", {"neurosteer": text}, {point: tensors[point][:15].contiguous()}),
@@ -522,7 +522,7 @@ DAMAGED: list[tuple[str, int, str]] = [
     ("cut.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
     ("foreign.st", 1, r"a safetensors file, but not one written by neurosteer"),
     ("nottext.st", 1, r"its metadata is not JSON; fit the vector again"),
-    ("newer.st", 1, r"format version 2, this program reads 1; install the neurosteer that wrote "
+    ("newer.st", 1, r"format version 3, this program reads 2; install the neurosteer that wrote "
      r"it, or fit the vector again"),
     ("fieldless.st", 1, r"its metadata lacks \['method'\]; fit the vector again"),
     ("altered.st", 1, r"tensor 'blocks\.2\.hook_resid_post' is torch\.float32 \[15\], "

@@ -1,4 +1,4 @@
-"""The engine: what is loaded, which tokens count, residuals, log-probabilities, promoted tokens."""
+"""The engine: what is loaded, which tokens count, residuals, promoted tokens."""
 
 import json
 import shutil
@@ -572,26 +572,21 @@ def test_residuals_of_a_half_precision_model_are_float32(tiny_folder: Path) -> N
     assert batch.resid[HookPoint(0)].dtype == torch.float32
 
 
-# --- log-probabilities -------------------------------------------------------------------------
-
-PAIRS = [([5, 6, 7], [8, 9]), ([1], [2, 3, 4, 5, 6]), (list(range(40)), [41]), ([9, 9], [9])]
+# --- continuations -----------------------------------------------------------------------------
 
 
-def test_log_probs_are_the_log_softmax_of_each_text_alone(whole: Engine) -> None:
-    found = whole.log_probs(PAIRS)
-    for (prompt, continuation), log_probs in zip(PAIRS, found, strict=True):
-        with torch.no_grad():
-            logits = whole.model(input_ids=torch.tensor([prompt + continuation])).logits[0]
-        expected = [
-            float(logits[len(prompt) - 1 + i].log_softmax(-1)[token]) for i, token in enumerate(continuation)
-        ]
-        torch.testing.assert_close(log_probs, torch.tensor(expected), rtol=1e-5, atol=1e-5)
+def test_a_continuation_is_what_the_whole_text_adds_to_the_prompt(engine: Engine) -> None:
+    prompt = engine.prompt_ids("to be")
+    expected = engine.prompt_ids("to be or")[len(prompt) :]
+    assert engine.continuation_ids("to be", prompt, " or", rendered=False) == expected
+    assert len(expected) == 3
+    assert engine.continuation_ids("to be", prompt, "", rendered=False) == []
 
 
-def test_log_probs_of_nothing_written_are_none(engine: Engine) -> None:
-    found = engine.log_probs([([1, 2], []), ([1, 2], [3])])
-    assert [len(log_probs) for log_probs in found] == [0, 1]
-    assert engine.log_probs([]) == []
+def test_a_continuation_that_melts_into_its_prompt_is_tokenized_alone(engine: Engine) -> None:
+    # other tokens than the whole text's first ones, as where a merge spans the seam
+    expected = engine.tokenizer(" or", add_special_tokens=False)["input_ids"]
+    assert engine.continuation_ids("to be", [1, 2, 3], " or", rendered=False) == expected
 
 
 # --- promoted tokens ---------------------------------------------------------------------------

@@ -13,10 +13,11 @@ from torch import Tensor
 from neurosteer_cli import generation
 from neurosteer_cli.engine import Engine
 from neurosteer_cli.errors import InputError
+from neurosteer_cli.facts import PointFacts, VectorMetadata
 from neurosteer_cli.generation import Generation, Row, Settings, generate
 from neurosteer_cli.hooks import RESID_PRE, HookPoint, add
 from neurosteer_cli.sampling import Sampling
-from neurosteer_cli.vector import PointFacts, SteeringVector, VectorMetadata
+from neurosteer_cli.vector import SteeringVector
 
 POINT = HookPoint(1)
 GREEDY = Sampling(temperature=0)
@@ -76,7 +77,7 @@ def direction(engine: Engine, seed: int = 0, point: HookPoint = POINT) -> Tensor
 def vector(engine: Engine, pushes: dict[HookPoint, Tensor]) -> SteeringVector:
     facts = PointFacts(resid_norm=1.0, shift_norm=None, auroc=None, sae=None)
     metadata = VectorMetadata(
-        format_version=1,
+        format_version=2,
         program_version="0",
         created="2026-01-01T00:00:00+00:00",
         model_id=engine.model_id,
@@ -87,6 +88,7 @@ def vector(engine: Engine, pushes: dict[HookPoint, Tensor]) -> SteeringVector:
         negative=None,
         points={str(point): facts for point in pushes},
         parents=[],
+        calibration=None,
     )
     return SteeringVector(metadata, pushes, {}, torch.empty(0, dtype=torch.int64))
 

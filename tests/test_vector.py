@@ -21,15 +21,11 @@ from neurosteer_cli.errors import (
     OutputError,
     VectorFileError,
 )
+from neurosteer_cli.facts import ModelShape, PointFacts, SAEFacts, SideFacts, VectorMetadata
 from neurosteer_cli.hooks import HookPoint
 from neurosteer_cli.vector import (
     Latents,
-    ModelShape,
-    PointFacts,
-    SAEFacts,
-    SideFacts,
     SteeringVector,
-    VectorMetadata,
     combine,
     cosine,
     file_sha256,
@@ -55,7 +51,7 @@ def make(
     """A vector with these pushes, by layer."""
     facts = PointFacts(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, sae=sae)
     metadata = VectorMetadata(
-        format_version=1,
+        format_version=2,
         program_version="0.1.0",
         created="2026-01-02T03:04:05+00:00",
         model_id=model_id,
@@ -66,6 +62,7 @@ def make(
         negative=NEGATIVE,
         points={str(HookPoint(layer)): facts for layer in pushes},
         parents=[],
+        calibration=None,
     )
     return SteeringVector(
         metadata,
@@ -223,10 +220,10 @@ def test_all_fields_that_are_missing_are_named(rewrite: Callable[..., str]) -> N
     )
 
 
-@pytest.mark.parametrize("version", [0, 2, 10])
+@pytest.mark.parametrize("version", [0, 1, 10])
 def test_another_format_version_is_refused(rewrite: Callable[..., str], version: int) -> None:
     assert rewrite({"format_version": version}) == (
-        f"v.st: format version {version}, this program reads 1; "
+        f"v.st: format version {version}, this program reads 2; "
         "install the neurosteer that wrote it, or fit the vector again"
     )
 
@@ -414,7 +411,7 @@ def test_a_sum_says_what_it_is_and_comes_back_from_a_file(tmp_path: Path) -> Non
     one, two = with_latents(), make({1: [0.0, 1.0, 0.0, 0.0]}, resid_norm=20.0, hashes=(5, 9))
     result = add_up(("a.st", one, 1.0), ("b.st", two, 0.25))
     assert result.metadata == VectorMetadata(
-        format_version=1,
+        format_version=2,
         program_version="0.1.0",
         created="2026-05-06T07:08:09+00:00",
         model_id="tiny",
@@ -438,6 +435,7 @@ def test_a_sum_says_what_it_is_and_comes_back_from_a_file(tmp_path: Path) -> Non
             {"name": "b.st", "weight": 0.25, "sha256": "sha256 of b.st",
              "metadata": asdict(two.metadata)},
         ],
+        calibration=None,
     )  # fmt: skip
     assert result.latents == {}
     assert result.text_hashes.tolist() == [-3, 5, 9]

@@ -8,7 +8,7 @@ import typer
 
 from .. import console
 from ..errors import InputError
-from .options import Device, Dtype, Json, Model
+from .options import Device, Dtype, Json, Model, parse_layers
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -112,15 +112,7 @@ def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
         if len(set(points)) != len(points):
             raise InputError(f"--hook-point {hook_point}: each named once")
         return points
-    try:
-        numbers = [int(part) for part in layers.split(",")] if layers is not None else []
-    except ValueError as error:
-        raise InputError(
-            f"--layers {layers}: not a block number or a comma-separated list of them"
-        ) from error
-    if any(number < 0 for number in numbers) or len(set(numbers)) != len(numbers):
-        raise InputError(f"--layers {layers}: blocks count from 0, each named once")
-    return [HookPoint(number) for number in numbers]
+    return [HookPoint(number) for number in parse_layers(layers)] if layers is not None else []
 
 
 def _middle(model: str) -> "HookPoint":

@@ -1,36 +1,49 @@
 """neurosteer gen: continue prompts with vectors added."""
 
 import sys
-from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import console
-from ..errors import InputError, ModelError
-from .options import Device, Dtype, Json, Model, parse_alphas
+from ..errors import InputError
+from .options import (
+    BatchSize,
+    Chat,
+    Device,
+    Dtype,
+    Greedy,
+    Json,
+    MaxNewTokens,
+    Model,
+    N,
+    Positions,
+    RepetitionPenalty,
+    Seed,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    generation_settings,
+    parse_alphas,
+)
+from .prompting import load_engine, read_prompts, tokenized
 
 if TYPE_CHECKING:
-    from ..engine import Engine
-    from ..generation import Generation, Row, Settings
-    from ..records import Located
+    from collections.abc import Callable, Iterator
+
+    from ..facts import Calibration
+    from ..generation import Generation
+    from ..runs import Job, Plan
     from ..vector import SteeringVector
 
 DEFAULT_ALPHA = "8"
 SAFE_DOSE = 0.2
-FILE_SUFFIXES = (".jsonl", ".txt")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as it came, and as the model gets it."""
-
-    record: dict[str, Any]
-    shown: str  # what stands before the continuation in plain output
-    ids: list[int]
+AUTO, AUTO_AWAY = "auto", "-auto"
 
 
 def gen(
@@ -54,20 +67,25 @@ def gen(
             f"0,4,8 writes one continuation a value. [default: {DEFAULT_ALPHA}]",
         ),
     ] = None,
-    chat: Annotated[bool, typer.Option(help="Put each prompt into the model's chat template.")] = False,
-    system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.9,
-    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 0.9,
-    top_k: Annotated[int, typer.Option(help="0 is no bound.")] = 0,
-    repetition_penalty: Annotated[float, typer.Option(help="1 is none.")] = 1.0,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the most probable token.")] = False,
-    n: Annotated[int, typer.Option("-n", help="Continuations of each prompt and alpha.")] = 1,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
-    positions: Annotated[
-        str, typer.Option(help="Tokens steered: all, those of the prompt, or those generated.")
-    ] = "all",
-    batch_size: Annotated[int, typer.Option(help="Continuations written at a time.")] = 32,
+    level: Annotated[
+        float | None,
+        typer.Option(
+            help="In place of --alpha, with a calibrated vector: the alpha at which the judge's rate is "
+            "expected to be this, 0.8 say."
+        ),
+    ] = None,
+    chat: Chat = False,
+    system: System = None,
+    max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = 0.9,
+    top_p: TopP = 0.9,
+    top_k: TopK = 0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    greedy: Greedy = False,
+    n: N = 1,
+    seed: Seed = 0,
+    positions: Positions = "all",
+    batch_size: BatchSize = 32,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show unsteered and steered side by side.")
     ] = False,
@@ -82,36 +100,34 @@ def gen(
 
     Example: neurosteer gen --vector polite.st --alpha 8 "Your invoice is late, so"
     """
-    from ..generation import Settings
-    from ..sampling import Sampling
+    from ..runs import Setting, plan
     from ..vector import SteeringVector
 
     if n < 1:
         raise InputError(f"-n must be at least 1, got {n}")
-    settings = Settings(
-        sampling=Sampling(
-            temperature=0.0 if greedy else temperature,
-            top_p=top_p,
-            top_k=top_k,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        ),
+    settings = generation_settings(
+        greedy=greedy,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
         max_new_tokens=max_new_tokens,
-        positions=positions,  # type: ignore[arg-type]  # checked there
+        positions=positions,
         batch_size=batch_size,
     )
     paths = vector or []
-    alphas = _alphas(paths, alpha or [], compare)
+    _check_alphas(paths, alpha or [], level, compare)
     vectors = [SteeringVector.load(path) for path in paths]
-    records = _read_prompts(prompts or [])
-    for located in records:
-        _check_form(located)
-    engine = _load_engine(model, paths, vectors, dtype, device)
-    as_chat = chat or system is not None
-    asked = [_prompt(located, engine, as_chat, system) for located in records]
-    _check_lengths(records, asked, max_new_tokens, engine.max_tokens)
-    names = [str(path) for path in paths]
-    run = _Run(engine, asked, names, vectors, alphas, n, settings)
+    alphas = _alphas(list(zip(map(str, paths), vectors, strict=True)), alpha or [], level, compare)
+    records = read_prompts(prompts or [])
+    engine = load_engine(model, paths, vectors, dtype, device)
+    asked = tokenized(
+        records, engine, as_chat=chat or system is not None, system=system, max_new_tokens=max_new_tokens
+    )
+    names = tuple(map(str, paths))
+    settings_of = [(Setting(names, setting, positions), setting) for setting in alphas]
+    run = _Run(plan(engine, asked, vectors, settings_of, settings, n=n), len(alphas))
     run.warn_of_dose()
     if json:
         run.write_json()
@@ -121,8 +137,7 @@ def gen(
         run.write_text()
 
 
-def _alphas(paths: list[Path], given: list[str], compare: bool) -> list[tuple[float, ...]]:
-    """Every combination of the alphas of each vector, in the order given."""
+def _check_alphas(paths: list[Path], given: list[str], level: float | None, compare: bool) -> None:
     if not paths and compare:
         raise InputError("--compare without --vector: there is nothing to compare with")
     if not paths and given:
@@ -131,214 +146,111 @@ def _alphas(paths: list[Path], given: list[str], compare: bool) -> list[tuple[fl
         raise InputError(
             f"{len(paths)} --vector and {len(given)} --alpha: give one --alpha for each --vector"
         )
-    values = [parse_alphas(text) for text in given or [DEFAULT_ALPHA] * len(paths)]
+    for text in given:
+        if text not in (AUTO, AUTO_AWAY):
+            parse_alphas(text)
+    if level is not None and given:
+        raise InputError("--level and --alpha both say how strongly to steer; give one of them")
+    if level is not None and len(paths) != 1:
+        raise InputError("--level needs exactly one --vector, a calibrated one")
+    if level is not None and not 0 <= level <= 1:
+        raise InputError(f"--level must be between 0 and 1, got {level}")
+
+
+def _alphas(
+    vectors: "list[tuple[str, SteeringVector]]", given: list[str], level: float | None, compare: bool
+) -> list[tuple[float, ...]]:
+    """Every combination of the alphas of each vector, in the order given."""
+    if level is not None:
+        values = [[calibration_of(*vectors[0]).alpha_at(level)]]
+        console.note(f"level {level:g}: alpha {values[0][0]:g}")
+    else:
+        texts = given or [DEFAULT_ALPHA] * len(vectors)
+        values = [_values(text, *named) for text, named in zip(texts, vectors, strict=True)]
     settings = list(product(*values))
-    if compare and (0.0,) * len(paths) not in settings:
-        settings = [(0.0,) * len(paths), *settings]
-    return settings
+    unsteered = (0.0,) * len(vectors)
+    return [unsteered, *settings] if compare and unsteered not in settings else settings
 
 
-def _read_prompts(arguments: list[str]) -> "list[Located]":
-    from ..records import Located, read_records
-
-    if not arguments and (sys.stdin is None or sys.stdin.isatty()):
-        raise InputError("no prompt: give one, a .jsonl or .txt file, or pipe some in")
-    records: list[Located] = []
-    for argument in arguments or ["-"]:
-        if argument == "-" or _names_file(argument):
-            records.extend(read_records(argument, plain_key="prompt"))
-        else:
-            records.append(Located("prompt", {"prompt": argument}))
-    return records
+def _values(text: str, name: str, vector: "SteeringVector") -> list[float]:
+    if text not in (AUTO, AUTO_AWAY):
+        return parse_alphas(text)
+    alpha = calibration_of(name, vector).recommended(text == AUTO)
+    console.note(f"{name}: alpha {text} is {alpha:g}")
+    return [alpha]
 
 
-def _names_file(argument: str) -> bool:
-    is_path = argument.endswith(FILE_SUFFIXES)
-    return is_path and (Path(argument).exists() or not any(char.isspace() for char in argument))
+def calibration_of(name: str, vector: "SteeringVector") -> "Calibration":
+    if vector.metadata.calibration is None:
+        raise InputError(f"{name} is not calibrated: run `neurosteer calibrate {name}`, or give --alpha")
+    return vector.metadata.calibration
 
 
-def _load_engine(
-    model: str | None, paths: list[Path], vectors: "list[SteeringVector]", dtype: str, device: str
-) -> "Engine":
-    """Load the model named, or the vectors' own, once all vectors are known to fit together."""
-    from ..checkpoints import DEFAULT_MODEL, resolve
-    from ..engine import Engine
-    from ..loading import read_config, shape_of
-    from ..vector import check_same_model
-
-    name = model or (vectors[0].metadata.model_id if vectors else DEFAULT_MODEL)
-    if vectors:
-        check_same_model([(str(path), vector) for path, vector in zip(paths, vectors, strict=True)])
-        if not model and Path(name).is_absolute() and not Path(name).exists():
-            raise ModelError(
-                f"{paths[0]} was fitted on {name!r}, which is not there any more: "
-                "pass --model with the place where it is now"
-            )
-        shape = shape_of(read_config(resolve(name, console.note)))
-        for path, vector in zip(paths, vectors, strict=True):
-            vector.check_fits(shape, name, str(path))
-    return Engine.load(name, dtype=dtype, device=device, say=console.note)
-
-
-def _check_form(located: "Located") -> None:
-    """Find a bad record before a model is loaded."""
-    from ..records import chat_messages, string_value
-
-    if "messages" in located.record:
-        chat_messages(located)
-    else:
-        string_value(located, "prompt")
-
-
-def _check_lengths(
-    records: "list[Located]", prompts: list[Prompt], max_new_tokens: int, context: int
-) -> None:
-    for located, prompt in zip(records, prompts, strict=True):
-        if len(prompt.ids) + max_new_tokens > context:
-            raise InputError(
-                f"{located.where}: {len(prompt.ids)} tokens and {max_new_tokens} new ones exceed the "
-                f"model's context of {context}; shorten the prompt or lower --max-new-tokens"
-            )
-
-
-def _prompt(located: "Located", engine: "Engine", as_chat: bool, system: str | None) -> Prompt:
-    """Tokenize a record's prompt or chat."""
-    from ..records import chat_messages, string_value
-
-    record = located.record
-    if "messages" not in record and not as_chat:
-        text = string_value(located, "prompt")
-        return Prompt(record, text, engine.prompt_ids(text, located.where))
-    if "messages" in record:
-        messages = list(chat_messages(located))
-    else:
-        messages = [{"role": "user", "content": string_value(located, "prompt")}]
-    if system is not None:
-        messages = [{"role": "system", "content": system}, *messages]
-    rendered = engine.chat(messages, located.where)
-    return Prompt(
-        record,
-        f"> {messages[-1]['content']}\n",
-        engine.prompt_ids(rendered, located.where, rendered=True),
-    )
-
-
+@dataclass(frozen=True)
 class _Run:
-    """Prompts times alphas times n, written as they are finished."""
+    """A plan's continuations, written as they are finished."""
 
-    def __init__(
-        self,
-        engine: "Engine",
-        prompts: Sequence[Prompt],
-        names: list[str],
-        vectors: "list[SteeringVector]",
-        alphas: list[tuple[float, ...]],
-        n: int,
-        settings: "Settings",
-    ) -> None:
-        from ..generation import Row
-
-        self.engine, self.names, self.vectors, self.settings = engine, names, vectors, settings
-        self.alphas = alphas
-        self.jobs = [
-            (prompt, Row(engine.decode([], prompt.ids), prompt.ids, setting, sample))
-            for prompt in prompts
-            for sample in range(n)
-            for setting in alphas
-        ]
+    plan: "Plan"
+    n_alphas: int
 
     def warn_of_dose(self) -> None:
-        dose = max(map(self.dose, self.alphas))
+        dose = max(map(self.plan.dose, self.plan.jobs[: self.n_alphas]))
         if dose > SAFE_DOSE:
             console.warn(
                 f"the push is {dose:.0%} as long as the residual; "
                 f"above {SAFE_DOSE:.0%} text tends to break down"
             )
 
-    def dose(self, alphas: tuple[float, ...]) -> float:
-        from ..vector import total_dose
-
-        return total_dose(self.vectors, alphas)
-
-    def finished(self, on_text: Callable[[int, str], None] | None = None) -> "Any":
-        """(job, generation) in the order of the jobs; on Ctrl-C those that are finished already."""
-        from ..generation import generate
-
-        waiting: dict[int, Generation] = {}
-        following = 0
-        try:
-            rows = [row for _, row in self.jobs]
-            for index, generation in generate(
-                self.engine, rows, self.vectors, self.settings, on_text=on_text
-            ):
-                waiting[index] = generation
-                while following in waiting:
-                    yield following, waiting.pop(following)
-                    following += 1
-        except KeyboardInterrupt:
-            yield from sorted(waiting.items())
-            raise
+    @contextmanager
+    def _progress(self) -> "Iterator[Callable[[int], None]]":
+        with console.progress("writing", len(self.plan.jobs), beside_results=True) as advance:
+            yield advance
 
     def write_json(self) -> None:
         from ..records import write_record
 
-        with console.progress("writing", len(self.jobs), beside_results=True) as advance:
-            for index, generation in self.finished():
-                write_record(self.record(index, generation))
+        with self._progress() as advance:
+            for number, generation in self.plan.run_in_order():
+                write_record(self.plan.record(number, generation))
                 advance(1)
 
-    def record(self, index: int, generation: "Generation") -> dict[str, Any]:
-        """The input record's own keys, then what was done to it."""
-        prompt, row = self.jobs[index]
-        return {
-            **prompt.record,
-            "text": generation.text,
-            "vectors": self.names,
-            "alpha": row.alphas[0] if len(row.alphas) == 1 else list(row.alphas) if row.alphas else 0.0,
-            "dose": round(self.dose(row.alphas), 6),
-            "positions": self.settings.positions,
-            "seed": self.settings.sampling.seed,
-            "sample": row.sample,
-            "n_tokens": generation.n_tokens,
-            "finish_reason": generation.finish_reason,
-        }
-
     def write_text(self) -> None:
-        if len(self.jobs) == 1 and sys.stdout.isatty():
+        jobs = self.plan.jobs
+        if len(jobs) == 1 and sys.stdout.isatty():
             self._stream()
             return
-        with console.progress("writing", len(self.jobs), beside_results=True) as advance:
-            for index, generation in self.finished():
-                prompt, row = self.jobs[index]
-                if len(self.jobs) > 1:
-                    typer.echo(f"[{self.heading(row)}]")
-                typer.echo(prompt.shown + generation.text)
-                if len(self.jobs) > 1:
+        with self._progress() as advance:
+            for number, generation in self.plan.run_in_order():
+                if len(jobs) > 1:
+                    typer.echo(f"[{self.heading(jobs[number])}]")
+                typer.echo(jobs[number].prompt.shown + generation.text)
+                if len(jobs) > 1:
                     typer.echo()
                 advance(1)
 
     def _stream(self) -> None:
-        typer.echo(self.jobs[0][0].shown, nl=False)
-        for _ in self.finished(lambda _row, text: typer.echo(text, nl=False)):
+        typer.echo(self.plan.jobs[0].prompt.shown, nl=False)
+        for _ in self.plan.run_in_order(lambda _row, text: typer.echo(text, nl=False)):
             typer.echo()
 
     def write_columns(self) -> None:
         """A table a prompt and sample, a column an alpha, unsteered first."""
         found: dict[int, Generation] = {}
-        with console.progress("writing", len(self.jobs), beside_results=True) as advance:
-            for index, generation in self.finished():
-                found[index] = generation
+        with self._progress() as advance:
+            for number, generation in self.plan.run_in_order():
+                found[number] = generation
                 advance(1)
-                if (index + 1) % len(self.alphas) == 0:
-                    group = range(index + 1 - len(self.alphas), index + 1)
-                    rows = [self.jobs[i] for i in group]
-                    cells = [
-                        prompt.shown + found.pop(i).text for i, (prompt, _) in zip(group, rows, strict=True)
-                    ]
-                    console.columns([self.heading(row) for _, row in rows], cells)
+                if (number + 1) % self.n_alphas == 0:
+                    group = range(number + 1 - self.n_alphas, number + 1)
+                    jobs = [self.plan.jobs[i] for i in group]
+                    cells = [job.prompt.shown + found.pop(i).text for i, job in zip(group, jobs, strict=True)]
+                    console.columns([self.heading(job) for job in jobs], cells)
 
-    def heading(self, row: "Row") -> str:
-        if not any(row.alphas):
+    def heading(self, job: "Job") -> str:
+        if not any(job.row.alphas):
             return "unsteered"
-        parts = [f"{Path(name).stem} {alpha:+g}" for name, alpha in zip(self.names, row.alphas, strict=True)]
-        return f"{', '.join(parts)} (dose {self.dose(row.alphas):.1%})"
+        parts = [
+            f"{Path(name).stem} {alpha:+g}"
+            for name, alpha in zip(job.setting.vectors, job.row.alphas, strict=True)
+        ]
+        return f"{', '.join(parts)} (dose {self.plan.dose(job):.1%})"

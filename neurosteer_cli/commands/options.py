@@ -1,11 +1,14 @@
 """Options that several commands share."""
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..generation import Settings
 
 Model = Annotated[
     str | None,
@@ -23,7 +26,95 @@ Dtype = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]
 
+Chat = Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")]
+System = Annotated[str | None, typer.Option(help="System message; implies --chat.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Tokens to write at most.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
+TopK = Annotated[int, typer.Option(help="0 is no bound.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="1 is none.")]
+Greedy = Annotated[bool, typer.Option("--greedy", help="Always the most probable token.")]
+N = Annotated[int, typer.Option("-n", help="Continuations of each prompt and alpha.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
+Positions = Annotated[str, typer.Option(help="Tokens steered: all, those of the prompt, or those generated.")]
+BatchSize = Annotated[int, typer.Option(help="Continuations written at a time.")]
+
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        help="data (with --judge-data), sentiment, toxicity, regex:PATTERN, hf:MODEL:LABEL or "
+        "llm:URL:MODEL; may be repeated.",
+    ),
+]
+JudgeData = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--judge-data",
+        metavar="POS NEG",
+        help="Texts of the two sides for judge data, others than those fitted on.",
+    ),
+]
+Attribute = Annotated[
+    str | None,
+    typer.Option(help="What judge llm looks for [default: the label the vector steers towards]."),
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(help="Prompts (JSONL, .txt, or - for stdin) [default: 36 neutral openings]."),
+]
+
 MAX_ALPHA = 1e6
+
+
+def generation_settings(
+    *,
+    greedy: bool,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    repetition_penalty: float,
+    seed: int,
+    max_new_tokens: int,
+    positions: str,
+    batch_size: int,
+) -> "Settings":
+    """What the options above come to.
+
+    Raises:
+        InputError: one of them is out of its range.
+    """
+    from ..generation import Settings
+    from ..sampling import Sampling
+
+    sampling = Sampling(
+        temperature=0.0 if greedy else temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    return Settings(
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        positions=positions,  # type: ignore[arg-type]  # checked there
+        batch_size=batch_size,
+    )
+
+
+def parse_layers(text: str) -> list[int]:
+    """Read `20` or `14,17,20`.
+
+    Raises:
+        InputError: not a comma-separated list of different block numbers.
+    """
+    try:
+        layers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--layers {text}: not a block number or a comma-separated list of them") from error
+    if any(layer < 0 for layer in layers) or len(set(layers)) != len(layers):
+        raise InputError(f"--layers {text}: blocks count from 0, each named once")
+    return layers
 
 
 def parse_alphas(text: str) -> list[float]:

@@ -1,0 +1,176 @@
+"""neurosteer eval: how far behaviour moved, and what it cost."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import console
+from ..errors import InputError
+from .options import (
+    Attribute,
+    BatchSize,
+    Chat,
+    Device,
+    Dtype,
+    Greedy,
+    Json,
+    JudgeData,
+    Judges,
+    MaxNewTokens,
+    Model,
+    N,
+    Positions,
+    Prompts,
+    RepetitionPenalty,
+    Seed,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    generation_settings,
+    parse_alphas,
+)
+from .scoring import announce, check_judges, load_judges, show, write_report
+
+if TYPE_CHECKING:
+    from ..evaluate import Result
+    from ..judges import Judge
+    from .continuations import Continuations
+
+DEFAULT_ALPHA = "4,8,16"
+
+
+def evaluate(
+    generations: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[GENERATIONS]...",
+            help='What `gen --json` wrote, or {"prompt": {"text"}, "generations": [{"text"}]}; - is stdin. '
+            "Without any, --vector says what to generate.",
+        ),
+    ] = None,
+    vector: Annotated[
+        list[Path] | None, typer.Option("--vector", "-v", help="Vector file; may be repeated.")
+    ] = None,
+    alpha: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--alpha",
+            "-a",
+            help="Strengths of the vector in the same place; 0 is always among them. "
+            f"[default: {DEFAULT_ALPHA}]",
+        ),
+    ] = None,
+    prompts: Prompts = None,
+    n: N = 1,
+    judge: Judges = None,
+    judge_data: JudgeData = None,
+    attribute: Attribute = None,
+    random: Annotated[bool, typer.Option(help="Also a random vector as long as the strongest push.")] = True,
+    baseline_prompt: Annotated[
+        str | None, typer.Option(help='Also prompting: "Please be polite." before every prompt.')
+    ] = None,
+    ppl_model: Annotated[
+        str | None, typer.Option(help="Model of the perplexity [default: the unsteered model].")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the continuations there, each as soon as it is finished.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that --save has begun.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a page with curves and texts there.")] = None,
+    chat: Chat = False,
+    system: System = None,
+    max_new_tokens: MaxNewTokens = 40,
+    temperature: Temperature = 0.9,
+    top_p: TopP = 0.9,
+    top_k: TopK = 0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    greedy: Greedy = False,
+    seed: Seed = 0,
+    positions: Positions = "all",
+    batch_size: BatchSize = 64,
+    model: Model = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Score continuations: judges, perplexity, repetition, with 95 % intervals and baselines.
+
+    Example: neurosteer eval --vector polite.st --alpha 4,8,16 --judge sentiment --report polite.html
+    """
+    paths = vector or []
+    from .continuations import Planned, read
+    from .prompting import prompt_records
+
+    if bool(generations) == bool(paths):
+        raise InputError("give either GENERATIONS (`-` is stdin) or --vector with what to generate")
+    specs = check_judges(judge, judge_data, attribute, steers=bool(paths))
+    if report is not None:
+        from ..files import check_target
+
+        check_target(report)
+    if generations:
+        _refuse_generating_options(alpha, prompts, save, resume, baseline_prompt)
+        run = read(generations, model, dtype, device)
+    else:
+        settings = generation_settings(
+            greedy=greedy,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            positions=positions,
+            batch_size=batch_size,
+        )
+        if resume and save is None:
+            raise InputError("--resume goes on with what --save has begun: name that file")
+        planned = Planned(
+            paths, _alphas(paths, alpha or []), settings, n, random, baseline_prompt,
+            as_chat=chat or system is not None, system=system,
+        )  # fmt: skip
+        run = planned.run(prompt_records(prompts), save, resume, model, dtype, device)
+    judges = load_judges(specs, judge_data, attribute, run.vectors)
+    results = _score(run, judges, ppl_model, dtype, device)
+    announce(judges, len({sample.prompt for sample in run.samples}))
+    show(results, json)
+    if report is not None:
+        write_report(report, run, results, judges)
+
+
+def _refuse_generating_options(*given: Any) -> None:
+    if any(given):
+        raise InputError(
+            "--alpha, --prompts, --save, --resume and --baseline-prompt are for generating; "
+            "with GENERATIONS the texts are there already"
+        )
+
+
+def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:
+    """Every combination of the alphas of each vector, in ascending order, unsteered among them."""
+    if given and len(given) != len(paths):
+        raise InputError(
+            f"{len(paths)} --vector and {len(given)} --alpha: give one --alpha for each --vector"
+        )
+    values = [parse_alphas(text) for text in given or [DEFAULT_ALPHA] * len(paths)]
+    return sorted({(0.0,) * len(paths), *product(*values)})
+
+
+def _score(
+    run: "Continuations", judges: "Sequence[Judge]", ppl_model: str | None, dtype: str, device: str
+) -> "list[Result]":
+    from ..engine import Engine
+    from ..evaluate import evaluate as score
+
+    ppl_engine = None
+    if ppl_model is not None:
+        ppl_engine = Engine.load(ppl_model, dtype=dtype, device=device, say=console.note)
+    return score(
+        run.engine, run.samples, judges, ppl_engine=ppl_engine, pushes=run.pushes, progress=console.progress
+    )

@@ -1,0 +1,194 @@
+"""What eval, calibrate and layers share: judges from options, results as tables and pages."""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__, console
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..evaluate import Result
+    from ..judges import Judge
+    from ..metrics import Estimate
+    from ..vector import SteeringVector
+    from .continuations import Continuations
+
+FEW_PROMPTS = 20
+N_SHOWN = 12  # prompts whose continuations a report shows
+
+
+def check_judges(
+    judges: list[str] | None, judge_data: tuple[str, str] | None, attribute: str | None, *, steers: bool
+) -> list[str]:
+    """The judges asked for, found fit to be loaded later; --judge-data alone asks for `data`.
+
+    Raises:
+        InputError: one is unknown, named twice, or lacks what it needs.
+    """
+    from ..judges import check_spec
+
+    specs = list(judges or [])
+    if judge_data is not None and "data" not in specs:
+        specs.append("data")
+    if len(set(specs)) != len(specs):
+        raise InputError("--judge: each judge once")
+    for spec in specs:
+        # a vector's own label stands in for the attribute
+        check_spec(spec, has_data=judge_data is not None, attribute=attribute or ("" if steers else None))
+    return specs
+
+
+def load_judges(
+    specs: Sequence[str],
+    judge_data: tuple[str, str] | None,
+    attribute: str | None,
+    vectors: "dict[str, SteeringVector]",
+) -> "list[Judge]":
+    """Load the judges; texts that a vector was fitted on are kept from them."""
+    from ..judges import load_judge
+
+    if attribute is None:
+        labels = {v.metadata.positive.label for v in vectors.values() if v.metadata.positive is not None}
+        attribute = next(iter(labels)) if len(labels) == 1 else None
+    seen = {text for vector in vectors.values() for text in vector.text_hashes.tolist()}
+    loaded = [
+        load_judge(spec, judge_data=judge_data, leave_out=seen, attribute=attribute, say=console.note)
+        for spec in specs
+    ]
+    for judge in loaded:
+        for warning in judge.warnings:
+            console.warn(f"judge {judge.name}: {warning}")
+    return loaded
+
+
+def announce(judges: "Sequence[Judge]", n_prompts: int) -> None:
+    """Say what the judges are and are not, and how far intervals can be trusted."""
+    for judge in judges:
+        accuracy = judge.facts.get("accuracy")
+        measured = f" (cross-validated accuracy {accuracy:.2f})" if accuracy is not None else ""
+        console.note(f"judge {judge.name}{measured}: {judge.limits}")
+    if not judges:
+        console.note("no judge: fluency only; --judge says what to look for")
+    if n_prompts < FEW_PROMPTS:
+        console.warn(f"{n_prompts} prompts; intervals are dependable from about {FEW_PROMPTS} on")
+
+
+def show(results: "Sequence[Result]", json: bool) -> None:
+    """A row a setting on stdout: as JSON, or as a table with 95 % intervals."""
+    if json:
+        from ..records import write_record
+
+        for result in results:
+            write_record(result.to_json())
+        return
+    from ..evaluate import label
+
+    judges = list(results[0].judges) if results else []
+    headings = ["", ">n", *(f">{name}" for name in judges), ">perplexity", ">ratio", ">KL",
+                ">distinct-2", ">repeats", ">tokens"]  # fmt: skip
+    rows = [
+        [
+            label(result.setting),
+            str(result.n),
+            *(percent(result.judges[name].rate) for name in judges),
+            interval(result.perplexity, "{:.1f}"),
+            interval(result.perplexity_ratio, "{:.2f}"),
+            "" if result.kl is None else f"{result.kl:.2f}",
+            _value(result.distinct_2, "{:.2f}"),
+            _value(result.repetition_4, "{:.1%}"),
+            _value(result.length, "{:.0f}"),
+        ]
+        for result in results
+    ]
+    title = "rate by judge, perplexity and its ratio to the unsteered, with 95 % intervals"
+    console.table(title, headings, rows, stdout=True)
+    failed = {name: sum(result.judges[name].n_failed for result in results) for name in judges}
+    for name, count in failed.items():
+        if count:
+            console.warn(f"judge {name} gave no answer to {count} texts; rates are over the others")
+    if empty := sum(result.n_empty for result in results):
+        console.warn(f"{empty} continuations are empty; perplexity is over the others")
+
+
+def _value(estimate: "Estimate | None", form: str) -> str:
+    return "" if estimate is None else form.format(estimate.value)
+
+
+def interval(estimate: "Estimate | None", form: str) -> str:
+    if estimate is None:
+        return ""
+    shown = form.format(estimate.value)
+    if estimate.low is None or estimate.high is None:
+        return shown
+    return f"{shown} [{form.format(estimate.low)}, {form.format(estimate.high)}]"
+
+
+def percent(estimate: "Estimate | None") -> str:
+    if estimate is None:
+        return ""
+    shown = f"{estimate.value:.0%}"
+    if estimate.low is None or estimate.high is None:
+        return shown
+    return f"{shown} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+
+
+def write_report(
+    path: Path, run: "Continuations", results: "Sequence[Result]", judges: "Sequence[Judge]"
+) -> None:
+    """The page of an evaluation: curves, table, texts, and all that is needed to repeat it."""
+    from ..report import evaluation_page
+
+    document = {
+        **opening(run, judges),
+        "rows": [result.to_json() for result in results],
+        "samples": _examples(run, results),
+        "notes": [],
+    }
+    write_page(path, evaluation_page(document))
+
+
+def opening(run: "Continuations", judges: "Sequence[Judge]") -> dict[str, Any]:
+    """What the pages of eval and calibrate begin with."""
+    subject = ", ".join(name.rsplit("/", 1)[-1] for name in run.vectors) or "generations"
+    return {
+        "title": f"{subject} on {run.engine.model_id}",
+        "command": command_line(),
+        "facts": {
+            **run.facts,
+            "program_version": __version__,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+        "judges": [
+            {"name": j.name, "limits": j.limits, "facts": j.facts, "warnings": j.warnings} for j in judges
+        ],
+    }
+
+
+def command_line() -> str:
+    """The command as it was given, quoted for a shell."""
+    import shlex
+
+    return shlex.join(["neurosteer", *sys.argv[1:]])
+
+
+def _examples(run: "Continuations", results: "Sequence[Result]") -> list[dict[str, Any]]:
+    row_of = {result.setting: row for row, result in enumerate(results)}
+    shown: dict[str, dict[int, str]] = {}
+    for sample in run.samples:
+        if sample.prompt in shown or len(shown) < N_SHOWN:
+            shown.setdefault(sample.prompt, {}).setdefault(row_of[sample.setting], sample.text)
+    return [
+        {"prompt": prompt, "texts": [{"row": row, "text": text, "scores": {}} for row, text in texts.items()]}
+        for prompt, texts in shown.items()
+    ]
+
+
+def write_page(path: Path, page: str) -> None:
+    from ..files import replace_file
+
+    with replace_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+    console.note(f"wrote {path}")
