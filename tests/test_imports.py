@@ -17,7 +17,7 @@ HEAVY = {"torch", "transformers", "sae_lens"}
 # A module imports only from the levels above it in this list.
 LEVELS = (
     ("__init__", "errors", "files"),
-    ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics"),
+    ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics", "wheels"),
     ("texts", "checkpoints", "vector", "sae"),
     ("loading", "methods"),
     ("engine",),
