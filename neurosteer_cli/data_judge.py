@@ -76,8 +76,9 @@ class DataJudge:
         }
         self.limits = (
             f"A classifier that tells {positive.label} from {negative.label} by sentence embeddings, "
-            f"right on {accuracy:.0%} of its own texts when they were held out. It goes by whatever sets the "
-            f"two files apart, topic and length included, and reads a text's first {MINILM_TOKENS} tokens."
+            f"right on {balanced:.0%} of its own texts when they were held out (each side counted the same). "
+            f"It goes by whatever sets the two files apart, topic and length included, and reads a text's "
+            f"first {MINILM_TOKENS} tokens."
         )
         self.warnings = [_warning(balanced)] if balanced < LOW_ACCURACY else []
 
@@ -177,7 +178,7 @@ def _held_out_accuracy(embeddings: Any, labels: list[bool]) -> tuple[float, floa
 
 def _warning(accuracy: float) -> str:
     return (
-        f"the data judge is right on only {accuracy:.0%} of held-out texts (a side counted as much as the "
-        f"other; 50% is chance, {LOW_ACCURACY:.0%} the least to rely on): its scores say little; "
+        f"the data judge is right on only {accuracy:.0%} of held-out texts (each side counted the same; "
+        f"50% is chance, {LOW_ACCURACY:.0%} the least to rely on): its scores say little; "
         "give --judge-data more, or more clearly different, texts"
     )
