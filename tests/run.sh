@@ -14,5 +14,5 @@ echo "== checks: ruff, mypy"
 "$BIN/ruff" check neurosteer_cli tests
 "$BIN/ruff" format --check neurosteer_cli tests
 "$BIN/mypy"
-echo "== tests: tiny random models, then the embedded default (fetched once, 93 MB)"
+echo "== tests: tiny random models, then the embedded default and sentence encoder (fetched once, 93 and 84 MB)"
 "$BIN/python" -m pytest -m "real or not real" "$@"

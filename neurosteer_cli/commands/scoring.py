@@ -37,7 +37,7 @@ def check_judges(
         raise InputError("--judge: each judge once")
     for spec in specs:
         # a vector's own label stands in for the attribute
-        check_spec(spec, has_data=judge_data is not None, attribute=attribute or ("" if steers else None))
+        check_spec(spec, has_data=judge_data is not None, attribute=attribute or ("its label" if steers else None))
     return specs
 
 
