@@ -54,16 +54,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for name, command in {
-    "fit": fit,
-    "gen": gen,
-    "combine": combine,
-    "inspect": inspect,
-    "eval": evaluate,
-    "calibrate": calibrate,
-    "layers": layers,
-}.items():
-    app.command(name)(command)
+for command in (fit, gen, combine, inspect, evaluate, calibrate, layers):
+    app.command("eval" if command is evaluate else None)(command)
 
 
 def _version(asked: bool) -> None:

@@ -19,6 +19,7 @@ class _Stdout(Console):
         raise BrokenPipeError  # rich would end the program with exit code 1
 
 
+MAX_WIDTH = 250
 _stderr = Console(stderr=True, highlight=False)
 
 
@@ -61,6 +62,8 @@ def table(
 ) -> None:
     """Print a table; headings that start with `>` are right-aligned columns of numbers."""
     console = _Stdout(highlight=False) if stdout else _stderr
+    if stdout and not console.is_terminal:
+        console.width = MAX_WIDTH  # in a file a row keeps its line
     grid = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         number = heading.startswith(">")

@@ -17,7 +17,7 @@ from .hooks import HookPoint
 from .judges import Judge, Verdicts
 from .likelihood import damage, log_probs
 from .metrics import Bootstrap, Estimate, Sums, distinct, mean_log_prob, repetition
-from .runs import UNSTEERED, Sample, Setting
+from .runs import PROMPTING, RANDOM, UNSTEERED, Sample, Setting
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -89,10 +89,10 @@ def label(setting: Setting) -> str:
         for name, alpha in zip(setting.vectors, setting.alphas, strict=True)
     ]
     steered = ", ".join(named)
-    if setting.baseline:
-        return f"random like {steered}" if setting.baseline == "random" else {"prompt": "prompting"}.get(
-            setting.baseline, setting.baseline
-        )  # fmt: skip
+    if setting.baseline == RANDOM:
+        return f"random like {steered}"
+    if setting.baseline is not None:
+        return {PROMPTING: "prompting"}.get(setting.baseline, setting.baseline)
     return steered if setting.positions == "all" else f"{steered} ({setting.positions})"
 
 

@@ -89,7 +89,9 @@ def test_distinct_is_the_share_of_different_n_grams_over_all_texts() -> None:
 
 
 def test_repetition_is_the_share_of_n_grams_seen_before() -> None:
-    assert repetition(["a", "b", "c", "d", "a", "b", "c", "d"]) == pytest.approx(1 / 5)  # abcd bcda cdab dabc abcd
+    assert repetition(["a", "b", "c", "d", "a", "b", "c", "d"]) == pytest.approx(
+        1 / 5
+    )  # abcd bcda cdab dabc abcd
     assert repetition(["a", "a", "a", "a", "a", "a"]) == pytest.approx(2 / 3)
     assert repetition(["a", "b", "c"]) is None
 

@@ -123,7 +123,10 @@ class Planned:
         names, positions = tuple(map(str, self.paths)), self.settings.positions
         controls = self._controls(vectors) if self.random else []
         seed = self.settings.sampling.seed
-        every = [*vectors, *(random_counterpart(vectors, alphas, seed) for alphas in controls)]
+        every = [
+            *vectors,
+            *(random_counterpart(vectors, alphas, seed + i) for i, alphas in enumerate(controls)),
+        ]
         none = (0.0,) * len(controls)
         settings_of = [
             (Setting(names, alphas, positions, None if any(alphas) else UNSTEERED), (*alphas, *none))

@@ -35,9 +35,9 @@ def check_judges(
         specs.append("data")
     if len(set(specs)) != len(specs):
         raise InputError("--judge: each judge once")
+    stand_in = "the label of the vector" if steers else None
     for spec in specs:
-        # a vector's own label stands in for the attribute
-        check_spec(spec, has_data=judge_data is not None, attribute=attribute or ("its label" if steers else None))
+        check_spec(spec, has_data=judge_data is not None, attribute=attribute or stand_in)
     return specs
 
 
@@ -87,14 +87,12 @@ def show(results: "Sequence[Result]", json: bool) -> None:
     from ..evaluate import label
 
     judges = list(results[0].judges) if results else []
-    headings = ["", ">n", *(f">{name}" for name in judges), ">perplexity", ">ratio", ">KL",
-                ">distinct-2", ">repeats", ">tokens"]  # fmt: skip
+    headings = ["", *(f">{name}" for name in judges), ">ppl", ">ratio", ">KL", ">dist-2", ">rep-4", ">len"]
     rows = [
         [
             label(result.setting),
-            str(result.n),
             *(percent(result.judges[name].rate) for name in judges),
-            interval(result.perplexity, "{:.1f}"),
+            _value(result.perplexity, "{:.1f}"),
             interval(result.perplexity_ratio, "{:.2f}"),
             "" if result.kl is None else f"{result.kl:.2f}",
             _value(result.distinct_2, "{:.2f}"),
@@ -103,7 +101,9 @@ def show(results: "Sequence[Result]", json: bool) -> None:
         ]
         for result in results
     ]
-    title = "rate by judge, perplexity and its ratio to the unsteered, with 95 % intervals"
+    sizes = sorted({result.n for result in results})
+    texts = " to ".join(str(size) for size in dict.fromkeys((sizes[0], sizes[-1])))
+    title = f"{texts} texts a row: rate by judge, perplexity, its ratio to the unsteered; [95 % interval]"
     console.table(title, headings, rows, stdout=True)
     failed = {name: sum(result.judges[name].n_failed for result in results) for name in judges}
     for name, count in failed.items():
