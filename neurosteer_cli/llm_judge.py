@@ -37,7 +37,7 @@ HIGHEST = 2  # grade
 _LONGEST_ANSWER = 20_000  # characters that are looked at, an answer's last
 
 _SPEC = re.compile(
-    r"(?P<url>https?://(?:\[[^\]\s]+\]|[^/:\s\[\]?#]+)"  # scheme, and a host or an IPv6 address
+    r"(?P<url>https?://(?:\[[0-9a-fA-F:.]+\]|[^/:\s\[\]?#]+)"  # scheme, and a host or an IPv6 address
     r"(?::\d+(?=[:/])|(?!:\d+(?:/|$)))"  # port; digits in its place are no model's name
     r"(?:/[^:\s?#]*)?)"  # path
     r":(?P<model>\S.*)"
