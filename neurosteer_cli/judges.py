@@ -96,7 +96,7 @@ def load_judge(
 
         return load_hf(*_split_hf(spec), say)
     if kind == "llm" and attribute is not None:
-        return load_llm(split_llm(spec), attribute.strip())
+        return load_llm(split_llm(spec), attribute.strip(), say)
     if kind == "regex":
         return RegexJudge(rest)
     return ToxicityJudge() if kind == "toxicity" else SentimentJudge()

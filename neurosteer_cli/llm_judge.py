@@ -141,13 +141,18 @@ class LlmJudge:
             ]
 
 
-def load(endpoint: Endpoint, attribute: str) -> LlmJudge:
+def load(endpoint: Endpoint, attribute: str, say: Callable[[str], None] = lambda _message: None) -> LlmJudge:
     """Make the judge behind an endpoint, and ask it once.
+
+    Args:
+        attribute: what it looks for, such as "polite".
+        say: told what takes long, before it is begun.
 
     Raises:
         ModelError: the endpoint cannot be reached, refuses, or is of another kind.
     """
     judge = LlmJudge(endpoint, attribute)
+    say(f"asking {endpoint.model} at {endpoint.url} for a first answer")
     judge.check()
     return judge
 
