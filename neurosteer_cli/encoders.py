@@ -69,7 +69,8 @@ class Encoder:
 
     def _can_pad(self) -> bool:
         """Whether a padded batch gives what single texts give; a decoder must know its pad token."""
-        return self.tokenizer.pad_token_id is not None and self.model.config.pad_token_id is not None
+        known = getattr(self.model.config, "pad_token_id", None)
+        return known is not None and self.tokenizer.pad_token_id is not None
 
 
 def load_encoder(folder: Path, head: str = "AutoModel", max_tokens: int | None = None) -> Encoder:

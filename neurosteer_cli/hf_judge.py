@@ -23,24 +23,24 @@ class HfJudge:
 
     def __init__(self, model: str, label: str, encoder: Encoder) -> None:
         config = encoder.model.config
-        labels = [config.id2label[i] for i in range(config.num_labels)]
+        places = {str(name): place for place, name in sorted(config.id2label.items())}
         if config.problem_type == "regression":
             raise InputError(f"--judge hf:{model}:{label}: the model predicts a number, not labels")
-        if label not in labels:
+        if label not in places:
             raise InputError(
-                f"--judge hf:{model}:{label}: no label {label!r}; the model has {', '.join(labels)}"
+                f"--judge hf:{model}:{label}: no label {label!r}; the model has {', '.join(places)}"
             )
         self.name = f"hf:{model}:{label}"
         self._encoder = encoder
-        self._index = labels.index(label)
+        self._index = places[label]
         # one logit alone is the log-odds of its label
-        self._multi_label = config.problem_type == MULTI_LABEL or len(labels) == 1
+        self._multi_label = config.problem_type == MULTI_LABEL or len(places) == 1
         self.warnings: list[str] = []
         self.facts: dict[str, Any] = {
             "model": model,
             "architecture": type(encoder.model).__name__,
             "label": label,
-            "labels": labels,
+            "labels": list(places),
             "multi_label": self._multi_label,
             "max_tokens": encoder.max_tokens,
             "transformers": version("transformers"),

@@ -22,7 +22,7 @@ _FORM = {form.partition(":")[0]: form for form in FORMS}
 _NEEDS = {
     "data": ("sklearn", "scikit-learn"),
     "sentiment": ("vaderSentiment", "vaderSentiment"),
-    "toxicity": ("profanity_check", "'neurosteer[toxicity]' (Python 3.11 or newer)"),
+    "toxicity": ("profanity_check", "alt-profanity-check (Python 3.11 or newer)"),
     "llm": ("httpx", "httpx"),
 }
 VADER_POSITIVE = 0.05
@@ -96,7 +96,7 @@ def load_judge(
 
         return load_hf(*_split_hf(spec), say)
     if kind == "llm" and attribute is not None:
-        return load_llm(split_llm(spec), attribute.strip())
+        return load_llm(split_llm(spec), attribute.strip(), say)
     if kind == "regex":
         return RegexJudge(rest)
     return ToxicityJudge() if kind == "toxicity" else SentimentJudge()
@@ -139,7 +139,10 @@ class SentimentJudge:
 
 
 class ToxicityJudge:
-    """The probability, by alt-profanity-check, that a text is offensive; positive from 0.5 up."""
+    """The probability, by alt-profanity-check, that a text is offensive; positive from 0.5 up.
+
+    The package reads pickled models that it brings itself, which is why it pins scikit-learn.
+    """
 
     name = "toxicity"
     limits = (
@@ -153,7 +156,7 @@ class ToxicityJudge:
         except Exception as error:  # its own model files, made for one version of scikit-learn
             raise ModelError(
                 f"judge 'toxicity': alt-profanity-check cannot be loaded ({type(error).__name__}: {error}); "
-                "run: pip install --force-reinstall 'neurosteer[toxicity]'"
+                "run: pip install --force-reinstall alt-profanity-check"
             ) from error
         self._predict: Callable[[list[str]], Any] = predict_prob
         self.facts: dict[str, Any] = {

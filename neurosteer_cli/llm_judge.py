@@ -37,7 +37,7 @@ HIGHEST = 2  # grade
 _LONGEST_ANSWER = 20_000  # characters that are looked at, an answer's last
 
 _SPEC = re.compile(
-    r"(?P<url>https?://(?:\[[^\]\s]+\]|[^/:\s\[\]?#]+)"  # scheme, and a host or an IPv6 address
+    r"(?P<url>https?://(?:\[[0-9a-fA-F:.]+\]|[^/:\s\[\]?#]+)"  # scheme, and a host or an IPv6 address
     r"(?::\d+(?=[:/])|(?!:\d+(?:/|$)))"  # port; digits in its place are no model's name
     r"(?:/[^:\s?#]*)?)"  # path
     r":(?P<model>\S.*)"
@@ -141,13 +141,18 @@ class LlmJudge:
             ]
 
 
-def load(endpoint: Endpoint, attribute: str) -> LlmJudge:
+def load(endpoint: Endpoint, attribute: str, say: Callable[[str], None] = lambda _message: None) -> LlmJudge:
     """Make the judge behind an endpoint, and ask it once.
+
+    Args:
+        attribute: what it looks for, such as "polite".
+        say: told what takes long, before it is begun.
 
     Raises:
         ModelError: the endpoint cannot be reached, refuses, or is of another kind.
     """
     judge = LlmJudge(endpoint, attribute)
+    say(f"asking {endpoint.model} at {endpoint.url} for a first answer")
     judge.check()
     return judge
 

@@ -122,8 +122,8 @@ def test_sides_that_do_not_differ_are_warned_of(write_texts: Write) -> None:
     assert judge.facts["accuracy"] == pytest.approx(accuracy)  # as many texts a side
     assert judge.warnings == [
         f"the data judge is right on only {accuracy:.0%} of held-out texts (each side counted the same; "
-        "50% is chance, 70% the least to rely on): its scores say little; give --judge-data more, or more clearly "
-        "different, texts"
+        "50% is chance, 70% the least to rely on): its scores say little; give --judge-data more, or more "
+        "clearly different, texts"
     ]
 
 

@@ -74,7 +74,7 @@ def test_what_is_right_passes_without_being_loaded(spec: str) -> None:
     [
         ("data", "sklearn", "scikit-learn"),
         ("sentiment", "vaderSentiment", "vaderSentiment"),
-        ("toxicity", "profanity_check", "'neurosteer[toxicity]' (Python 3.11 or newer)"),
+        ("toxicity", "profanity_check", "alt-profanity-check (Python 3.11 or newer)"),
         ("llm:http://host/v1:m", "httpx", "httpx"),
     ],
 )
@@ -175,7 +175,7 @@ def test_model_files_that_do_not_fit_scikit_learn_are_named(monkeypatch: pytest.
         ModelError, match=r"^judge 'toxicity': alt-profanity-check cannot be loaded \(ImportError: "
     ) as caught:
         load_judge("toxicity")
-    assert str(caught.value).endswith("; run: pip install --force-reinstall 'neurosteer[toxicity]'")
+    assert str(caught.value).endswith("; run: pip install --force-reinstall alt-profanity-check")
 
 
 # --- patterns ----------------------------------------------------------------------------------

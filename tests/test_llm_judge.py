@@ -192,6 +192,14 @@ def test_several_at_once_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(script.asked) == 31
 
 
+def test_the_first_question_is_announced() -> None:
+    said: list[str] = []
+    with endpoint() as script:
+        load_judge(f"llm:{script.url}:m", attribute="polite", say=said.append)
+    assert said == [f"asking m at {script.url} for a first answer"]
+    assert len(script.asked) == 1
+
+
 def test_an_endpoint_of_another_kind_is_found_when_the_judge_is_made() -> None:
     with endpoint(Reply(body="<html></html>")) as script, pytest.raises(ModelError) as caught:
         load(script)
