@@ -1,6 +1,6 @@
-"""Draw panels of points, curves, bands and guide lines as SVG or PNG: the only place for matplotlib.
+"""Draw charts as SVG or PNG: the only place for matplotlib.
 
-Knows numbers and labels; knows nothing of what they measure or of the page they stand in.
+Knows panels of numbers and labels; knows nothing of what they measure or of the page they stand in.
 """
 
 import io
@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
@@ -16,6 +15,7 @@ from xml.etree import ElementTree
 from .errors import InputError
 from .estimates import NO_BREAK, Estimate
 from .files import replace_file
+from .panels import Axis, Chart, Panel, Point, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,65 +53,6 @@ _VARIABLES = {INK: "ink", FAINT: "faint", PAPER: "paper"} | {
 }
 
 
-class Point(NamedTuple):
-    """A mark with an interval in either direction; an exact number shows none."""
-
-    x: Estimate
-    y: Estimate
-    label: str = ""
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points that belong together; `line` joins them in their order, without marks if `smooth`."""
-
-    name: str
-    look: str
-    points: Sequence[Point]
-    line: bool = False
-    smooth: bool = False
-
-
-class Band(NamedTuple):
-    """A level to compare with, across the panel."""
-
-    name: str
-    look: str
-    at: Estimate
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One direction of a panel."""
-
-    label: str
-    percent: bool = False
-    limits: tuple[float, float] | None = None
-    log: bool = False
-    names: tuple[str, ...] = ()  # at 0, 1, ..., from above, in place of numbers
-    ticks: tuple[float, ...] = ()
-    bands: tuple[Band, ...] = ()
-    guides: tuple[tuple[float, str], ...] = ()  # where, and what it says
-    shade: tuple[float, float] | None = None  # the range that is allowed
-
-
-@dataclass(frozen=True)
-class Panel:
-    x: Axis
-    y: Axis
-    series: Sequence[Series]
-    height: float = 1.9  # inches
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Panels one above the other; `title` is what a screen reader says."""
-
-    title: str
-    panels: Sequence[Panel]
-    share_x: bool = True
-
-
 def inline_svg(chart: Chart, ident: str) -> str:
     """The chart as an `<svg>` element for an HTML page, themed by its variables.
 
@@ -123,10 +64,9 @@ def inline_svg(chart: Chart, ident: str) -> str:
     for element in list(root.iter()):
         element.tag = element.tag.rpartition("}")[2]  # in HTML an svg element has no prefix
         _adapt(element, ident)
-    for name in ("metadata", "defs/style"):
-        for parent in (root, root.find("defs")):
-            if parent is not None and (found := parent.find(name.rpartition("/")[2])) is not None:
-                parent.remove(found)
+    for parent in list(root.iter()):
+        for child in parent.findall("style"):  # it would hold for the page as a whole
+            parent.remove(child)
     box = root.attrib["viewBox"]
     root.attrib.clear()
     root.attrib.update({"viewBox": box, "role": "img", "aria-labelledby": f"{ident}-title"})
@@ -226,7 +166,7 @@ def _figure(chart: Chart) -> "Figure":
         _label_points(axes, panel)
     for axes in grid[:-1, 0] if chart.share_x else ():
         axes.set_xlabel("")
-    _add_legend(figure, grid[:, 0])
+    _add_legend(figure, list(grid[:, 0]))
     return figure
 
 
@@ -284,19 +224,19 @@ def _say_beside(axes: "Axes", where: float, text: str, which: str) -> None:
 
 def _draw_series(axes: "Axes", series: Series) -> None:
     colour, marker, dashes = LOOKS[series.look]
-    x = [point.x.value for point in series.points]
-    y = [point.y.value for point in series.points]
+    points = series.drawable()
+    x, y = [point.x.value for point in points], [point.y.value for point in points]
     if series.smooth:
         axes.plot(x, y, color=colour, linewidth=2.4, alpha=0.55, label=series.name)
         return
     axes.errorbar(
-        x, y, xerr=_reach(point.x for point in series.points), yerr=_reach(p.y for p in series.points),
+        x, y, xerr=_reach([point.x for point in points]), yerr=_reach([point.y for point in points]),
         color=colour, marker=marker, markersize=5, markeredgecolor=PAPER, markeredgewidth=0.6,
         linestyle=dashes if series.line else "none", linewidth=1.6, elinewidth=1.1, label=series.name,
     )  # fmt: skip
 
 
-def _reach(estimates: Iterator[Estimate]) -> list[list[float]] | None:
+def _reach(estimates: Sequence[Estimate]) -> list[list[float]] | None:
     """How far the intervals reach below and above, [2, n]; None where all numbers are exact."""
     below, above = [], []
     for value, low, high in estimates:
@@ -308,7 +248,7 @@ def _reach(estimates: Iterator[Estimate]) -> list[list[float]] | None:
 def _label_points(axes: "Axes", panel: Panel) -> None:
     """Write the points' labels beside them, each in the corner where the fewest others are."""
     axes.get_xlim(), axes.get_ylim()  # settles the limits, which the places depend on
-    points = [point for series in panel.series for point in series.points if point.label]
+    points = [point for series in panel.series for point in series.drawable() if point.label]
     places = [_place(axes, point) for point in points]
     taken = list(places)  # in pt
     for point, (x, y) in zip(points, places, strict=True):

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 MAX_RATIO = 1.25  # perplexity, against the unsteered one, up to which a setting counts as affordable
 NO_BREAK = "\u00a0"
-_UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# Control characters, half surrogate pairs, and what reverses the text that follows it.
+_UNSHOWABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
+)
 _BASELINES = (None, "unsteered", "prompt", "random")  # the order among settings of one alpha
 
 
@@ -27,13 +30,13 @@ class Estimate(NamedTuple):
 
 
 def estimate(found: Any) -> Estimate | None:
-    """Read {"value", "low", "high"} or a bare number; None for an absent or infinite one."""
+    """Read {"value", "low", "high"} or a bare number; None for an absent one and for no number (NaN)."""
     if not isinstance(found, dict):
         found = {"value": found}
     value = found["value"]
     bounds = (value if found.get(key) is None else found[key] for key in ("low", "high"))
     numbers = (value, *bounds)
-    return Estimate(*numbers) if value is not None and all(map(math.isfinite, numbers)) else None
+    return Estimate(*numbers) if value is not None and not any(map(math.isnan, numbers)) else None
 
 
 def exactly(value: float) -> Estimate:
@@ -140,4 +143,6 @@ def fixed_within(found: Estimate, digits: int = 2) -> str:
 
 
 def _rounded(number: float, digits: int) -> str:
+    if math.isinf(number):
+        return "∞" if number > 0 else "-∞"
     return f"{round(number, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0"

@@ -3,19 +3,28 @@
 Knows documents and panels; knows nothing of how they are drawn or of HTML.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .charts import Axis, Band, Chart, Panel, Point, Series
 from .estimates import (
-    MAX_RATIO, Estimate, Setting, auroc, estimate, exactly, in_alpha_order, on_one_scale,
-)  # fmt: skip
+    MAX_RATIO,
+    Estimate,
+    Setting,
+    auroc,
+    estimate,
+    exactly,
+    in_alpha_order,
+    on_one_scale,
+)
+from .panels import LOOKS, Axis, Band, Chart, Panel, Point, Series
 
 RANDOM = "random vector of equal norm"
 RATE_LIMITS, RATE_TICKS = (-0.04, 1.04), (0.0, 0.25, 0.5, 0.75, 1.0)
-N_LOOKS = 6  # series that can be told apart; further ones start again
+N_LOOKS = LOOKS.index("random")  # series that can be told apart; further ones start again
 _ALPHA = "alpha (% of the residual's length)"
 _LONGEST_NAME = 22
+_TALL, _LOW = 2.3, 1.6  # inches: of effects, and of costs beneath them
 
 Document = dict[str, Any]
 Number = Callable[[Setting], Estimate | None]
@@ -34,9 +43,7 @@ def evaluation_charts(settings: Sequence[Setting], judges: Sequence[str]) -> dic
 def calibration_chart(document: Document, settings: Sequence[Setting], judges: Sequence[str]) -> Chart:
     """The dose-response curve with the monotone fit, the allowed range and the recommended alphas."""
     marks = tuple(
-        (alpha, f"{name} {alpha:g}")
-        for name, alpha in document["recommended"].items()
-        if alpha is not None
+        (alpha, f"{name} {alpha:g}") for name, alpha in document["recommended"].items() if alpha is not None
     )
     max_ratio = document["max_ppl_ratio"]
     x = Axis(_ALPHA, guides=marks, shade=allowed_range(settings, max_ratio))
@@ -48,7 +55,7 @@ def calibration_chart(document: Document, settings: Sequence[Setting], judges: S
     fitted = Series("monotone fit, used by --level", "3", fit, line=True, smooth=True)
     return Chart(
         "Dose-response curve with its monotone fit",
-        [Panel(first.x, first.y, [fitted, *first.series], 2.4), *chart.panels[1:]],
+        [Panel(first.x, first.y, [fitted, *first.series], _TALL), *chart.panels[1:]],
     )
 
 
@@ -79,9 +86,13 @@ def layer_charts(document: Document) -> dict[str, Chart]:
 # --- evaluation --------------------------------------------------------------------------------
 
 
+def _effect(judge: str) -> Number:
+    return lambda one: one.effect(judge)
+
+
 def _rate_axis(judge: str, settings: Sequence[Setting], *, bands: bool = True) -> Axis:
     """A judge's axis: the share of texts it finds positive, or its mean score."""
-    found = _bands(settings, lambda one: one.effect(judge)) if bands else ()
+    found = _bands(settings, _effect(judge)) if bands else ()
     if any(one.number("rate", judge) for one in settings):
         return Axis(f"positive, judge “{judge}”", True, RATE_LIMITS, ticks=RATE_TICKS, bands=found)
     return Axis(f"mean score, judge “{judge}”", bands=found)
@@ -94,6 +105,7 @@ def _ratio_axis(settings: Sequence[Setting], max_ratio: float = MAX_RATIO) -> Ax
 
 
 def _wide(numbers: Sequence[float]) -> bool:
+    numbers = list(filter(math.isfinite, numbers))
     return bool(numbers) and min(numbers) > 0 and max(numbers) > 4 * min(numbers)
 
 
@@ -113,14 +125,11 @@ def _measures(
     settings: Sequence[Setting], judges: Sequence[str], max_ratio: float, *, bands: bool
 ) -> list[tuple[Number, Axis]]:
     """Every measure to show by setting, those that no steered row has left out."""
-    effects: list[tuple[Number, Axis]] = [
-        (lambda one, judge=judge: one.effect(judge), _rate_axis(judge, settings, bands=bands))
-        for judge in judges
-    ]
+    measures = [(_effect(judge), _rate_axis(judge, settings, bands=bands)) for judge in judges]
     number, axis = _cost(settings)
     if axis.guides:
         axis = _ratio_axis(settings, max_ratio)
-    measures = [*effects, (number, axis)]
+    measures.append((number, axis))
     if any(one.number("kl") for one in settings):
         measures.append((_kl, Axis("KL (nats a token)")))
     return [(number, axis) for number, axis in measures if any(map(number, settings))]
@@ -130,7 +139,10 @@ def _by_alpha(
     settings: Sequence[Setting], judges: Sequence[str], x: Axis | None = None, max_ratio: float = MAX_RATIO
 ) -> Chart:
     measures = _measures(settings, judges, max_ratio, bands=True)
-    panels = [Panel(x or Axis(_ALPHA), axis, _curves(settings, number)) for number, axis in measures]
+    panels = [
+        Panel(x or Axis(_ALPHA), axis, _curves(settings, number), _TALL if place < len(judges) else _LOW)
+        for place, (number, axis) in enumerate(measures)
+    ]
     return Chart("Dose-response curves: effect and cost against alpha", panels)
 
 
@@ -230,12 +242,15 @@ def _separation(rows: Sequence[Document], x: Axis) -> list[Panel]:
     means = [(row["layer"], auroc(row)) for row in rows]
     sae = [(row["layer"], estimate(row.get("sae_auroc"))) for row in rows]
     share = [(row["layer"], estimate(row["shift_share"])) for row in rows]
-    series = [_line("difference of means", "1", means, line=True), _line("SAE latents", "2", sae)]
+    series = [_line("difference of means", "1", means, True), _line("SAE latents", "2", sae)]
     shown = [one for one in series if one.points]
     lowest = min((point.y.low for one in shown for point in one.points), default=0.5)
     y = Axis("held-out AUROC", limits=(min(0.47, lowest - 0.03), 1.03), guides=((0.5, "chance"),))
-    shift = _line("difference of means", "1", share, line=True)
-    return [Panel(x, y, shown, 2.2), Panel(x, Axis("shift, share of\nresidual norm", percent=True), [shift])]
+    shift = _line("difference of means", "1", share, True)
+    return [
+        Panel(x, y, shown, _TALL),
+        Panel(x, Axis("shift, share of\nresidual norm", percent=True), [shift], _LOW),
+    ]
 
 
 def _steering(document: Document, x: Axis) -> list[Panel]:
@@ -249,20 +264,27 @@ def _steering(document: Document, x: Axis) -> list[Panel]:
     ratios = [ratio.value for found in doses.values() for _, ratio in found["perplexity_ratio"] if ratio]
     ratio = Axis("perplexity ratio", log=_wide(ratios), guides=((MAX_RATIO, f"{MAX_RATIO:g}"),))
     return [
-        Panel(
-            x,
-            axis,
-            [
-                _line(f"alpha {alpha:+g}", str(place % N_LOOKS + 1), doses[alpha][key], line=True)
-                for place, alpha in enumerate(sorted(doses))
-            ],
-            2.2,
-        )
-        for key, axis in (("rate", rate), ("perplexity_ratio", ratio))
+        Panel(x, axis, _dose_lines({alpha: found[key] for alpha, found in doses.items()}), height)
+        for key, axis, height in (("rate", rate, _TALL), ("perplexity_ratio", ratio, _LOW))
     ]
 
 
-def _line(name: str, look: str, numbers: Sequence[tuple[int, Estimate | None]], *, line: bool = False) -> Series:
+def _dose_lines(doses: dict[float, list[tuple[int, Estimate | None]]]) -> list[Series]:
+    """One line a dose, each a little aside, or their intervals would hide one another."""
+    middle = (len(doses) - 1) / 2
+    return [
+        _line(f"alpha {alpha:+g}", str(place % N_LOOKS + 1), doses[alpha], True, 0.12 * (place - middle))
+        for place, alpha in enumerate(sorted(doses))
+    ]
+
+
+def _line(
+    name: str,
+    look: str,
+    numbers: Sequence[tuple[int, Estimate | None]],
+    line: bool = False,
+    aside: float = 0.0,
+) -> Series:
     """A series by layer, those without the number left out."""
-    points = [Point(exactly(float(layer)), number) for layer, number in numbers if number]
+    points = [Point(exactly(layer + aside), number) for layer, number in numbers if number]
     return Series(name, look, points, line=line)

@@ -24,6 +24,7 @@ from .estimates import (
     read_settings,
     showable,
 )
+from .panels import Chart
 from .verdict import KINDS, by_layer, verdict
 
 if TYPE_CHECKING:
@@ -97,12 +98,13 @@ def layers_page(document: Document) -> str:
     """
     document = showable(document)
     doses = sorted({steer["alpha"] for row in document["rows"] for steer in row.get("steer") or ()})
+    dosed = [column for alpha in doses for column in _dose_columns(alpha)]
     return _render(
         "layers.html",
         document,
         findings=by_layer(document["rows"]),
         charts=_inline(figures.layer_charts(document)),
-        table=_table([*_LAYER, *_dose_columns(doses)], document["rows"]),
+        table=_table([*_LAYER, *dosed], document["rows"]),
         steered=bool(doses),
     )
 
@@ -116,18 +118,26 @@ def layers_plot(document: Document, path: Path) -> None:
     """
     parts = figures.layer_charts(showable(document)).values()
     panels = [panel for chart in parts for panel in chart.panels]
-    charts.save(charts.Chart("Separation and steering by layer", panels), path)
+    charts.save(Chart("Separation and steering by layer", panels), path)
 
 
 # --- tables ------------------------------------------------------------------------------------
 
 
-def _percent(found: Estimate | None, digits: int = 1) -> Cell | None:
-    return found and Cell(percent(found.value, digits), interval(found, digits, 100))
+def _percent(found: Estimate | None) -> Cell | None:
+    return found and Cell(percent(found.value, 1), interval(found, 1, 100))
 
 
 def _fixed(found: Estimate | None, digits: int = 2) -> Cell | None:
     return found and Cell(fixed(found.value, digits), interval(found, digits))
+
+
+def _tenths(found: Estimate | None) -> Cell | None:
+    return _fixed(found, 1)
+
+
+def _thousandths(found: Estimate | None) -> Cell | None:
+    return _fixed(found, 3)
 
 
 def _points(found: Estimate | None) -> Cell | None:
@@ -143,18 +153,23 @@ def _plain(value: Any) -> Cell | None:
     return Cell(f"{value:g}" if isinstance(value, float) else str(value))
 
 
+def _own(group: str, heading: str, key: str) -> Column:
+    return Column(group, heading, lambda one: _plain(one.record.get(key)))
+
+
+def _number(
+    group: str,
+    heading: str,
+    key: str,
+    write: Callable[[Estimate | None], Cell | None],
+    judge: str | None = None,
+) -> Column:
+    return Column(group, heading, lambda one: write(one.number(key, judge)))
+
+
 def _setting_columns(judges: Sequence[str]) -> list[Column]:
-    own: list[Column] = [
-        Column("setting", "alpha", lambda one: _plain(one.record.get("alpha"))),
-        Column("setting", "dose", lambda one: _percent(one.number("dose"))),
-        Column("setting", "positions", lambda one: _plain(one.record.get("positions"))),
-    ]
-    counts = [
-        Column("texts", heading, lambda one, key=key: _plain(one.record.get(key)))
-        for key, heading in (("n", "n"), ("n_prompts", "prompts"), ("n_empty", "empty"))
-    ]
     judged = [column for judge in judges for column in _judge_columns(judge)]
-    return [*own, *judged, *_COST, *_DIVERSITY, *counts]
+    return [*_SETTING, *judged, *_COST, *_DIVERSITY, *_TEXTS]
 
 
 def _judge_columns(judge: str) -> list[Column]:
@@ -164,55 +179,54 @@ def _judge_columns(judge: str) -> list[Column]:
         return _plain(one.record.get("judges", {}).get(judge, {}).get("n_failed") or None)
 
     return [
-        Column(group, "positive", lambda one: _percent(one.number("rate", judge))),
-        Column(group, "difference, points", lambda one: _points(one.number("rate_difference", judge))),
-        Column(group, "mean score", lambda one: _fixed(one.number("mean", judge))),
-        Column(group, "fluency", lambda one: _fixed(one.number("fluency", judge))),
+        _number(group, "positive", "rate", _percent, judge),
+        _number(group, "difference, points", "rate_difference", _points, judge),
+        _number(group, "mean score", "mean", _fixed, judge),
+        _number(group, "fluency", "fluency", _fixed, judge),
         Column(group, "failed", failed),
     ]
 
 
+_SETTING = [
+    _own("setting", "alpha", "alpha"),
+    _number("setting", "dose", "dose", _percent),
+    _own("setting", "positions", "positions"),
+]
 _COST = [
-    Column("cost", "perplexity", lambda one: _fixed(one.number("perplexity"))),
-    Column("cost", "ratio", lambda one: _fixed(one.number("perplexity_ratio"))),
-    Column("cost", "KL, nats", lambda one: _fixed(one.number("kl"), 3)),
+    _number("cost", "perplexity", "perplexity", _fixed),
+    Column("cost", "ratio", lambda one: _fixed(one.ratio)),
+    _number("cost", "KL, nats", "kl", _thousandths),
 ]
 _DIVERSITY = [
-    Column("diversity", heading, lambda one, key=key, digits=digits: _fixed(one.number(key), digits))
-    for key, heading, digits in (
-        ("distinct_1", "distinct 1", 3),
-        ("distinct_2", "distinct 2", 3),
-        ("distinct_3", "distinct 3", 3),
-        ("repetition_4", "repetition 4", 3),
-        ("length", "tokens", 1),
-    )
+    _number("diversity", "distinct 1", "distinct_1", _thousandths),
+    _number("diversity", "distinct 2", "distinct_2", _thousandths),
+    _number("diversity", "distinct 3", "distinct_3", _thousandths),
+    _number("diversity", "repetition 4", "repetition_4", _thousandths),
+    _number("diversity", "tokens", "length", _tenths),
 ]
+_TEXTS = [_own("texts", "n", "n"), _own("texts", "prompts", "n_prompts"), _own("texts", "empty", "n_empty")]
 _EXPECTED = [
     Column("positive", "expected", lambda one: _percent(estimate(one["rate"]))),
 ]
 _LAYER = [
-    Column("layer", "hook point", lambda row: _plain(row["hook_point"])),
+    Column("place", "hook point", lambda row: _plain(row["hook_point"])),
     Column("separation", "AUROC", lambda row: _fixed(auroc(row))),
     Column("separation", "AUROC, SAE", lambda row: _fixed(estimate(row.get("sae_auroc")))),
     Column("residual", "shift", lambda row: _percent(estimate(row["shift_share"]))),
-    Column("residual", "norm", lambda row: _fixed(estimate(row["resid_norm"]), 1)),
+    Column("residual", "norm", lambda row: _tenths(estimate(row["resid_norm"]))),
 ]
 
 
-def _dose_columns(doses: Sequence[float]) -> list[Column]:
-    def at(alpha: float, key: str) -> Callable[[Any], Estimate | None]:
-        def found(row: Any) -> Estimate | None:
-            steer = [one for one in row.get("steer") or () if one["alpha"] == alpha]
-            return estimate(steer[0].get(key)) if steer else None
+def _dose_columns(alpha: float) -> list[Column]:
+    def found(row: Any, key: str) -> Estimate | None:
+        steer = [one for one in row.get("steer") or () if one["alpha"] == alpha]
+        return estimate(steer[0].get(key)) if steer else None
 
-        return found
-
-    columns = []
-    for alpha in doses:
-        rate, ratio, group = at(alpha, "rate"), at(alpha, "perplexity_ratio"), f"alpha {alpha:g}"
-        columns.append(Column(group, "positive", lambda row, rate=rate: _percent(rate(row))))
-        columns.append(Column(group, "ratio", lambda row, ratio=ratio: _fixed(ratio(row))))
-    return columns
+    group = f"alpha {alpha:g}"
+    return [
+        Column(group, "positive", lambda row: _percent(found(row, "rate"))),
+        Column(group, "ratio", lambda row: _fixed(found(row, "perplexity_ratio"))),
+    ]
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Any]) -> dict[str, Any]:
@@ -233,7 +247,7 @@ def _samples(samples: Sequence[Document], settings: Sequence[Setting]) -> dict[s
     return {"settings": columns, "prompts": prompts}
 
 
-def _inline(drawings: dict[str, charts.Chart]) -> dict[str, Any]:
+def _inline(drawings: dict[str, Chart]) -> dict[str, Any]:
     from markupsafe import Markup
 
     return {name: Markup(charts.inline_svg(chart, name)) for name, chart in drawings.items()}

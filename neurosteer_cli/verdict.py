@@ -3,6 +3,7 @@
 Knows settings and their numbers; knows nothing of charts or HTML.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ KINDS = {
     "backwards": "works against its sign",
     "costly": "too costly",
     "nothing": "no effect beyond its interval",
-    "open": "nothing to compare with",
+    "open": "cannot be told",
 }
 
 
@@ -61,7 +62,9 @@ def by_layer(rows: Sequence[dict[str, Any]], max_ratio: float = MAX_RATIO) -> tu
     rivals = [other for other, number in found if other != layer and number.overlaps(best)]
     said = f"The sides are told apart best after layer {layer}: AUROC {fixed_within(best)}."
     if best.low < best.high:
-        said += f" The intervals of {len(rivals) or 'no'} other layer{'s' * (len(rivals) != 1)} overlap its own."
+        said += (
+            f" The intervals of {len(rivals) or 'no'} other layer{'s' * (len(rivals) != 1)} overlap its own."
+        )
     return (said, *_best_steered(rows, max_ratio))
 
 
@@ -80,8 +83,9 @@ def _best_steered(rows: Sequence[dict[str, Any]], max_ratio: float) -> list[str]
         if cheap:
             layer, alpha, rate, ratio = max(cheap, key=lambda one: sign * one[2].value)
             said.append(
-                f"Steered within a perplexity ratio of {max_ratio:g}, layer {layer} at alpha {alpha:g} gives the "
-                f"{superlative} positive texts: {percent_within(rate)}, at a ratio of {fixed_within(ratio)}."
+                f"Steered within a perplexity ratio of {max_ratio:g}, layer {layer} at alpha {alpha:g} gives "
+                f"the {superlative} positive texts: {percent_within(rate)}, at a ratio of "
+                f"{fixed_within(ratio)}."
             )
         elif signed:
             said.append(f"No layer keeps the perplexity ratio within {max_ratio:g} at alphas of that sign.")
@@ -139,7 +143,9 @@ class _Reading:
         return abs(self.difference(one).value)
 
     def ratio(self, one: Setting) -> float:
-        return one.ratio.value if one.ratio else 1.0
+        """What it costs; a setting is not taken for cheap because it alone has no ratio."""
+        known = any(other.ratio for other in self.steered)
+        return one.ratio.value if one.ratio else math.inf if known else 1.0
 
     def is_rate(self, one: Setting) -> bool:
         return one.number("rate", self.judge) is not None
@@ -192,8 +198,8 @@ class _Reading:
 
     def _costly(self, cheapest: Setting) -> Verdict:
         headline = (
-            f"The judge “{self.judge}” finds an effect beyond its interval only where perplexity is more than "
-            f"{self.max_ratio:g} times the unsteered one."
+            f"The judge “{self.judge}” finds an effect beyond its interval only where perplexity is more "
+            f"than {self.max_ratio:g} times the unsteered one."
         )
         evidence = self._evidence(cheapest, chosen=False)
         return Verdict(self.judge, "costly", headline, (f"The cheapest: {self.finding(cheapest)}", *evidence))
@@ -203,7 +209,7 @@ class _Reading:
         said = [self._cost(one), *self._controls(one), *self._cautions(one)]
         if chosen and len(self.steered) > 1:
             said.append(
-                f"It is the strongest of {len(self.steered)} settings tried that keep the ratio within "
+                f"Of {len(self.steered)} settings tried it is the strongest that keeps the ratio within "
                 f"{self.max_ratio:g}; on new prompts expect a little less."
             )
         return tuple(said)
@@ -215,14 +221,16 @@ class _Reading:
         if one.ratio.value <= self.max_ratio < one.ratio.high:
             cost += f" (its interval reaches beyond {self.max_ratio:g})"
         kl = one.number("kl")
-        return cost + ("." if kl is None else f"; on neutral text the model shifts by {kl.value:.2f} nats a token.")
+        return cost + ("." if kl is None else f"; KL on neutral text is {kl.value:.2f} nats a token.")
 
     def _controls(self, one: Setting) -> list[str]:
         names = {"random": "A random vector of equal norm", "prompt": "Prompting instead"}
         said = []
         for key, name in names.items():
             if control := self.baseline(key, near=one):
-                other = f" at alpha {control.alpha:g}" if key == "random" and control.alpha != one.alpha else ""
+                other = (
+                    f" at alpha {control.alpha:g}" if key == "random" and control.alpha != one.alpha else ""
+                )
                 said.append(f"{name}{other}: {self.amount(control)}.")
         if self.baseline("random") is None:
             said.append("There was no random vector to compare with.")

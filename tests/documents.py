@@ -42,7 +42,8 @@ def row(
         "positions": "all", "baseline": baseline, "n": 240, "n_prompts": 60, "n_empty": 0,
         "perplexity": near(value, 0.08 * value), "perplexity_ratio": ratio,
         "distinct_1": near(0.412, 0.013), "distinct_2": near(0.834, 0.011), "distinct_3": near(0.957, 0.006),
-        "repetition_4": near(0.021, 0.008), "length": near(38.7, 0.6), "kl": (dose / 40) ** 2 if dose else None,
+        "repetition_4": near(0.021, 0.008), "length": near(38.7, 0.6),
+        "kl": (dose / 40) ** 2 if dose else None,
         "judges": {
             name: {
                 "rate": rate, "mean": near(rate["value"] * 0.9 + 0.03, 0.04), "n_failed": 0, "fluency": None,
@@ -164,9 +165,7 @@ def costly() -> Document:
         )
         for alpha, rate, ratio in ((8.0, 0.32, 1.1), (16.0, 0.55, 1.6), (32.0, 0.9, 7.5))
     ]  # fmt: skip
-    rows.append(
-        row("random +16", 16.0, {"data": near(0.31, 0.06)}, ratio=near(1.4, 0.2), baseline="random")
-    )
+    rows.append(row("random +16", 16.0, {"data": near(0.31, 0.06)}, ratio=near(1.4, 0.2), baseline="random"))
     return evaluation(rows, (judge("data"),), title="blunt.st on smollm2")
 
 
@@ -191,7 +190,10 @@ def seven() -> Document:
         one["judges"]["llm"].update(n_failed=3, fluency=near(4.1, 0.2))
     document = evaluation(
         rows,
-        (judge("data"), judge("llm", warnings=("On 21 of 1680 texts it gave no answer that could be read.",))),
+        (
+            judge("data"),
+            judge("llm", warnings=("On 21 of 1680 texts it gave no answer that could be read.",)),
+        ),
         samples=samples(7, ("data", "llm"), (*PROMPTS, HOSTILE)),
     )
     document["samples"][0]["texts"][2]["text"] = HOSTILE
@@ -245,7 +247,13 @@ def failed() -> Document:
     """A judge that gave no answer at all, and a model whose perplexity overflowed."""
     document = working()
     for one in document["rows"]:
-        one["judges"]["llm"] = {"rate": None, "mean": None, "rate_difference": None, "n_failed": 240, "fluency": None}
+        one["judges"]["llm"] = {
+            "rate": None,
+            "mean": None,
+            "rate_difference": None,
+            "n_failed": 240,
+            "fluency": None,
+        }
     document["judges"].append(judge("llm", warnings=("It gave no answer.",)))
     document["rows"][5]["perplexity_ratio"] = {"value": math.inf, "low": 2.0, "high": math.inf}
     return document
