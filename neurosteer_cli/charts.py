@@ -184,16 +184,18 @@ def _add_legend(figure: "Figure", grid: Sequence["Axes"]) -> None:
 
 
 def _draw_axis(axes: "Axes", axis: Axis, which: str) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
     line, span = (axes.axvline, axes.axvspan) if which == "x" else (axes.axhline, axes.axhspan)
     own = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}label": axis.label})
     if axis.log:
         axes.set(**{f"{which}scale": "log"})
-        own.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        own.set_major_formatter(ScalarFormatter())
-        own.set_minor_locator(MaxNLocator(1))
+        own.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        own.set_major_formatter(StrMethodFormatter("{x:g}"))
+        own.set_minor_locator(NullLocator())
+    if axis.whole:
+        own.set_major_locator(MaxNLocator(integer=True))
     if axis.percent:
         own.set_major_formatter(PercentFormatter(1, symbol=f"{NO_BREAK}%"))
     if axis.ticks or axis.names:

@@ -129,7 +129,8 @@ def interval(found: Estimate, digits: int = 2, scale: float = 1.0) -> str:
     """`[low, high]`; nothing for an exact number."""
     if found.low == found.high:
         return ""
-    return f"[{_rounded(scale * found.low, digits)}, {_rounded(scale * found.high, digits)}]"
+    low, high = (_rounded(scale * bound, digits) for bound in (found.low, found.high))
+    return f"[{low},{NO_BREAK}{high}]"
 
 
 def percent_within(found: Estimate) -> str:

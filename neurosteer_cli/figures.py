@@ -76,7 +76,7 @@ def allowed_range(settings: Sequence[Setting], max_ratio: float) -> tuple[float,
 def layer_charts(document: Document) -> dict[str, Chart]:
     """How far the sides separate at each layer and, where it was tried, what steering there does."""
     rows = document["rows"]
-    x = Axis("layer")
+    x = Axis("layer", whole=True)
     charts = {"separation": Chart("Separation of the two sides by layer", _separation(rows, x))}
     if any(row.get("steer") for row in rows):
         charts["steering"] = Chart("Effect and cost of steering by layer", _steering(document, x))

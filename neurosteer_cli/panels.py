@@ -57,6 +57,7 @@ class Axis:
     percent: bool = False
     limits: tuple[float, float] | None = None
     log: bool = False
+    whole: bool = False  # no ticks between whole numbers
     names: tuple[str, ...] = ()  # at 0, 1, ..., from above, in place of numbers
     ticks: tuple[float, ...] = ()
     bands: tuple[Band, ...] = ()

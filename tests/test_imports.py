@@ -12,14 +12,14 @@ import pytest
 import neurosteer_cli
 
 PACKAGE = Path(neurosteer_cli.__file__).parent
-HEAVY = {"torch", "transformers", "sae_lens"}
+HEAVY = {"torch", "transformers", "sae_lens", "matplotlib", "jinja2"}
 
 # A module imports only from the levels above it in this list.
 LEVELS = (
-    ("__init__", "errors", "files"),
-    ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics"),
-    ("texts", "checkpoints", "vector", "sae"),
-    ("loading", "methods"),
+    ("__init__", "errors", "files", "estimates"),
+    ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics", "panels", "verdict"),
+    ("texts", "checkpoints", "vector", "sae", "charts", "figures"),
+    ("loading", "methods", "report"),
     ("engine",),
     ("generation", "reading"),
     ("fit",),
@@ -47,6 +47,8 @@ PLACES = {
     "huggingface_hub": {"checkpoints"},
     "gguf": {"checkpoints"},
     "transformers": {"loading", "generation", "checkpoints"},
+    "matplotlib": {"charts"},
+    "jinja2": {"report"},
     "typer": {"cli", *(name for name in LEVEL if name.startswith("commands."))},
     "click": set(),  # typer carries its own
     "pickle": set(),
@@ -250,6 +252,13 @@ def test_help_loads_no_heavy_library() -> None:
 
 def test_the_check_above_can_fail() -> None:
     assert "torch" in heavy_after("import neurosteer_cli.hooks")
+
+
+def test_pages_and_plots_load_no_heavy_library_until_one_is_made() -> None:
+    assert heavy_after("import neurosteer_cli.report, neurosteer_cli.charts") == set()
+    chart = "Chart('', [Panel(Axis(''), Axis(''), [])])"
+    made = f"from neurosteer_cli.panels import Axis, Chart, Panel; charts.inline_svg({chart}, 'a')"
+    assert heavy_after(f"from neurosteer_cli import charts; {made}") == {"matplotlib"}
 
 
 def test_the_package_alone_loads_no_heavy_library_until_a_name_is_used() -> None:
