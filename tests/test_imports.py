@@ -12,44 +12,38 @@ import pytest
 import neurosteer_cli
 
 PACKAGE = Path(neurosteer_cli.__file__).parent
-HEAVY = {"torch", "transformers", "sae_lens", "sklearn", "vaderSentiment", "profanity_check", "httpx"}
+HEAVY = {
+    "torch", "transformers", "sae_lens", "sklearn", "vaderSentiment", "profanity_check", "httpx", "matplotlib",
+    "jinja2",
+}  # fmt: skip
 
 # A module imports only from the levels above it in this list.
 LEVELS = (
-    ("__init__", "errors", "files"),
+    ("__init__", "errors", "files", "estimates"),
     (
-        "records",
-        "console",
-        "hooks",
-        "latents",
-        "residuals",
-        "sampling",
-        "metrics",
-        "wheels",
-        "verdicts",
-        "chat",
+        "records", "console", "hooks", "latents", "residuals", "sampling", "metrics", "facts", "wheels",
+        "verdicts", "chat", "panels", "conclusion",
     ),
-    ("texts", "checkpoints", "vector", "sae", "llm_judge"),
-    ("loading", "methods", "encoders"),
+    ("texts", "checkpoints", "vector", "sae", "llm_judge", "charts", "figures"),
+    ("loading", "methods", "encoders", "report"),
     ("engine", "data_judge", "hf_judge"),
-    ("generation", "reading", "judges"),
-    ("fit",),
+    ("generation", "reading", "judges", "likelihood"),
+    ("fit", "runs"),
+    ("evaluate",),
+    ("calibrate", "layers"),
+    ("commands.__init__", "commands.options"),
+    ("commands.prompting",),
+    ("commands.continuations",),
+    ("commands.scoring",),
     (
-        "commands.__init__",
-        "commands.options",
-        "commands.fit",
-        "commands.gen",
-        "commands.combine",
-        "commands.inspect",
+        "commands.fit", "commands.gen", "commands.combine", "commands.inspect", "commands.eval",
+        "commands.calibrate", "commands.layers",
     ),
     ("cli",),
     ("__main__",),
-)
+)  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-# The two steps inside a level: an error type, and the options that commands share.
-WITHIN_A_LEVEL = {("files", "errors")} | {
-    (f"commands.{name}", "commands.options") for name in ("fit", "gen", "combine", "inspect")
-}
+WITHIN_A_LEVEL = {("files", "errors")}  # an error type
 PLACES = {
     "jsonlines": {"records"},
     "rich": {"console"},
@@ -58,10 +52,12 @@ PLACES = {
     "huggingface_hub": {"checkpoints"},
     "gguf": {"checkpoints"},
     "transformers": {"loading", "generation", "checkpoints", "encoders"},
-    "sklearn": {"data_judge"},
+    "sklearn": {"data_judge", "calibrate"},
     "vaderSentiment": {"judges"},
     "profanity_check": {"judges"},
     "httpx": {"chat"},
+    "matplotlib": {"charts"},
+    "jinja2": {"report"},
     "typer": {"cli", *(name for name in LEVEL if name.startswith("commands."))},
     "click": set(),  # typer carries its own
     "pickle": set(),
@@ -274,6 +270,13 @@ for spec in ("data", "sentiment", "hf:org/model:LABEL", "regex:x", "llm:http://1
 
 def test_the_check_above_can_fail() -> None:
     assert "torch" in heavy_after("import neurosteer_cli.hooks")
+
+
+def test_pages_and_plots_load_no_heavy_library_until_one_is_made() -> None:
+    assert heavy_after("import neurosteer_cli.report, neurosteer_cli.charts") == set()
+    chart = "Chart('', [Panel(Axis(''), Axis(''), [])])"
+    made = f"from neurosteer_cli.panels import Axis, Chart, Panel; charts.inline_svg({chart}, 'a')"
+    assert heavy_after(f"from neurosteer_cli import charts; {made}") == {"matplotlib"}
 
 
 def test_the_package_alone_loads_no_heavy_library_until_a_name_is_used() -> None:
