@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 WORKERS = 4  # requests under way at once
+ABOUT_THE_TEXT = (400, 413, 422)  # statuses that a text can bring about
 GIVE_UP = 8  # questions without an answer in a row, after which no more are asked
 TIMEOUT, CONNECT_TIMEOUT = 120.0, 10.0  # seconds
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between attempts
@@ -38,6 +39,10 @@ class Answer:
 
     content: str | None  # what the model said; None: the answer is no chat completion
     model: str | None  # what the endpoint says has answered
+
+
+class _RefusedTextError(ModelError):
+    """The endpoint refuses one request, for what is in it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Endpoint:
             A question's place and its answer, as they come.
 
         Raises:
-            ModelError: the endpoint refuses a request.
+            ModelError: the endpoint refuses requests, whatever their text.
         """
         gave_up = threading.Event()
 
@@ -76,6 +81,8 @@ class Endpoint:
                 return self._ask(client, questions[place])
             except NoAnswerError as error:
                 return error
+            except _RefusedTextError as error:  # by a content filter, say; others may be answered
+                return NoAnswerError(str(error))
 
         in_a_row = 0
         with _client() as client:
@@ -110,6 +117,8 @@ class Endpoint:
                 problem = f"status {response.status_code}"
                 wait = _retry_after(response.headers.get("Retry-After", ""), wait)
                 continue
+            if response.status_code in ABOUT_THE_TEXT:
+                raise _RefusedTextError(self._refusal(response))
             if response.status_code != 200:
                 raise ModelError(self._refusal(response))
             return _answer(response)

@@ -206,11 +206,20 @@ def test_after_eight_in_a_row_without_an_answer_no_more_are_asked() -> None:
 
 def test_a_refusal_ends_it_all() -> None:
     with (
-        endpoint(Reply(), Reply(status=400, body="no")) as script,
-        pytest.raises(ModelError, match="status 400"),
+        endpoint(Reply(), Reply(status=401, body="no")) as script,
+        pytest.raises(ModelError, match="status 401"),
     ):
         list(Endpoint(script.url, "m").ask_all([str(i) for i in range(50)]))
     assert len(script.asked) < 50
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_text_that_is_refused_is_counted_and_the_others_are_answered(status: int) -> None:
+    with endpoint(Reply(), Reply(status=status, body="filtered"), Reply()) as script:
+        found = dict(Endpoint(script.url, "m").ask_all(["a", "b", "c"]))
+    refused = [answer for answer in found.values() if isinstance(answer, NoAnswerError)]
+    assert len(found) == 3
+    assert [f"status {status}: filtered" in str(answer) for answer in refused] == [True]
 
 
 def test_a_reader_that_stops_stops_the_asking() -> None:

@@ -13,8 +13,8 @@ import neurosteer_cli
 
 PACKAGE = Path(neurosteer_cli.__file__).parent
 HEAVY = {
-    "torch", "transformers", "sae_lens", "sklearn", "vaderSentiment", "profanity_check", "httpx", "matplotlib",
-    "jinja2",
+    "torch", "transformers", "sae_lens", "sklearn", "vaderSentiment", "profanity_check", "httpx",
+    "matplotlib", "jinja2",
 }  # fmt: skip
 
 # A module imports only from the levels above it in this list.

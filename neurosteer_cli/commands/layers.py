@@ -84,9 +84,9 @@ def layers(
     for path in filter(None, (plot, report)):
         check_target(path)
     if plot is not None:
-        from ..charts import check_plot
+        from ..charts import check_suffix
 
-        check_plot(plot)
+        check_suffix(plot)
     settings = generation_settings(
         greedy=False,
         temperature=0.9,

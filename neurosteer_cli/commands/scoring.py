@@ -54,14 +54,10 @@ def load_judges(
         labels = {v.metadata.positive.label for v in vectors.values() if v.metadata.positive is not None}
         attribute = next(iter(labels)) if len(labels) == 1 else None
     seen = {text for vector in vectors.values() for text in vector.text_hashes.tolist()}
-    loaded = [
+    return [
         load_judge(spec, judge_data=judge_data, leave_out=seen, attribute=attribute, say=console.note)
         for spec in specs
     ]
-    for judge in loaded:
-        for warning in judge.warnings:
-            console.warn(f"judge {judge.name}: {warning}")
-    return loaded
 
 
 def announce(judges: "Sequence[Judge]", n_prompts: int) -> None:
@@ -70,6 +66,8 @@ def announce(judges: "Sequence[Judge]", n_prompts: int) -> None:
         accuracy = judge.facts.get("accuracy")
         measured = f" (cross-validated accuracy {accuracy:.2f})" if accuracy is not None else ""
         console.note(f"judge {judge.name}{measured}: {judge.limits}")
+        for warning in judge.warnings:
+            console.warn(f"judge {judge.name}: {warning}")
     if not judges:
         console.note("no judge: fluency only; --judge says what to look for")
     if n_prompts < FEW_PROMPTS:
