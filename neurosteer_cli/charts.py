@@ -167,7 +167,18 @@ def _figure(chart: Chart) -> "Figure":
     for axes in grid[:-1, 0] if chart.share_x else ():
         axes.set_xlabel("")
     _add_legend(figure, list(grid[:, 0]))
+    _settle(figure)
     return figure
+
+
+def _settle(figure: "Figure") -> None:
+    """Lay the figure out once and round: the solver's last bit differs from run to run, and ids hold it."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(float(bound), 5) for bound in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
 
 
 def _add_legend(figure: "Figure", grid: Sequence["Axes"]) -> None:

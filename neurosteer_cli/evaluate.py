@@ -80,6 +80,14 @@ class Result:
         }
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What is found of all settings, and of each continuation."""
+
+    results: list[Result]
+    scores: dict[str, list[float | None]]  # by judge: one a sample, in their order
+
+
 def label(setting: Setting) -> str:
     """What tables call a setting."""
     if setting.alphas is None:
@@ -104,7 +112,7 @@ def evaluate(
     ppl_engine: Engine | None = None,
     pushes: Mapping[Setting, Mapping[HookPoint, Tensor]] | None = None,
     progress: Progress = _no_progress,
-) -> list[Result]:
+) -> Evaluation:
     """Score continuations setting by setting, in the order in which settings first appear.
 
     Args:
@@ -120,7 +128,8 @@ def evaluate(
             found = judge.score([s.prompt for s in samples], [s.text for s in samples], advance)
             verdicts[judge.name] = found
     divergences = _divergences(engine, pushes or {}, progress)
-    return _Table(samples, texts, verdicts).results(divergences)
+    results = _Table(samples, texts, verdicts).results(divergences)
+    return Evaluation(results, {name: found.scores for name, found in verdicts.items()})
 
 
 def _token_log_probs(

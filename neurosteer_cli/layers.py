@@ -113,7 +113,7 @@ def steer(
     planned = plan(engine, prompts, vectors, settings_of, settings, n=n)
     with progress("writing", len(planned.jobs)) as advance:
         samples = write_all(planned, advance)
-    unsteered, *results = evaluate(engine, samples, [judge], progress=progress)
+    unsteered, *results = evaluate(engine, samples, [judge], progress=progress).results
     found: dict[str, list[Steered]] = {}
     for result in results:
         assert result.setting.alphas is not None

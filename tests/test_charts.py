@@ -103,7 +103,7 @@ def test_the_same_chart_gives_the_same_file(tmp_path: Path, name: str) -> None:
     first = (tmp_path / name).read_bytes()
     save(chart(), tmp_path / name)
     assert (tmp_path / name).read_bytes() == first
-    assert b"20" + b"26-" not in first  # no date
+    assert b"<dc:date>" not in first
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -113,7 +113,6 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.pdf", "a", "png"])
 def test_another_suffix_is_refused(name: str) -> None:
-    with pytest.raises(
-        InputError, match=r"^a?\.?.*: a plot is a \.png or a \.svg file; name one of the two$"
-    ):
+    message = f"{name}: a plot is a .png or a .svg file; name one of the two"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         check_suffix(Path(name))

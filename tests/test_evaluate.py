@@ -48,7 +48,7 @@ class Forgetful:
 
 
 def results(engine: Engine, **options: Any) -> list[Result]:
-    return evaluate(engine, SAMPLES, [RegexJudge("good"), Forgetful()], **options)
+    return evaluate(engine, SAMPLES, [RegexJudge("good"), Forgetful()], **options).results
 
 
 def value(estimate: Estimate | None) -> float:
@@ -135,14 +135,14 @@ def test_damage_is_measured_for_the_pushes_given(engine: Engine, monkeypatch: py
 
 
 def test_without_an_unsteered_setting_there_are_no_differences(engine: Engine) -> None:
-    (steered,) = evaluate(engine, [s for s in SAMPLES if s.setting == STEERED], [RegexJudge("good")])
+    (steered,) = evaluate(engine, [s for s in SAMPLES if s.setting == STEERED], [RegexJudge("good")]).results
     assert steered.perplexity_ratio is None
     assert steered.judges["regex:good"].rate_difference is None
 
 
 def test_of_one_prompt_the_continuations_are_resampled(engine: Engine) -> None:
     only = [s for s in SAMPLES if s.prompt == "a"]
-    unsteered, _ = evaluate(engine, only, [RegexJudge("good")])
+    unsteered, _ = evaluate(engine, only, [RegexJudge("good")]).results
     rate = unsteered.judges["regex:good"].rate
     assert rate is not None and (rate.low, rate.high) == (0.0, 1.0)
 

@@ -137,7 +137,7 @@ def _calibrated(
     from ..evaluate import evaluate
 
     facts = run.facts
-    results = evaluate(run.engine, run.samples, [judge], progress=console.progress)
+    results = evaluate(run.engine, run.samples, [judge], progress=console.progress).results
     found = calibrated(
         results,
         judge.name,

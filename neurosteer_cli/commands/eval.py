@@ -36,7 +36,7 @@ from .options import (
 from .scoring import announce, check_judges, load_judges, show, write_report
 
 if TYPE_CHECKING:
-    from ..evaluate import Result
+    from ..evaluate import Evaluation
     from ..judges import Judge
     from .continuations import Continuations
 
@@ -137,11 +137,11 @@ def evaluate(
         )  # fmt: skip
         run = planned.run(prompt_records(prompts), save, resume, model, dtype, device)
     judges = load_judges(specs, judge_data, attribute, run.vectors)
-    results = _score(run, judges, ppl_model, dtype, device)
+    found = _score(run, judges, ppl_model, dtype, device)
     announce(judges, len({sample.prompt for sample in run.samples}))
-    show(results, json)
+    show(found.results, json)
     if report is not None:
-        write_report(report, run, results, judges)
+        write_report(report, run, found, judges)
 
 
 def _refuse_generating_options(*given: Any) -> None:
@@ -164,7 +164,7 @@ def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:
 
 def _score(
     run: "Continuations", judges: "Sequence[Judge]", ppl_model: str | None, dtype: str, device: str
-) -> "list[Result]":
+) -> "Evaluation":
     from ..engine import Engine
     from ..evaluate import evaluate as score
 

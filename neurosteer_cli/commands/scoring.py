@@ -10,7 +10,7 @@ from .. import __version__, console
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..evaluate import Result
+    from ..evaluate import Evaluation, Result
     from ..judges import Judge
     from ..metrics import Estimate
     from ..vector import SteeringVector
@@ -133,16 +133,14 @@ def percent(estimate: "Estimate | None") -> str:
     return f"{shown} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
 
 
-def write_report(
-    path: Path, run: "Continuations", results: "Sequence[Result]", judges: "Sequence[Judge]"
-) -> None:
+def write_report(path: Path, run: "Continuations", found: "Evaluation", judges: "Sequence[Judge]") -> None:
     """The page of an evaluation: curves, table, texts, and all that is needed to repeat it."""
     from ..report import evaluation_page
 
     document = {
         **opening(run, judges),
-        "rows": [result.to_json() for result in results],
-        "samples": _examples(run, results),
+        "rows": [result.to_json() for result in found.results],
+        "samples": _examples(run, found),
         "notes": [],
     }
     write_page(path, evaluation_page(document))
@@ -172,16 +170,17 @@ def command_line() -> str:
     return shlex.join(["neurosteer", *sys.argv[1:]])
 
 
-def _examples(run: "Continuations", results: "Sequence[Result]") -> list[dict[str, Any]]:
-    row_of = {result.setting: row for row, result in enumerate(results)}
-    shown: dict[str, dict[int, str]] = {}
-    for sample in run.samples:
+def _examples(run: "Continuations", found: "Evaluation") -> list[dict[str, Any]]:
+    """The first continuation of each setting for the first prompts."""
+    row_of = {result.setting: row for row, result in enumerate(found.results)}
+    shown: dict[str, dict[int, dict[str, Any]]] = {}
+    for number, sample in enumerate(run.samples):
         if sample.prompt in shown or len(shown) < N_SHOWN:
-            shown.setdefault(sample.prompt, {}).setdefault(row_of[sample.setting], sample.text)
-    return [
-        {"prompt": prompt, "texts": [{"row": row, "text": text, "scores": {}} for row, text in texts.items()]}
-        for prompt, texts in shown.items()
-    ]
+            row = row_of[sample.setting]
+            scores = {judge: of_all[number] for judge, of_all in found.scores.items()}
+            text = {"row": row, "text": sample.text, "scores": scores}
+            shown.setdefault(sample.prompt, {}).setdefault(row, text)
+    return [{"prompt": prompt, "texts": list(texts.values())} for prompt, texts in shown.items()]
 
 
 def write_page(path: Path, page: str) -> None:
