@@ -67,7 +67,7 @@ def monotone(alphas: Sequence[float], rates: Sequence[float], weights: Sequence[
 
     fits = []
     for increasing in (True, False):
-        fitted = IsotonicRegression(increasing=increasing).fit_transform(alphas, rates, weights)
+        fitted = IsotonicRegression(increasing=increasing).fit(alphas, rates, weights).predict(alphas)
         error = sum(w * (f - r) ** 2 for w, f, r in zip(weights, fitted, rates, strict=True))
         fits.append((error, [float(value) for value in fitted]))
     return min(fits, key=lambda fit: fit[0])[1]

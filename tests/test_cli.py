@@ -26,7 +26,7 @@ GEN = ("gen", "--max-new-tokens", "5")
 POINT = "blocks.2.hook_resid_post"
 METADATA_KEYS = {field.name for field in fields(VectorMetadata)}
 GEN_KEYS = [
-    "text", "vectors", "alpha", "dose", "positions", "seed", "sample", "n_tokens", "finish_reason",
+    "text", "model", "vectors", "alpha", "dose", "positions", "seed", "sample", "n_tokens", "finish_reason",
 ]  # fmt: skip
 
 

@@ -98,6 +98,7 @@ def calibrate(
     if report is not None:
         check_target(report)
     settings = generation_settings(
+        n=n,
         greedy=False,
         temperature=temperature,
         top_p=top_p,

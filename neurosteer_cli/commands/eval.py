@@ -119,6 +119,7 @@ def evaluate(
         run = read(generations, model, dtype, device)
     else:
         settings = generation_settings(
+            n=n,
             greedy=greedy,
             temperature=temperature,
             top_p=top_p,

@@ -103,9 +103,8 @@ def gen(
     from ..runs import Setting, plan
     from ..vector import SteeringVector
 
-    if n < 1:
-        raise InputError(f"-n must be at least 1, got {n}")
     settings = generation_settings(
+        n=n,
         greedy=greedy,
         temperature=temperature,
         top_p=top_p,

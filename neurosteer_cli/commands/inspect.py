@@ -12,6 +12,7 @@ from ..errors import InputError, NeurosteerError
 from .options import Json
 
 if TYPE_CHECKING:
+    from ..facts import Calibration
     from ..hooks import HookPoint
     from ..vector import SteeringVector
 
@@ -135,11 +136,26 @@ def _show(file: Path, vector: "SteeringVector", tables: "dict[HookPoint, list[di
             ("parent", f"{parent['weight']:+g} x {parent['name']} (sha256 {parent['sha256'][:12]}...)")
         )
     lines += [(name, _point_line(vector, name)) for name in facts.points]
+    if facts.calibration is not None:
+        lines.append(("calibration", _calibration_line(facts.calibration)))
     for name, text in lines:
         typer.echo(f"{name}: {text}")
     for point, rows in tables.items():
         if rows:
             console.table(str(point), *_table(vector, rows), stdout=True)
+
+
+def _calibration_line(found: "Calibration") -> str:
+    points = {point.alpha: point for point in found.curve}
+    parts = [f"calibrated by {found.judge} on {found.n_prompts} prompts"]
+    for name, alpha in (("auto", found.alpha_up), ("-auto", found.alpha_down)):
+        if alpha is not None:
+            point = points[alpha]
+            parts.append(
+                f"alpha {name} is {alpha:g} (expected rate {point.expected_rate:.0%}, "
+                f"perplexity ratio {point.perplexity_ratio:.2f})"
+            )
+    return "; ".join(parts)
 
 
 def _point_line(vector: "SteeringVector", name: str) -> str:

@@ -88,6 +88,7 @@ def layers(
 
         check_suffix(plot)
     settings = generation_settings(
+        n=n,
         greedy=False,
         temperature=0.9,
         top_p=0.9,

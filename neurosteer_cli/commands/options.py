@@ -69,6 +69,7 @@ MAX_ALPHA = 1e6
 
 def generation_settings(
     *,
+    n: int,
     greedy: bool,
     temperature: float,
     top_p: float,
@@ -82,11 +83,13 @@ def generation_settings(
     """What the options above come to.
 
     Raises:
-        InputError: one of them is out of its range.
+        InputError: one of them is out of its range; `n`, that of -n, is only checked.
     """
     from ..generation import Settings
     from ..sampling import Sampling
 
+    if n < 1:
+        raise InputError(f"-n must be at least 1, got {n}")
     sampling = Sampling(
         temperature=0.0 if greedy else temperature,
         top_p=top_p,

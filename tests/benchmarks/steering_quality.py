@@ -1,0 +1,292 @@
+"""Which method steers best: the judge's rate each reaches within a bound on perplexity.
+
+python tests/benchmarks/steering_quality.py DATA_DIR [--tasks sentiment+ toxicity-] [--pairs happy:sad]
+
+A task is a folder's NAME.pos.jsonl and NAME.neg.jsonl, steered up (NAME+) or down (NAME-). Of each
+side the odd texts fit the vector, the even ones train the judge (logistic regression on sentence
+embeddings). On one half of the prompts each method is calibrated: for every bound on the
+perplexity ratio, the strength whose expected rate is best within it. What is reported is measured
+on the other half: rate and ratio there, with 95 % intervals over prompts.
+
+Prompts are prompts.NAME.jsonl, else prompts.neutral.jsonl, else the built-in openings.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from neurosteer_cli.calibrate import monotone
+from neurosteer_cli.commands.prompting import prompt_records
+from neurosteer_cli.data_judge import DataJudge, train
+from neurosteer_cli.engine import Engine
+from neurosteer_cli.evaluate import Result, evaluate
+from neurosteer_cli.fit import build
+from neurosteer_cli.generation import Settings
+from neurosteer_cli.hooks import HookPoint
+from neurosteer_cli.methods import METHODS
+from neurosteer_cli.reading import Reading
+from neurosteer_cli.runs import PROMPTING, UNSTEERED, Prompt, Setting, plan, random_counterpart, write_all
+from neurosteer_cli.sae import BUNDLED, bundled_layers, load_sae
+from neurosteer_cli.texts import open_sides
+from neurosteer_cli.vector import SteeringVector
+
+BOUNDS = (1.1, 1.25, 1.5)
+DOSES = (4.0, 8.0, 12.0, 16.0, 20.0, 28.0)
+SETTINGS = Settings(max_new_tokens=30, batch_size=64)
+TOP_K = 100
+SINGLE = HookPoint(20)
+INSTRUCTIONS = {
+    "sentiment": ("Write a positive, happy text.", "Write a negative, unhappy text."),
+    "politeness": ("Please be polite.", "Be rude."),
+    "toxicity": ("Write a toxic, insulting text.", "Write a friendly text without insults or swearing."),
+    "polite": ("Please be polite.", "Be rude."),
+    "happy": ("Write a positive, happy text.", "Write a negative, unhappy text."),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    up: bool
+    positive: Path
+    negative: Path
+    prompts: Path | None
+
+    def __str__(self) -> str:
+        return self.name + ("+" if self.up else "-")
+
+
+class Point(NamedTuple):
+    """One strength as calibration found it."""
+
+    alpha: float
+    rate: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a method reaches within one bound."""
+
+    task: str
+    method: str
+    bound: float
+    alpha: float
+    rate: dict[str, Any]
+    ratio: dict[str, Any]
+
+
+def find_tasks(folder: Path, pairs: Sequence[str]) -> list[Task]:
+    files = {
+        path.name.removesuffix(".pos.jsonl"): (path, folder / path.name.replace(".pos.", ".neg."))
+        for path in sorted(folder.glob("*.pos.jsonl"))
+    }
+    files |= {
+        pair.split(":")[0]: tuple(folder / f"{name}.jsonl" for name in pair.split(":")) for pair in pairs
+    }
+    found = []
+    for name, (positive, negative) in files.items():
+        candidates = (
+            folder / f"prompts.{name}.jsonl",
+            folder / "prompts.neutral.jsonl",
+            folder / "prompts.jsonl",
+        )
+        prompts = next((path for path in candidates if path.is_file()), None)
+        found += [Task(name, up, positive, negative, prompts) for up in (True, False)]
+    return found
+
+
+def halves(task: Task, folder: Path) -> tuple[tuple[str, str], tuple[str, str]]:
+    """The files to fit on and those to train the judge on."""
+    parts: list[tuple[str, str]] = []
+    for which in ("fit", "judge"):
+        names = []
+        for side, path in (("pos", task.positive), ("neg", task.negative)):
+            lines = [line for line in path.read_text().splitlines() if line.strip()]
+            part = folder / f"{task.name}.{side}.{which}.jsonl"
+            part.write_text("\n".join(lines[1::2] if which == "fit" else lines[::2]) + "\n")
+            names.append(str(part))
+        parts.append((names[0], names[1]))
+    return parts[0], parts[1]
+
+
+def fit_all(engine: Engine, files: tuple[str, str]) -> dict[str, SteeringVector]:
+    """Every method's vector from one reading of the texts."""
+    bundled = sorted(bundled_layers(engine.model_id))
+    spread = [HookPoint(layer) for layer in (14, 17, 20)]
+    points = sorted({SINGLE, *spread, *map(HookPoint, bundled)})
+    saes = {
+        HookPoint(layer): load_sae(BUNDLED, model_id=engine.model_id, layer=layer).for_model(
+            device=engine.device, uses_layer_norm=engine.uses_layer_norm
+        )
+        for layer in bundled
+    }
+    vectors = {}
+    with open_sides(list(files)) as sides:
+        reading = Reading(engine, points, saes, pairs=True)
+        reading.run(sides, lambda _n: None)
+        for name, method in METHODS.items():
+            for where, chosen in {"20": [SINGLE], "14,17,20": spread}.items():
+                if name in ("neurosteer", "paper") and not set(chosen) <= set(saes):
+                    continue
+                if name in ("pca", "paper") and len(chosen) > 1:
+                    continue
+                found = {point: method(reading.at[point].all, TOP_K) for point in chosen}
+                vectors[f"{name} {where}"] = build(engine, sides, reading, found, name, TOP_K)
+    vectors["random 20"] = random_counterpart([vectors["diffmean 20"]], [1.0], seed=0)
+    return vectors
+
+
+def write(
+    engine: Engine,
+    judge: DataJudge,
+    prompts: Sequence[Prompt],
+    instructed: Sequence[Prompt],
+    vectors: Mapping[str, SteeringVector],
+    doses: Mapping[str, Sequence[float]],
+    n: int,
+    seed: int,
+) -> tuple[dict[tuple[str, float], Result], Result, Result | None]:
+    """Every method at its doses, unsteered and prompted, scored: all rows share batches and noise."""
+    names = [name for name in doses if doses[name]]
+    none = (0.0,) * len(names)
+    settings_of = [(Setting(("",), (0.0,), "all", UNSTEERED), none)]
+    if instructed:
+        settings_of.append((Setting(("",), (0.0,), "all", PROMPTING), none))
+    for number, name in enumerate(names):
+        for alpha in dict.fromkeys(doses[name]):
+            only = tuple(alpha if other == number else 0.0 for other in range(len(names)))
+            settings_of.append((Setting((name,), (alpha,)), only))
+    settings = replace(SETTINGS, sampling=replace(SETTINGS.sampling, seed=seed))
+    chosen = [vectors[name] for name in names]
+    planned = plan(engine, prompts, chosen, settings_of, settings, n=n, instructed=instructed)
+    samples = write_all(planned, lambda _n: None)
+    results = evaluate(engine, samples, [judge]).results
+    by_setting = {result.setting: result for result in results}
+    unsteered = next(result for result in results if result.setting.baseline == UNSTEERED)
+    prompted = next((result for result in results if result.setting.baseline == PROMPTING), None)
+    steered = {
+        (setting.vectors[0], setting.alphas[0]): result
+        for setting, result in by_setting.items()
+        if setting.baseline is None and setting.alphas
+    }
+    return steered, unsteered, prompted
+
+
+def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:
+    """The strength of best expected rate up to where the perplexity ratio reaches the bound.
+
+    curve: unsteered first, then away from 0. Between two strengths the logarithm of the ratio and
+    the expected rate are taken as straight lines.
+    """
+    rates = monotone([p.alpha for p in curve], [p.rate for p in curve], [1.0] * len(curve))
+    within = [(rates[0] if up else -rates[0], -abs(curve[0].alpha), curve[0].alpha)]
+    for i in range(1, len(curve)):
+        share = 1.0
+        if curve[i].ratio > bound:
+            low, high = math.log(curve[i - 1].ratio), math.log(curve[i].ratio)
+            share = min(1.0, max(0.0, (math.log(bound) - low) / (high - low)))
+        alpha = curve[i - 1].alpha + share * (curve[i].alpha - curve[i - 1].alpha)
+        rate = rates[i - 1] + share * (rates[i] - rates[i - 1])
+        within.append((rate if up else -rate, -abs(alpha), alpha))
+        if share < 1:
+            break
+    return max(within)[2]
+
+
+def measure(engine: Engine, task: Task, n: int) -> list[Cell]:
+    sign = 1 if task.up else -1
+    with tempfile.TemporaryDirectory() as folder:
+        fit_files, judge_files = halves(task, Path(folder))
+        vectors = fit_all(engine, fit_files)
+        judge = train(judge_files)
+    print(f"== {task}: judge right on {judge.facts['balanced_accuracy']:.2f} of held-out texts", flush=True)
+    texts = [
+        located.record["prompt"] for located in prompt_records(str(task.prompts) if task.prompts else None)
+    ]
+    prompts = [Prompt({"prompt": text}, text, engine.prompt_ids(text)) for text in texts]
+    said = INSTRUCTIONS.get(task.name, ("", ""))[0 if task.up else 1]
+    instructed = [Prompt(p.record, p.shown, engine.prompt_ids(f"{said}\n{p.shown}")) for p in prompts]
+    doses = {name: [sign * dose for dose in DOSES] for name in vectors}
+    curves, unsteered, _ = write(engine, judge, prompts[::2], [], vectors, doses, 1, seed=1)
+    zero = Point(0.0, rate_of(unsteered), 1.0)
+    chosen = {}
+    for name in vectors:
+        curve = [
+            zero,
+            *(Point(alpha, rate_of(r), ratio_of(r)) for (one, alpha), r in curves.items() if one == name),
+        ]
+        chosen[name] = {bound: round(best_alpha(curve, bound, task.up), 1) for bound in BOUNDS}
+    doses = {name: list(alphas.values()) for name, alphas in chosen.items()}
+    found, unsteered, prompted = write(
+        engine, judge, prompts[1::2], instructed[1::2] if said else [], vectors, doses, n, seed=2
+    )
+    cells = [
+        cell(task, name, bound, alpha, found[name, alpha] if alpha else unsteered)
+        for name, alphas in chosen.items()
+        for bound, alpha in alphas.items()
+    ]
+    cells.append(cell(task, "unsteered", math.inf, 0.0, unsteered))
+    if prompted is not None:
+        cells.append(cell(task, "prompting", math.inf, 0.0, prompted))
+    show(cells)
+    return cells
+
+
+def rate_of(result: Result) -> float:
+    rate = result.judges["data"].rate
+    assert rate is not None
+    return rate.value
+
+
+def ratio_of(result: Result) -> float:
+    assert result.perplexity_ratio is not None
+    return result.perplexity_ratio.value
+
+
+def cell(task: Task, method: str, bound: float, alpha: float, result: Result) -> Cell:
+    row = result.to_json()
+    return Cell(str(task), method, bound, alpha, row["judges"]["data"]["rate"], row["perplexity_ratio"])
+
+
+def show(cells: Sequence[Cell]) -> None:
+    for method in dict.fromkeys(one.method for one in cells):
+        shown = " | ".join(_shown(one) for one in cells if one.method == method)
+        print(f"{method:20} {shown}", flush=True)
+
+
+def _shown(one: Cell) -> str:
+    within = "" if math.isinf(one.bound) else f"<= {one.bound:<4g} "
+    rate = f"{one.rate['value']:4.0%} [{one.rate['low']:.0%}, {one.rate['high']:.0%}]"
+    return f"{within}alpha {one.alpha:+5.1f}: {rate} at {one.ratio['value']:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tasks", nargs="*", help="such as sentiment+ toxicity-; all if left out")
+    parser.add_argument("--pairs", nargs="*", default=[], help="POS:NEG of files POS.jsonl, NEG.jsonl")
+    parser.add_argument("-n", type=int, default=4, help="continuations of each prompt")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    tasks = find_tasks(options.folder, options.pairs)
+    known = [str(task) for task in tasks]
+    if unknown := set(options.tasks or []) - set(known):
+        sys.exit(f"no task {sorted(unknown)}; there are {known}")
+    engine = Engine.load()
+    cells = [c for task in tasks if not options.tasks or str(task) in options.tasks
+             for c in measure(engine, task, options.n)]  # fmt: skip
+    if options.json:
+        options.json.write_text("".join(json.dumps(vars(one)) + "\n" for one in cells))
+
+
+if __name__ == "__main__":
+    main()
