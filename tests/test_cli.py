@@ -16,7 +16,7 @@ import torch
 from tiny import save_tiny, save_tiny_sae
 from typer.testing import CliRunner, Result
 
-from neurosteer_cli import __version__, generation
+from neurosteer_cli import __version__, runs
 from neurosteer_cli.cli import app
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.fit import FitReport, LatentRow
@@ -186,6 +186,7 @@ def test_gen_json_has_the_prompt_and_what_was_done() -> None:
     assert {**record, "text": ""} == {
         "prompt": "hello",
         "text": "",
+        "model": str(Path("tiny").resolve()),
         "vectors": ["a.st"],
         "alpha": 8.0,
         "dose": 0.08,
@@ -342,8 +343,9 @@ def test_chat_puts_a_prompt_into_the_template(tmp_path: Path) -> None:
     path.write_text('{"messages": [{"role": "user", "content": "hi"}], "id": 1}')
     (chat,) = records_of(run(*GEN, "-m", "tiny", "--chat", "hi", "--json"))
     (messages,) = records_of(run(*GEN, "-m", "tiny", str(path), "--json"))
-    assert list(chat) == ["prompt", *GEN_KEYS]
-    assert list(messages) == ["messages", "id", *GEN_KEYS]
+    assert list(chat) == ["prompt", "rendered", *GEN_KEYS]
+    assert list(messages) == ["messages", "id", "rendered", *GEN_KEYS]
+    assert chat["rendered"] == messages["rendered"] == "<s>user\nhi</s>\n<s>assistant\n"
     assert messages["text"] == chat["text"]
     (by_hand,) = records_of(
         run(*GEN, "-m", "tiny", "<s>user\nhi</s>\n<s>assistant\n", "--json")
@@ -380,7 +382,7 @@ def test_positions_are_recorded() -> None:
 
 def interrupted_after(indices: list[int]) -> Callable[..., Iterator[Any]]:
     """`generate`, but Ctrl-C is pressed once these rows are finished."""
-    genuine = generation.generate
+    genuine = runs.generate
 
     def generate(*arguments: Any, **options: Any) -> Iterator[Any]:
         finished = dict(genuine(*arguments, **options))
@@ -397,7 +399,7 @@ def test_ctrl_c_leaves_the_finished_records_and_exits_130(
     monkeypatch: pytest.MonkeyPatch, finished: list[int], written: str
 ) -> None:
     whole = run(*GEN, "-m", "tiny", "--json", *"abcd")
-    monkeypatch.setattr(generation, "generate", interrupted_after(finished))
+    monkeypatch.setattr(runs, "generate", interrupted_after(finished))
     result = CliRunner().invoke(app, [*GEN, "-m", "tiny", "--json", *"abcd"])
     assert result.exit_code == 130
     assert result.stderr == "interrupted\n"
@@ -514,7 +516,7 @@ def test_inspect_shows_origin_and_latents_on_stdout() -> None:
     result = run("inspect", "a.st")
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"vector: a.st (format 1, neurosteer {__version__}, ")
+    assert lines[0].startswith(f"vector: a.st (format 2, neurosteer {__version__}, ")
     assert lines[1] == f"model: {Path('tiny').resolve()} (LlamaForCausalLM, d_model 16, 4 blocks)"
     assert lines[2] == "method: neurosteer top_k=8"
     assert lines[3].startswith("towards: up: 20 texts, 600 tokens, sha256 ")
@@ -629,7 +631,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_arguments: Any, **_options: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(generation, "generate", broken)
+    monkeypatch.setattr(runs, "generate", broken)
     result = CliRunner().invoke(app, [*GEN, "-m", "tiny", "hi"])
     assert isinstance(result.exception, ZeroDivisionError)
 

@@ -10,7 +10,7 @@ import pytest
 from tiny import save_tiny, save_tiny_sae
 from typer.testing import CliRunner, Result
 
-from neurosteer_cli import generation
+from neurosteer_cli import runs
 from neurosteer_cli.cli import app
 from neurosteer_cli.facts import Calibration
 from neurosteer_cli.vector import SteeringVector
@@ -165,7 +165,7 @@ def test_saved_continuations_score_the_same_again(tmp_path: Path) -> None:
 
 def interrupted_after(count: int) -> Any:
     """`generate`, but Ctrl-C is pressed once so many rows are finished."""
-    genuine = generation.generate
+    genuine = runs.generate
 
     def generate(*arguments: Any, **options: Any) -> Iterator[tuple[int, Any]]:
         for done, item in enumerate(genuine(*arguments, **options)):
