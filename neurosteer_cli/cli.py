@@ -15,8 +15,10 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .commands.combine import combine
+from .commands.export import export
 from .commands.fit import fit
 from .commands.gen import gen
+from .commands.import_vector import import_vector
 from .commands.inspect import inspect
 from .errors import NeurosteerError
 
@@ -51,8 +53,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for command in (fit, gen, combine, inspect):
+for command in (fit, gen, combine, inspect, export):
     app.command()(command)
+app.command("import")(import_vector)  # `import` is no name for a function
 
 
 def _version(asked: bool) -> None:

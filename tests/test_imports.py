@@ -19,9 +19,9 @@ LEVELS = (
     ("__init__", "errors", "files"),
     ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics"),
     ("texts", "checkpoints", "vector", "sae"),
-    ("loading", "methods"),
+    ("loading", "methods", "control_vectors", "bake"),
     ("engine",),
-    ("generation", "reading"),
+    ("generation", "reading", "adopt"),
     ("fit",),
     (
         "commands.__init__",
@@ -30,6 +30,8 @@ LEVELS = (
         "commands.gen",
         "commands.combine",
         "commands.inspect",
+        "commands.export",
+        "commands.import_vector",
     ),
     ("cli",),
     ("__main__",),
@@ -37,15 +39,16 @@ LEVELS = (
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # The two steps inside a level: an error type, and the options that commands share.
 WITHIN_A_LEVEL = {("files", "errors")} | {
-    (f"commands.{name}", "commands.options") for name in ("fit", "gen", "combine", "inspect")
+    (f"commands.{name}", "commands.options")
+    for name in ("fit", "gen", "combine", "inspect", "export", "import_vector")
 }
 PLACES = {
     "jsonlines": {"records"},
     "rich": {"console"},
-    "safetensors": {"vector", "sae", "loading", "checkpoints"},
+    "safetensors": {"vector", "sae", "loading", "checkpoints", "bake"},
     "sae_lens": {"sae"},
     "huggingface_hub": {"checkpoints"},
-    "gguf": {"checkpoints"},
+    "gguf": {"checkpoints", "control_vectors"},
     "transformers": {"loading", "generation", "checkpoints"},
     "typer": {"cli", *(name for name in LEVEL if name.startswith("commands."))},
     "click": set(),  # typer carries its own
@@ -156,7 +159,7 @@ def test_every_place_is_one_where_the_library_is_used() -> None:
         for module in modules
         if (library, module) not in used
         and library != "typer"  # the package of commands, and what might come there
-        and library != "gguf"  # transformers reads it; named for whoever would read it here
+        and (library, module) != ("gguf", "checkpoints")  # transformers reads it there
     }
     assert stale == set()
 
@@ -236,7 +239,7 @@ def heavy_after(code: str) -> set[str]:
 
 HELP = """
 from neurosteer_cli.cli import app
-for command in ([], ["fit"], ["gen"], ["combine"], ["inspect"]):
+for command in ([], ["fit"], ["gen"], ["combine"], ["inspect"], ["export"], ["import"]):
     try:
         app([*command, "--help"])
     except SystemExit as end:
