@@ -87,7 +87,7 @@ def make_folder(target: Path) -> Iterator[Path]:
             yield part
             for path in part.rglob("*"):  # a writer of its own kind may have made a private file
                 if path.is_file():
-                    path.chmod(0o666 & ~_umask())
+                    path.chmod(_plain_mode())
             part.replace(target)
     except OSError as error:
         raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
@@ -95,14 +95,11 @@ def make_folder(target: Path) -> Iterator[Path]:
 
 def _keep_mode(temporary: Path, target: Path) -> None:
     """Give the new file the old one's permissions, or those a plain `open` would have given."""
-    if target.exists():
-        mode = target.stat().st_mode & 0o777
-    else:
-        mode = 0o666 & ~_umask()
-    temporary.chmod(mode)
+    temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else _plain_mode())
 
 
-def _umask() -> int:
+def _plain_mode() -> int:
+    """The permissions a plain `open` gives a new file."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from neurosteer_cli.hooks import HookPoint
-from neurosteer_cli.vector import ModelShape, PointFacts, SteeringVector, VectorMetadata
+from neurosteer_cli.vector import FORMAT_VERSION, ModelShape, PointFacts, SteeringVector, VectorMetadata
 
 D_MODEL, N_LAYERS, D_VOCAB, CONTEXT = 16, 4, 300, 128
 CHAT_TEMPLATE = (
@@ -123,7 +123,7 @@ def tiny_vector(
     """A vector with these pushes, fitted on nothing."""
     facts = PointFacts(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=None)
     metadata = VectorMetadata(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         program_version="0.1.0",
         created="2026-01-02T03:04:05+00:00",
         model_id=model_id,
