@@ -17,8 +17,10 @@ from . import __version__
 from .commands.calibrate import calibrate
 from .commands.combine import combine
 from .commands.eval import evaluate
+from .commands.export import export
 from .commands.fit import fit
 from .commands.gen import gen
+from .commands.import_vector import import_vector
 from .commands.inspect import inspect
 from .commands.layers import layers
 from .errors import NeurosteerError
@@ -54,8 +56,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for command in (fit, gen, combine, inspect, evaluate, calibrate, layers):
+for command in (fit, gen, combine, inspect, evaluate, calibrate, layers, export):
     app.command("eval" if command is evaluate else None)(command)
+app.command("import")(import_vector)  # `import` is no name for a function
 
 
 def _version(asked: bool) -> None:

@@ -5,7 +5,7 @@ NeurosteerError                exit 1   it could not be done
 ├── ModelError                 exit 1   a model cannot be found, fetched or read
 ├── SAEError                   exit 1   an SAE cannot be found, fetched, read or does not fit the model
 ├── VectorFileError            exit 1   a vector file is damaged, incomplete or too new
-├── IncompatibleVectorError    exit 1   a vector does not fit a model or another vector
+├── IncompatibleVectorError    exit 1   a vector does not fit a model, another vector or a format
 └── OutputError                exit 1   a result cannot be written
 """
 
@@ -35,7 +35,7 @@ class VectorFileError(NeurosteerError):
 
 
 class IncompatibleVectorError(NeurosteerError):
-    """A vector does not fit a model or another vector."""
+    """A vector does not fit a model or another vector, or a format or model cannot express it."""
 
 
 class OutputError(NeurosteerError):

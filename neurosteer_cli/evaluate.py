@@ -19,6 +19,7 @@ from .likelihood import damage, log_probs
 from .metrics import Bootstrap, Estimate, Sums, distinct, mean_log_prob, repetition
 from .runs import PROMPTING, RANDOM, UNSTEERED, Sample, Setting
 
+N_NEUTRAL = 16  # texts on which damage is measured
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -145,7 +146,8 @@ def _token_log_probs(
 
 def neutral_texts() -> list[str]:
     """Texts about nothing in particular, on which a push should change little."""
-    return (files("neurosteer_cli") / "data" / "neutral.txt").read_text(encoding="utf-8").splitlines()
+    text = (files("neurosteer_cli") / "data" / "neutral.txt").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.strip()][:N_NEUTRAL]
 
 
 def _divergences(

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all.
+"""Write a file, or a folder of files, whole or not at all.
 
 Knows paths and the operating system's errors; knows nothing of what is written.
 """
@@ -56,12 +56,50 @@ def replace_file(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_new_folder(target: Path) -> None:
+    """Find out before any work is done whether a folder `target` can be made.
+
+    Raises:
+        InputError: `target` exists already, or its parent folder is absent or not writable.
+    """
+    if os.path.lexists(target):
+        raise InputError(f"{target}: exists already; name a new folder to write")
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: no folder {str(target.parent)!r}; create it first")
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{target}: cannot write there ({error.strerror})") from error
+
+
+@contextmanager
+def make_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; rename it to `target` if the body succeeds.
+
+    Raises:
+        OutputError: the folder cannot be written, or `target` has come to exist meanwhile.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
+            part = Path(place) / target.name  # with a plain folder's permissions, not a private one's
+            part.mkdir()
+            yield part
+            for path in part.rglob("*"):  # a writer of its own kind may have made a private file
+                if path.is_file():
+                    path.chmod(_plain_mode())
+            part.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
+
+
 def _keep_mode(temporary: Path, target: Path) -> None:
     """Give the new file the old one's permissions, or those a plain `open` would have given."""
-    if target.exists():
-        mode = target.stat().st_mode & 0o777
-    else:
-        mask = os.umask(0)
-        os.umask(mask)
-        mode = 0o666 & ~mask
-    temporary.chmod(mode)
+    temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else _plain_mode())
+
+
+def _plain_mode() -> int:
+    """The permissions a plain `open` gives a new file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

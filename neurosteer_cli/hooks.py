@@ -47,6 +47,11 @@ class HookPoint:
             )
         return cls(int(match[1]), match[2])
 
+    @property
+    def after_block(self) -> int:
+        """The block whose output this is: what enters block L leaves block L-1; -1 is the embedding."""
+        return self.layer if self.kind == RESID_POST else self.layer - 1
+
     def check(self, n_layers: int) -> None:
         """Hold the layer against a model's number of blocks.
 

@@ -98,6 +98,21 @@ class SteeringVector:
                 f"{shape}: pass --model {self.metadata.model_id} or fit a vector on this model"
             )
 
+    def after_blocks(self, alpha: float) -> dict[int, Tensor]:
+        """What alpha adds to the output of each block it adds to, [d_model] float32; -1 is the embedding.
+
+        Raises:
+            InputError: alpha is not finite or 0, or too large for 32-bit numbers.
+        """
+        if not math.isfinite(alpha) or alpha == 0:
+            raise InputError(f"alpha must be a finite number other than 0, got {alpha:g}")
+        sums: dict[int, Tensor] = {}
+        for point, push in sorted(self.pushes.items()):
+            sums[point.after_block] = sums.get(point.after_block, torch.zeros_like(push)) + alpha * push
+        if not all(bool(torch.isfinite(push).all()) for push in sums.values()):
+            raise InputError(f"alpha {alpha:g} is too large: the push is not finite in 32-bit numbers")
+        return sums
+
     def dose(self, alpha: float) -> float:
         """Length of the pushes at this alpha as a share of the median residual norm."""
         return total_dose([self], [alpha])

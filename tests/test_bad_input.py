@@ -15,7 +15,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import gguf
 import huggingface_hub
+import numpy as np
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
@@ -104,6 +106,8 @@ def make_models(folder: Path) -> None:
     save_tiny(folder / "tiny")
     save_tiny(folder / "nochat", chat=False)
     save_tiny(folder / "qwen", "qwen3")
+    save_tiny(folder / "mistral", "mistral")
+    save_tiny(folder / "gemma", "gemma2")
     (folder / "emptyfolder").mkdir()
     weights = (folder / "tiny" / "model.safetensors").read_bytes()
     config = json.loads((folder / "tiny" / "config.json").read_text())
@@ -174,6 +178,41 @@ def make_vectors(folder: Path) -> None:
         save_file({**tensors, **changed}, folder / f"{name}.st", metadata=metadata)
 
 
+def make_control_vectors(folder: Path) -> None:
+    for name, model in (("early", "tiny"), ("first", "tiny"), ("sliding", "mistral"), ("gemma", "gemma")):
+        point = {"early": "blocks.0.hook_resid_post", "first": "blocks.0.hook_resid_pre"}.get(name)
+        fit = ["fit", "up.jsonl", "down.jsonl", "--method", "diffmean", "-m", model, "-o", f"{name}.st"]
+        options = ["--hook-point", point] if point else []
+        assert CliRunner().invoke(app, [*fit, *options]).exit_code == 0
+    export = ["export", "good.st", "--to", "gguf", "-o", "own.gguf"]
+    assert CliRunner().invoke(app, export).exit_code == 0
+    own = (folder / "own.gguf").read_bytes()
+    (folder / "cutown.gguf").write_bytes(own[:-40])
+    ones = {k: np.ones(16, dtype=np.float32) for k in range(5)}
+    for name, kind, hint, tensors in (
+        ("foreign", "controlvector", "llama", {f"direction.{k}": ones[k] for k in (1, 2)}),
+        ("zero", "controlvector", "llama", {"direction.0": ones[0]}),
+        ("deep", "controlvector", "llama", {"direction.4": ones[4]}),
+        ("narrow", "controlvector", "llama", {"direction.1": ones[1][:8]}),
+        ("uneven", "controlvector", "llama", {"direction.1": ones[1], "direction.2": ones[2][:8]}),
+        ("hinted", "controlvector", "qwen2", {"direction.1": ones[1]}),
+        ("half", "controlvector", "llama", {"direction.1": ones[1].astype(np.float16)}),
+        ("nan", "controlvector", "llama", {"direction.1": ones[1] * float("nan")}),
+        ("still", "controlvector", "llama", {"direction.1": ones[1] * 0}),
+        ("named", "controlvector", "llama", {"output.weight": ones[1]}),
+        ("none", "controlvector", "llama", {}),
+        ("amodel", "llama", "llama", {"direction.1": ones[1]}),
+    ):
+        writer = gguf.GGUFWriter(folder / f"{name}cv.gguf", kind)
+        writer.add_string("controlvector.model_hint", hint)
+        for tensor, data in tensors.items():
+            writer.add_tensor(tensor, data)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bad")
@@ -185,6 +224,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_models(folder)
         make_saes(folder)
         make_vectors(folder)
+        make_control_vectors(folder)
     return folder
 
 
@@ -532,7 +572,8 @@ DAMAGED: list[tuple[str, int, str]] = [
 
 VECTORS: list[Case] = [
     *((command.format(name), code, like(rf"error: {re.escape(name)}: {message}"))
-      for command in ("gen hi -v {}", "inspect {}", "combine good.st {} -o kept.st")
+      for command in ("gen hi -v {}", "inspect {}", "combine good.st {} -o kept.st",
+                      "export {} --to gguf -o kept.st", "export {} --to model -a 8 -o new")
       for name, code, message in DAMAGED),
     ("gen hi -v tiny", 2, "error: tiny: is a directory; name a vector file"),
     ("inspect tiny", 2, "error: tiny: is a directory; name a vector file"),
@@ -618,7 +659,118 @@ MODELS: list[Case] = [
     ("--loud", 2, usage("", "No such option: --loud")),
 ]  # fmt: skip
 
-CASES = READING + SIDES + TARGETS + FITTING + SAES + GENERATING + VECTORS + MODELS
+TO_GGUF, TO_MODEL = "--to gguf -o kept.st", "--to model -a 8 -o new"
+IMPORT = "import foreigncv.gguf -o kept.st -m tiny --gguf-origin repeng"
+MADE_FOR = "pass --model with the model it was made for"
+
+
+def taken(name: str) -> str:
+    return f"import {name} -o kept.st -m tiny --gguf-origin repeng"
+
+
+EXPORTING: list[Case] = [
+    ("export good.st --to onnx -o kept.st", 2, "error: --to onnx: one of gguf, model"),
+    ("export good.st -o kept.st", 2, usage(" export", r"Missing option '--to'\.")),
+    ("export good.st --to gguf", 2, usage(" export", r"Missing option '--out' / '-o'\.")),
+    ("export good.st --to model -o new", 2,
+     "error: --to model bakes one strength in: name it, such as --alpha 8"),
+    *((f"export good.st {to} -a {alpha}", 2, f"error: --alpha {alpha}: {message}")
+      for to in (TO_GGUF, "--to model -o new")
+      for alpha, message in (
+          ("nan", "must be finite"), ("inf", "must be finite"),
+          ("strong", "not a number or a comma-separated list of numbers"),
+          ("1e39", "must be between -1e+06 and 1e+06 percent"),
+          ("0", "one number other than 0 is baked in"),
+          ("4,8", "one number other than 0 is baked in"))),
+    ("export good.st --to gguf -o tiny", 2, "error: tiny: is a directory; name a file to write"),
+    ("export good.st --to gguf -o none/v.gguf", 2,
+     "error: none/v.gguf: no folder 'none'; create it first"),
+    ("export good.st --to model -a 8 -o tiny", 2,
+     "error: tiny: exists already; name a new folder to write"),
+    ("export good.st --to model -a 8 -o emptyfolder", 2,
+     "error: emptyfolder: exists already; name a new folder to write"),
+    ("export good.st --to model -a 8 -o kept.st", 2,
+     "error: kept.st: exists already; name a new folder to write"),
+    ("export good.st --to model -a 8 -o none/new", 2,
+     "error: none/new: no folder 'none'; create it first"),
+    ("export good.st --to model -a 8 -o /proc/new", 2,
+     like(r"error: /proc/new: cannot write there \([^()]+\)")),
+    (f"export tiny {TO_GGUF}", 2, "error: tiny: is a directory; name a vector file"),
+    (f"export early.st {TO_GGUF}", 1, "error: early.st acts on the output of block 0; a control vector "
+     "begins at the output of block 1: fit at a later block, or use `neurosteer gen`"),
+    (f"export first.st {TO_GGUF}", 1, "error: first.st acts on what enters block 0; a control vector "
+     "begins at the output of block 1: fit at a later block, or use `neurosteer gen`"),
+    (f"export first.st {TO_MODEL}", 1, "error: a push on what enters block 0 of model '{here}/tiny' has "
+     "no place: it follows no MLP; fit at the output of a block"),
+    (f"export gone.st {TO_MODEL}", 1, "error: gone.st was fitted on '{here}/moved', which is not there "
+     "any more: pass --model with the place where it is now"),
+    (f"export good.st {TO_MODEL} -m qwen", 1, f"error: good.st was fitted on '{{here}}/tiny' ({LLAMA}), "
+     f"model 'qwen' is {QWEN}: pass --model {{here}}/tiny or fit a vector on this model"),
+    (f"export good.st {TO_MODEL} -m emptyfolder", 1, f"error: emptyfolder: {NO_CONFIG}"),
+    (f"export good.st {TO_MODEL} -m cutweights", 1, like(
+        r"error: cutweights: damaged weights \([^\n]+\)")),
+    (f"export qwen.st {TO_MODEL}", 1, "error: model '{here}/qwen' (qwen3) has no place for a push: "
+     "its MLP has no bias, and its configuration knows none. "
+     "`neurosteer gen` steers it, and so does llama.cpp (--to gguf)"),
+    (f"export gemma.st {TO_MODEL}", 1, "error: model '{here}/gemma' (gemma2) has no place for a push: "
+     "it norms what the MLP gives before adding it, so a bias there would not be the push. "
+     "`neurosteer gen` steers it, and so does llama.cpp (--to gguf)"),
+    (f"export sliding.st {TO_MODEL}", 1, "error: model '{here}/mistral' (mistral) has no place for a push: "
+     "its attention slides over a window, and its MLP has no bias, and its configuration knows none. "
+     "`neurosteer gen` steers it, and so does llama.cpp (--to gguf)"),
+]  # fmt: skip
+
+IMPORTING: list[Case] = [
+    (taken("none.gguf"), 2, "error: none.gguf: no such file"),
+    (taken("tiny"), 2, "error: tiny: is a directory; name a control-vector file (.gguf)"),
+    *((taken(name), 1, like(rf"error: {re.escape(name)}: damaged, or not a GGUF file \([^\n]+\)"))
+      for name in ("text.gguf", "magic.gguf", "empty.st", "good.st", "cutown.gguf")),
+    (taken("amodelcv.gguf"), 1, "error: amodelcv.gguf: a GGUF file of 'llama', not a control vector"),
+    (taken("nonecv.gguf"), 1, "error: nonecv.gguf: holds no direction.k"),
+    (taken("namedcv.gguf"), 1, "error: namedcv.gguf: tensor 'output.weight' is not a direction.k"),
+    (taken("halfcv.gguf"), 1,
+     "error: halfcv.gguf: direction.1 is F16 [16], expected F32 [d_model]"),
+    (taken("nancv.gguf"), 1, "error: nancv.gguf: direction.1 holds values that are not finite"),
+    (taken("unevencv.gguf"), 1,
+     "error: unevencv.gguf: its directions differ in length; one d_model is needed"),
+    (taken("stillcv.gguf"), 1, "error: stillcv.gguf: its directions are zero: nothing would be steered"),
+    (taken("narrowcv.gguf"), 1,
+     f"error: narrowcv.gguf has d_model=8, model 'tiny' has d_model=16: {MADE_FOR}"),
+    (taken("deepcv.gguf"), 1, "error: deepcv.gguf acts on block 4, model 'tiny' has 4 blocks, 0 to 3: "
+     f"{MADE_FOR}"),
+    (taken("hintedcv.gguf"), 1, "error: hintedcv.gguf was made for a model of type 'qwen2', model 'tiny' "
+     f"is of type 'llama': {MADE_FOR}"),
+    ("import zerocv.gguf -o kept.st -m tiny --gguf-origin llama.cpp", 1, "error: zerocv.gguf: holds "
+     "direction.0, and llama.cpp counts from 1; --gguf-origin names another program"),
+    ("import foreigncv.gguf -o kept.st -m tiny", 2, "error: foreigncv.gguf does not say at which blocks "
+     "its directions act: give --gguf-origin, one of llama.cpp, repeng, cvector-generator"),
+    ("import foreigncv.gguf -o kept.st --gguf-origin other", 2,
+     "error: --gguf-origin other: one of llama.cpp, repeng, cvector-generator"),
+    (f"{IMPORT} -o tiny", 2, "error: tiny: is a directory; name a file to write"),
+    (f"{IMPORT} -o none/v.st", 2, "error: none/v.st: no folder 'none'; create it first"),
+    (f"{IMPORT} -m emptyfolder", 1, f"error: emptyfolder: {NO_CONFIG}"),
+    (f"{IMPORT} -m org/none", 1, FETCHING.format("org/none") + UNREACHED.format("org/none")),
+    (f"{IMPORT} --layers 3", 2,
+     "error: --layers 3: foreigncv.gguf has no direction for block 3, it has blocks 1 to 2"),
+    *((f"{IMPORT} --layers={layers}", 2,
+       f"error: --layers {layers}: not block numbers such as 20, 14,17,20 or 10-24")
+      for layers in ("two", "2-", "-2", "2-1", "1,,2", "1-99999999999", "")),
+    (f"{IMPORT} --texts none.jsonl", 2, "error: none.jsonl: No such file or directory"),
+    (f"{IMPORT} --texts letters.jsonl", 2,
+     "error: letters.jsonl: every text is a single token; nothing to measure the residual on"),
+    (f"{IMPORT} --texts broken.jsonl", 2,
+     "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+    (f"{IMPORT} --dtype int8", 2, "error: --dtype int8: not one of auto, float32, bfloat16, float16"),
+    ("import own.gguf -o kept.st --gguf-origin repeng", 2,
+     "error: own.gguf was written by `neurosteer export`: leave out --gguf-origin repeng"),
+    ("import own.gguf -o kept.st --layers 2", 2,
+     "error: own.gguf was written by `neurosteer export`: leave out --layers and --texts"),
+    ("import own.gguf -o kept.st -m qwen", 1, f"error: own.gguf was fitted on '{{here}}/tiny' ({LLAMA}), "
+     f"model 'qwen' is {QWEN}: pass --model {{here}}/tiny or fit a vector on this model"),
+    ("import own.gguf", 2, usage(" import", r"Missing option '--out' / '-o'\.")),
+]  # fmt: skip
+
+CASES = EXPORTING + IMPORTING + READING + SIDES + TARGETS + FITTING + SAES + GENERATING + VECTORS + MODELS
 
 
 def short(command: str) -> str:

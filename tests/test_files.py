@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neurosteer_cli.errors import InputError, OutputError
-from neurosteer_cli.files import check_target, replace_file
+from neurosteer_cli.files import check_new_folder, check_target, make_folder, replace_file
 
 
 def names(folder: Path) -> list[str]:
@@ -137,3 +137,48 @@ def test_a_target_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'pipe'}: is not a regular file")):
         check_target(tmp_path / "pipe")
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def test_a_folder_appears_whole_under_its_name_alone(tmp_path: Path) -> None:
+    with make_folder(tmp_path / "new") as part:
+        (part / "inner").mkdir()
+        (part / "inner" / "a").write_text("a")
+        (part / "inner" / "a").chmod(0o600)  # as some writers leave it
+        assert not (tmp_path / "new").exists()
+    assert names(tmp_path) == ["new"]
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a").write_text("a")
+    for made, plain in (("new", "plain"), ("new/inner/a", "plain/a")):
+        assert (tmp_path / made).stat().st_mode == (tmp_path / plain).stat().st_mode
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_body_that_raises_leaves_no_folder(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), make_folder(tmp_path / "new") as part:
+        (part / "half").write_text("half")
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_has_come_to_exist_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"new: cannot write \("), make_folder(tmp_path / "new"):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "theirs").write_text("x")
+    assert names(tmp_path) == ["new"]
+    assert names(tmp_path / "new") == ["theirs"]
+
+
+def test_a_folder_must_be_new_and_its_parent_there(tmp_path: Path) -> None:
+    check_new_folder(tmp_path / "new")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link", "."):
+        with pytest.raises(InputError, match="exists already; name a new folder to write$"):
+            check_new_folder(tmp_path / name)
+    with pytest.raises(InputError, match="none/new: no folder '.*none'; create it first$"):
+        check_new_folder(tmp_path / "none" / "new")
+    with pytest.raises(InputError, match=r"^/proc/new: cannot write there \("):
+        check_new_folder(Path("/proc/new"))

@@ -402,3 +402,8 @@ def test_what_is_captured_under_a_push_includes_it(family: Family) -> None:
     with add(family.blocks, {HookPoint(1): family.push}):
         steered = captured(family, HookPoint(1))[HookPoint(1)]
     assert torch.equal(steered, clean.out[1] + family.push)
+
+
+def test_what_enters_a_block_is_the_output_of_the_block_before_it() -> None:
+    names = ("3.hook_resid_post", "3.hook_resid_pre", "0.hook_resid_post", "0.hook_resid_pre")
+    assert [HookPoint.parse(f"blocks.{name}").after_block for name in names] == [3, 2, 0, -1]

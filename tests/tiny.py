@@ -10,6 +10,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from neurosteer_cli.facts import FORMAT_VERSION, ModelShape, PointFacts, VectorMetadata
+from neurosteer_cli.hooks import HookPoint
+from neurosteer_cli.vector import SteeringVector
+
 D_MODEL, N_LAYERS, D_VOCAB, CONTEXT = 16, 4, 300, 128
 CHAT_TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
@@ -129,3 +133,29 @@ def save_tiny_bert(
     model.save_pretrained(folder)
     tiny_tokenizer(bos=True, chat=False).save_pretrained(folder)
     return folder
+
+
+def tiny_vector(
+    shape: ModelShape,
+    pushes: dict[HookPoint, torch.Tensor],
+    *,
+    resid_norm: float = 10.0,
+    model_id: str = "tiny",
+) -> SteeringVector:
+    """A vector with these pushes, fitted on nothing."""
+    facts = PointFacts(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=None)
+    metadata = VectorMetadata(
+        format_version=FORMAT_VERSION,
+        program_version="0.1.0",
+        created="2026-01-02T03:04:05+00:00",
+        model_id=model_id,
+        model_shape=shape,
+        method="diffmean",
+        parameters={},
+        positive=None,
+        negative=None,
+        points={str(point): facts for point in pushes},
+        parents=[],
+        calibration=None,
+    )
+    return SteeringVector(metadata, pushes, {}, torch.empty(0, dtype=torch.int64))

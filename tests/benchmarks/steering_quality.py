@@ -37,7 +37,7 @@ from neurosteer_cli.texts import open_sides
 from neurosteer_cli.vector import SteeringVector
 
 BOUNDS = (1.1, 1.25, 1.5)
-DOSES = (4.0, 8.0, 12.0, 16.0, 20.0, 28.0)
+DOSES = (4.0, 8.0, 14.0, 20.0, 28.0)
 SETTINGS = Settings(max_new_tokens=30, batch_size=64)
 TOP_K = 100
 SINGLE = HookPoint(20)
