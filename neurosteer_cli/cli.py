@@ -18,6 +18,7 @@ from .commands.combine import combine
 from .commands.fit import fit
 from .commands.gen import gen
 from .commands.inspect import inspect
+from .commands.sae import app as sae
 from .errors import NeurosteerError
 
 
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 for command in (fit, gen, combine, inspect):
     app.command()(command)
+app.add_typer(sae, name="sae")
 
 
 def _version(asked: bool) -> None:

@@ -41,3 +41,18 @@ def parse_alphas(text: str) -> list[float]:
     if any(abs(alpha) > MAX_ALPHA for alpha in alphas):
         raise InputError(f"--alpha {text}: must be between -{MAX_ALPHA:g} and {MAX_ALPHA:g} percent")
     return alphas
+
+
+def parse_layers(text: str) -> list[int]:
+    """Read `20` or `14,17,20`.
+
+    Raises:
+        InputError: not a comma-separated list of block numbers, each once.
+    """
+    try:
+        layers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--layers {text}: not a block number or a comma-separated list of them") from error
+    if any(layer < 0 for layer in layers) or len(set(layers)) != len(layers):
+        raise InputError(f"--layers {text}: blocks count from 0, each named once")
+    return layers

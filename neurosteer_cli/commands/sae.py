@@ -1,0 +1,9 @@
+"""neurosteer sae: train sparse autoencoders, measure, describe and search them."""
+
+import typer
+
+from .sae_train import train
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train, measure and describe SAEs.")
+for command in (train,):
+    app.command()(command)
