@@ -79,7 +79,8 @@ def long_run() -> Iterator[Callable[[str, int, int, str], None]]:
             clock = clocks[phase]
             bar.update(TaskID(clock.task), completed=done, total=total, facts=facts)
             if not terminal and clock.is_due(finished=done >= total):
-                note(f"{phase} {done:,} of {total:,} tokens, {clock.left(done, total)} left{facts and '; '}{facts}")
+                left = clock.left(done, total)
+                note(f"{phase} {done:,} of {total:,} tokens, {left} left{facts and '; '}{facts}")
 
         yield tell
 

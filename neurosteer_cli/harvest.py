@@ -106,12 +106,12 @@ class Harvest:
     def _pass_over(self, sequences: Iterator[Tokens]) -> None:
         digest = hashlib.sha256().hexdigest()
         passed = 0
-        for group in iter(lambda: list(islice(sequences, self._step(passed))), []):
+        while group := list(islice(sequences, self._step(passed))):
             passed += len(group)
             digest = _chained(digest, group)
         if passed != self.place.n_sequences or digest != self.place.sha256:
             raise InputError(
-                "the corpus is not the one this training has read so far; give the same files in the same order"
+                "the corpus is not the one this training has read so far; give the same files in that order"
             )
 
     def _step(self, passed: int) -> int:

@@ -8,9 +8,9 @@ that fire, where sae-lens takes them over all: the same loss and gradients, seve
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sae_lens
 import torch
@@ -111,7 +111,7 @@ class _EncodeTopK(torch.autograd.Function):
         return values, latent_ids
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[None, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[None, Tensor, Tensor, None, None]:
         x, latent_ids, values = ctx.saved_tensors
         grad = grad * (values > 0)
         ids = latent_ids.flatten()
@@ -125,13 +125,16 @@ class _EncodeTopK(torch.autograd.Function):
         return None, (transposed @ x).T, b_enc, None, None
 
 
+_encode: Any = _EncodeTopK.apply
+
+
 class SparseTopK(TopKTrainingSAE):  # type: ignore[misc]
     """sae-lens's TopK; a decoder row's norm only takes part in the choice of the k, as it cancels after."""
 
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         x = step_input.sae_in  # [n, d_model]
         gain = self.W_dec.norm(dim=-1).detach()
-        values, latent_ids = _EncodeTopK.apply(x, self.W_enc, self.b_enc, gain, self.cfg.k)
+        values, latent_ids = _encode(x, self.W_enc, self.b_enc, gain, self.cfg.k)
         out = embedding_bag(latent_ids, self.W_dec, per_sample_weights=values, mode="sum") + self.b_dec
         error = (out - x).square().sum(-1).mean()
         dead = self._dead_loss(x, out, step_input.dead_neuron_mask)
@@ -164,12 +167,11 @@ class SparseTopK(TopKTrainingSAE):  # type: ignore[misc]
         pre = x @ self.W_enc[:, ids] + self.b_enc[ids]  # [n, n_dead]
         top = (pre * self.W_dec[ids].norm(dim=-1)).topk(min(limit, len(ids)), dim=-1, sorted=False).indices
         kept = torch.zeros_like(pre).scatter(-1, top, pre.gather(-1, top))
-        loss = (kept @ self.W_dec[ids] - (x - out).detach()).square().sum(-1).mean()
-        return self.cfg.aux_loss_coefficient * min(len(ids) / limit, 1.0) * loss
+        loss: Tensor = (kept @ self.W_dec[ids] - (x - out).detach()).square().sum(-1).mean()
+        return loss * float(self.cfg.aux_loss_coefficient * min(len(ids) / limit, 1.0))
 
 
-@dataclass(frozen=True)
-class Quality:
+class Quality(NamedTuple):
     """How an SAE does on a batch."""
 
     error: float  # sum of squared errors
@@ -273,9 +275,7 @@ class Apprentice:
         config = self.sae.cfg.get_inference_sae_cfg_dict()
         config["dtype"] = str(dtype).removeprefix("torch.")
         config["device"] = "cpu"
-        config["metadata"] = {**config["metadata"].to_dict(), **metadata} if isinstance(
-            config["metadata"], SAEMetadata
-        ) else {**config["metadata"], **metadata}  # fmt: skip
+        config["metadata"] = {**config["metadata"], **metadata}
         save_file(
             {name: tensor.to("cpu", dtype).contiguous() for name, tensor in weights.items()},
             folder / "sae_weights.safetensors",
@@ -305,8 +305,3 @@ def _trainer_config(recipe: Recipe) -> SAETrainerConfig:
 
 def sae_lens_version() -> str:
     return str(sae_lens.__version__)
-
-
-def recipe_facts(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as it is written down beside the SAE."""
-    return asdict(recipe)

@@ -17,12 +17,13 @@ HEAVY = {"torch", "transformers", "sae_lens"}
 # A module imports only from the levels above it in this list.
 LEVELS = (
     ("__init__", "errors", "files"),
-    ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics"),
-    ("texts", "checkpoints", "vector", "sae"),
-    ("loading", "methods"),
-    ("engine",),
-    ("generation", "reading"),
-    ("fit",),
+    ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics", "settings", "snapshots",
+     "training"),
+    ("texts", "checkpoints", "vector", "sae", "corpus"),
+    ("loading", "methods", "descriptions", "chosen"),
+    ("engine", "browse"),
+    ("generation", "reading", "packing", "transfer", "harvest", "describe", "measure", "search"),
+    ("fit", "train"),
     (
         "commands.__init__",
         "commands.options",
@@ -30,20 +31,36 @@ LEVELS = (
         "commands.gen",
         "commands.combine",
         "commands.inspect",
+        "commands.fit_latents",
+        "commands.sae",
+        "commands.sae_common",
+        "commands.sae_describe",
+        "commands.sae_info",
+        "commands.sae_search",
+        "commands.sae_train",
     ),
     ("cli",),
     ("__main__",),
-)
+)  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-# The two steps inside a level: an error type, and the options that commands share.
-WITHIN_A_LEVEL = {("files", "errors")} | {
-    (f"commands.{name}", "commands.options") for name in ("fit", "gen", "combine", "inspect")
-}
+# The steps inside a level: an error type, the options and helpers that commands share, and the two
+# commands with parts of their own.
+OF_SAES = ("sae_common", "sae_describe", "sae_info", "sae_search", "sae_train")
+WITHIN_A_LEVEL = (
+    {("files", "errors")}
+    | {
+        (f"commands.{name}", "commands.options")
+        for name in ("fit", "gen", "combine", "inspect", "fit_latents", *OF_SAES)
+    }
+    | {(f"commands.{name}", "commands.sae_common") for name in ("fit_latents", *OF_SAES)}
+    | {("commands.sae", f"commands.{name}") for name in OF_SAES}
+    | {("commands.fit", "commands.fit_latents")}
+)
 PLACES = {
     "jsonlines": {"records"},
     "rich": {"console"},
-    "safetensors": {"vector", "sae", "loading", "checkpoints"},
-    "sae_lens": {"sae"},
+    "safetensors": {"vector", "sae", "loading", "checkpoints", "snapshots", "training"},
+    "sae_lens": {"sae", "training"},
     "huggingface_hub": {"checkpoints"},
     "gguf": {"checkpoints"},
     "transformers": {"loading", "generation", "checkpoints"},
@@ -236,7 +253,8 @@ def heavy_after(code: str) -> set[str]:
 
 HELP = """
 from neurosteer_cli.cli import app
-for command in ([], ["fit"], ["gen"], ["combine"], ["inspect"]):
+for command in ([], ["fit"], ["gen"], ["combine"], ["inspect"], ["sae"], ["sae", "train"], ["sae", "info"],
+                ["sae", "describe"], ["sae", "search"]):
     try:
         app([*command, "--help"])
     except SystemExit as end:

@@ -1,10 +1,6 @@
 """neurosteer sae train: a corpus to SAEs at one or several blocks."""
 
-import re
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,24 +8,20 @@ import typer
 
 from .. import console
 from ..errors import InputError
-from .options import Device, Dtype, Json, Model, parse_layers
+from .options import Corpus, Device, Dtype, Json, Model, parse_count, parse_layers
 
 if TYPE_CHECKING:
     from ..engine import Engine
     from ..hooks import HookPoint
     from ..sae import SparseAutoencoder
-    from ..train import Progress, Settings, Trained
+    from ..settings import Progress, Settings, Trained
 
 ARCHITECTURES = ("topk", "batchtopk", "jumprelu", "matryoshka")
 SAVED_AS = ("float32", "float16", "bfloat16")
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
 def train(
-    corpus: Annotated[
-        list[str],
-        typer.Argument(metavar="CORPUS...", help="JSONL or .txt files, also .gz; folders of them; - for stdin."),
-    ],
+    corpus: Corpus,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; each SAE is a folder in it.")],
     layers: Annotated[
         str, typer.Option("--layers", "--layer", help="Blocks whose output to train on: 20 or 11,14,17,20.")
@@ -41,9 +33,11 @@ def train(
     epochs: Annotated[int, typer.Option(help="Times each token is trained on.")] = 1,
     init: Annotated[
         str | None,
-        typer.Option(help="Start from this SAE, another layer's too, as --sae in `fit`; not from noise."),
+        typer.Option(help="Start from an SAE, even of another block, in place of noise: as --sae of `fit`."),
     ] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate, reached after 2 % of the steps, 0 at the end.")] = 5e-4,
+    lr: Annotated[
+        float, typer.Option(help="Learning rate after the first 2 % of steps; 0 at the end.")
+    ] = 5e-4,
     batch_size: Annotated[int, typer.Option(help="Tokens a step.")] = 1024,
     context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 256,
     disk: Annotated[
@@ -70,14 +64,15 @@ def train(
     from ..checkpoints import DEFAULT_MODEL
     from ..corpus import corpus_files
     from ..hooks import HookPoint
-    from ..train import Settings
+    from ..settings import Settings
+    from .sae_common import spooled
 
     points = [HookPoint(layer) for layer in parse_layers(layers)]
     _check(architecture, d_sae, k, epochs, lr, batch_size, context, checkpoint_every, save_as)
     files = corpus_files(corpus)
     _check_folder(out, points, resume=resume)
     model = model or DEFAULT_MODEL
-    starting = _load_init(init, model, architecture, d_sae)
+    starting = _load_init(init, model, architecture, d_sae, points)
     engine = _load_engine(model, points, starting, context, dtype, device)
     settings = Settings(
         model_id=engine.model_id,
@@ -92,14 +87,14 @@ def train(
         batch_size=batch_size,
         lr=lr,
         seed=seed,
-        init=starting.sha256 if starting else None,
+        init=_init_hash(starting),
     )
     if settings.rows_per_round < batch_size or settings.n_tokens < batch_size:
         raise InputError(
             f"--batch-size {batch_size}: more than --tokens {tokens}, or than --disk {disk} has room for"
         )
     _say_cost(settings, engine)
-    with _spooled(files) as readable:
+    with spooled(files) as readable:
         trained = _run(settings, engine, readable, out, starting, checkpoint_every, save_as)
     _summarize(trained)
     if json:
@@ -110,19 +105,6 @@ def train(
                 "sae": str(one.folder), "explained_variance": one.explained_variance, "l0": one.l0,
                 "dead": one.n_dead,
             })  # fmt: skip
-
-
-def parse_count(text: str, option: str) -> int:
-    """Read `3M`, `500k` or `20000`.
-
-    Raises:
-        InputError: no such number, or none at all.
-    """
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgb]?)", text.strip().lower())
-    count = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if count < 1:
-        raise InputError(f"{option} {text}: not a count such as 3M, 500k or 20000")
-    return count
 
 
 def _check(
@@ -173,24 +155,29 @@ def _check_folder(out: Path, points: "list[HookPoint]", *, resume: bool) -> None
 
 
 def _load_init(
-    init: str | None, model: str, architecture: str, d_sae: int
-) -> "SparseAutoencoder | None":
-    from ..sae import load_sae
+    init: str | None, model: str, architecture: str, d_sae: int, points: "list[HookPoint]"
+) -> "dict[HookPoint, SparseAutoencoder] | None":
+    """What each hook point starts from: of a family, the SAE of its block or of the nearest one."""
+    from ..sae import load_sae, sae_layers
 
     if init is None:
         return None
-    sae = load_sae(init, model_id=model)
-    if sae.d_sae != d_sae:
-        raise InputError(f"--init {init}: has {sae.d_sae} latents; give --d-sae {sae.d_sae}")
     if architecture == "jumprelu":
-        raise InputError("--init: cannot be used with --architecture jumprelu, whose thresholds it lacks")
-    return sae
+        raise InputError("--init: not with --architecture jumprelu, which needs thresholds as well")
+    family = sae_layers(init, model_id=model)
+    found = {}
+    for point in points:
+        layer = min(family, key=lambda one: abs(one - point.layer)) if family else None
+        found[point] = load_sae(init, model_id=model, layer=layer)
+        if found[point].d_sae != d_sae:
+            raise InputError(f"--init {init}: it has {found[point].d_sae} latents; give --d-sae as many")
+    return found
 
 
 def _load_engine(
     model: str,
     points: "list[HookPoint]",
-    init: "SparseAutoencoder | None",
+    init: "dict[HookPoint, SparseAutoencoder] | None",
     context: int,
     dtype: str,
     device: str,
@@ -201,14 +188,16 @@ def _load_engine(
     from ..loading import read_config, shape_of
 
     shape = shape_of(read_config(resolve(model, console.note)))
-    needed = [*points, *([init.hook_point] if init else [])]
+    sources = list(init.values()) if init else []
+    needed = [*points, *(one.hook_point for one in sources)]
     for point in needed:
         point.check(shape.n_layers)
-    if init is not None and init.d_model != shape.d_model:
-        raise InputError(
-            f"--init: the SAE has d_model={init.d_model}, model {model!r} has {shape.d_model}; "
-            "choose an SAE of this model"
-        )
+    for one in sources:
+        if one.d_model != shape.d_model:
+            raise InputError(
+                f"--init: SAE {one.sae_id!r} has d_model={one.d_model}, model {model!r} has {shape.d_model}; "
+                "choose an SAE of this model"
+            )
     n_blocks = max(point.layer for point in needed) + 1
     engine = Engine.load(model, n_blocks=n_blocks, head=False, dtype=dtype, device=device, say=console.note)
     if context > engine.max_tokens:
@@ -216,31 +205,21 @@ def _load_engine(
     return engine
 
 
-@contextmanager
-def _spooled(files: list[str]) -> Iterator[list[str]]:
-    """Yield files that can be read twice: stdin is copied to a temporary file."""
-    import sys
-
-    if "-" not in files:
-        yield files
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "stdin"
-        with copy.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        head = copy.open("rb").read(1)
-        named = copy.rename(copy.with_suffix(".jsonl" if head == b"{" else ".txt"))
-        yield [str(named) if file == "-" else file for file in files]
+def _init_hash(init: "dict[HookPoint, SparseAutoencoder] | None") -> str | None:
+    """What tells one start from another: the hashes of the SAEs."""
+    if init is None:
+        return None
+    return ",".join(dict.fromkeys(one.sha256 for one in init.values()))
 
 
 def _say_cost(settings: "Settings", engine: "Engine") -> None:
     """Tell what a run takes, before it begins."""
     n = len(settings.points)
     on_disk = min(settings.n_tokens, settings.rows_per_round) * 2 * engine.d_model * n
-    weights = 2 * engine.d_model * settings.d_sae * 4
+    weights = n * 2 * engine.d_model * settings.d_sae * 4
     console.note(
-        f"on disk: {on_disk / 1e9:.2f} GB of activations and {3 * n * weights / 1e9:.2f} GB of checkpoint while it "
-        f"runs; in memory, beside the model: {n * 4 * weights / 1e9:.2f} GB and what one batch takes"
+        f"while it runs: {on_disk / 1e9:.2f} GB of activations and {3 * weights / 1e9:.2f} GB of checkpoint "
+        f"on disk; in memory, beside the model, {4 * weights / 1e9:.2f} GB and what one batch takes"
     )
 
 
@@ -249,7 +228,7 @@ def _run(
     engine: "Engine",
     files: list[str],
     out: Path,
-    init: "SparseAutoencoder | None",
+    init: "dict[HookPoint, SparseAutoencoder] | None",
     checkpoint_every: int,
     save_as: str,
 ) -> "list[Trained]":
