@@ -37,6 +37,21 @@ class Settings:
         return sum(self.epochs * (rows // self.batch_size) for rows in rounds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides how one SAE is trained, beside the activations."""
+
+    architecture: str  # one of training.ARCHITECTURES
+    d_model: int
+    d_sae: int
+    k: int  # latents that fire at a token; on average, for all but topk
+    lr: float
+    batch_size: int  # tokens a step
+    n_steps: int
+    seed: int
+    device: str
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a training stands, for people."""

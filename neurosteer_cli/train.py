@@ -24,9 +24,9 @@ from .harvest import Harvest
 from .hooks import HookPoint
 from .packing import packed
 from .sae import SparseAutoencoder
-from .settings import Average, Progress, Settings, Trained
+from .settings import Average, Progress, Recipe, Settings, Trained
 from .snapshots import Checkpoint, order_of
-from .training import Apprentice, Recipe, sae_lens_version
+from .training import Apprentice, sae_lens_version
 from .transfer import Moments, transferred
 
 STATE_FOLDER = ".training"
@@ -108,6 +108,8 @@ class Training:
                 break
             self.round, self.step = self.round + 1, 0
             self._save_checkpoint()
+        if not self.apprentices:  # all steps were taken before the run was interrupted
+            self._begin(checkpoint, rounds)
         trained = self._finish()
         shutil.rmtree(self.state)
         return trained

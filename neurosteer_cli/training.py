@@ -7,8 +7,9 @@ that fire, where sae-lens takes them over all: the same loss and gradients, seve
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,24 +29,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from .settings import Recipe
+
 DEAD_AFTER_TOKENS = 250_000  # a latent that has not fired for so long is dead while training
 JUMPRELU_L0_COEFFICIENT = 10.0  # the weight of (L0 / target - 1)^2
 WARM_UP_SHARE, DECAY_SHARE = 0.02, 0.3  # of the steps
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What decides how one SAE is trained, beside the activations."""
-
-    architecture: str  # one of ARCHITECTURES
-    d_model: int
-    d_sae: int
-    k: int  # latents that fire at a token; on average, for all but topk
-    lr: float
-    batch_size: int  # tokens a step
-    n_steps: int
-    seed: int
-    device: str
 
 
 def _topk(recipe: Recipe) -> Any:
@@ -189,12 +177,8 @@ class Apprentice:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.sae = ARCHITECTURES[recipe.architecture](recipe)
-        self.start_from({
-            "W_enc": self.sae.W_enc.data,
-            "W_dec": self.sae.W_dec.data,
-            "b_enc": -(mean @ self.sae.W_enc.data),
-            "b_dec": mean,
-        })  # fmt: skip
+        self.sae.b_enc.data.copy_(-(mean @ self.sae.W_enc.data))
+        self.sae.b_dec.data.copy_(mean)
         self.trainer = SAETrainer(_trainer_config(recipe), self.sae, _nothing())
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
@@ -204,7 +188,8 @@ class Apprentice:
 
     def step(self, batch: Tensor) -> Quality:
         """Train on activations [batch_size, d_model] float32 in training units."""
-        output = self.trainer.step(batch)
+        with _quiet():
+            output = self.trainer.step(batch)
         self.trainer.n_training_steps += 1
         with torch.no_grad():
             acts = output.feature_acts
@@ -281,6 +266,14 @@ class Apprentice:
             folder / "sae_weights.safetensors",
         )
         (folder / "cfg.json").write_text(json.dumps(config, indent=1))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remarks that sparse tensors are young and their indices unchecked."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse (invariant|CSR)")
+        yield
 
 
 def _nothing() -> Iterator[Tensor]:

@@ -17,9 +17,8 @@ HEAVY = {"torch", "transformers", "sae_lens"}
 # A module imports only from the levels above it in this list.
 LEVELS = (
     ("__init__", "errors", "files"),
-    ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics", "settings", "snapshots",
-     "training"),
-    ("texts", "checkpoints", "vector", "sae", "corpus"),
+    ("records", "console", "hooks", "latents", "residuals", "sampling", "metrics", "settings", "snapshots"),
+    ("texts", "checkpoints", "vector", "sae", "corpus", "training"),
     ("loading", "methods", "descriptions", "chosen"),
     ("engine", "browse"),
     ("generation", "reading", "packing", "transfer", "harvest", "describe", "measure", "search"),
