@@ -91,19 +91,20 @@ class LatentLog:
         """The windows of largest activation first; the same words once."""
         seen = set()
         for slot in self.heights[latent].argsort(descending=True, stable=True).tolist():
+            if self.heights[latent, slot] == 0:
+                return
             window = self.windows[latent, slot].tolist()
-            if self.heights[latent, slot] == 0 or tuple(window) in seen:
-                continue
-            seen.add(tuple(window))
             before = [token for token in window[: self.before] if token >= 0]
             after = [token for token in window[self.before + 1 :] if token >= 0]
             fired = window[self.before]
-            yield Context(
+            words = (
                 engine.decode([], before),
                 engine.decode(before, [fired]),
                 engine.decode([*before, fired], after),
-                float(self.heights[latent, slot]),
             )
+            if words not in seen:
+                seen.add(words)
+                yield Context(*words, float(self.heights[latent, slot]))
 
 
 def describe(

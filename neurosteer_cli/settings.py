@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+STATE_FOLDER = ".training"  # in the folder of the SAEs, while they are trained
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

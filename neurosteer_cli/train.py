@@ -9,6 +9,7 @@ weights, bit for bit, as one that is not.
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .corpus import documents
+from .corpus import Part, documents
 from .engine import Engine
 from .errors import InputError, OutputError
 from .files import replace_file, replace_folder
@@ -24,12 +25,11 @@ from .harvest import Harvest
 from .hooks import HookPoint
 from .packing import packed
 from .sae import SparseAutoencoder
-from .settings import Average, Progress, Recipe, Settings, Trained
+from .settings import STATE_FOLDER, Average, Progress, Recipe, Settings, Trained
 from .snapshots import Checkpoint, order_of
 from .training import Apprentice, sae_lens_version
 from .transfer import Moments, transferred
 
-STATE_FOLDER = ".training"
 SAMPLE_ROWS = 16_384  # for means
 
 
@@ -43,7 +43,7 @@ class Training:
         self,
         settings: Settings,
         engine: Engine,
-        files: Sequence[str],
+        corpus: Sequence[Part],
         folder: Path,
         *,
         init: Mapping[HookPoint, SparseAutoencoder] | None = None,
@@ -54,7 +54,7 @@ class Training:
         """Open a new or an interrupted training in `folder`.
 
         Args:
-            files: of the corpus; they are read more than once.
+            corpus: read more than once.
             init: the SAE that each hook point starts from, its own or another's; else from noise.
             checkpoint_steps: steps between checkpoints.
             dtype: of the saved weights.
@@ -63,20 +63,22 @@ class Training:
         Raises:
             InputError: the folder holds a training with other settings.
         """
-        self.settings, self.engine, self.files, self.folder = settings, engine, list(files), folder
+        self.settings, self.engine, self.corpus, self.folder = settings, engine, corpus, folder
         self.init, self.checkpoint_steps, self.dtype, self.tell = init, checkpoint_steps, dtype, tell
         self.points = [HookPoint.parse(name) for name in settings.points]
         self.state = folder / STATE_FOLDER
         self._claim()
         self.harvest = Harvest(self.state, self.points, engine.d_model)
         self.apprentices: list[Apprentice] = []
+        self.moments: dict[HookPoint, Moments] = {}
         self.round, self.step = 0, 0  # the next step of this round to take
         self.quality: dict[str, Average] = {name: Average() for name in settings.points}
 
     def _claim(self) -> None:
         """Note the settings in the folder, or hold them against those noted there."""
         note = self.state / "settings.json"
-        if not note.exists():
+        self.is_new = not note.exists()
+        if self.is_new:
             try:
                 self.state.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -94,7 +96,24 @@ class Training:
             )
 
     def run(self) -> list[Trained]:
-        """Read, train and save; the folder's state is removed in the end."""
+        """Read, train and save; the folder's state is removed in the end.
+
+        Raises:
+            InputError: the corpus cannot be trained on, or has changed since the training began.
+            OutputError: something cannot be written; what was written before stays for a resumed run.
+        """
+        try:
+            trained = self._run()
+        except InputError:
+            if self.is_new and not (self.state / Checkpoint.NAME).exists():
+                shutil.rmtree(self.state)
+                with suppress(OSError):  # not empty
+                    self.folder.rmdir()
+            raise
+        shutil.rmtree(self.state)
+        return trained
+
+    def _run(self) -> list[Trained]:
         rounds = self.settings.rounds
         checkpoint = Checkpoint.load(self.state)
         if checkpoint:
@@ -110,9 +129,7 @@ class Training:
             self._save_checkpoint()
         if not self.apprentices:  # all steps were taken before the run was interrupted
             self._begin(checkpoint, rounds)
-        trained = self._finish()
-        shutil.rmtree(self.state)
-        return trained
+        return self._finish()
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -129,7 +146,7 @@ class Training:
                 done += n
                 self.tell(Progress("reading", done, total, {}))
 
-            sequences = packed(self.engine, documents(self.files), self.settings.context)
+            sequences = packed(self.engine, documents(self.corpus), self.settings.context)
             self.harvest.fill(self.engine, sequences, wanted, advance)
         n_rows = self.harvest.place.n_rows
         if n_rows < self.settings.batch_size and self.round == 0:
@@ -184,11 +201,7 @@ class Training:
             device=self.engine.device, uses_layer_norm=self.engine.uses_layer_norm
         )
         target = Moments.of(rows / scale)
-        if sae.hook_point == point:
-            source = target
-        else:
-            sequences = packed(self.engine, documents(self.files), self.settings.context)
-            source = Moments.of_texts(self.engine, sequences, sae.hook_point)
+        source = target if sae.hook_point == point else self._moments(sae.hook_point)
         weights = transferred(sae, source, target)
         return {
             "W_enc": weights["W_enc"] / scale,
@@ -196,6 +209,13 @@ class Training:
             "W_dec": weights["W_dec"] * scale,
             "b_dec": weights["b_dec"] * scale,
         }
+
+    def _moments(self, point: HookPoint) -> Moments:
+        """Of the residuals an SAE to start from was trained on."""
+        if point not in self.moments:
+            sequences = packed(self.engine, documents(self.corpus), self.settings.context)
+            self.moments[point] = Moments.of_texts(self.engine, sequences, point)
+        return self.moments[point]
 
     def _train(self, n_rows: int) -> None:
         """Take this round's steps from where it stands."""

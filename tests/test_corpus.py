@@ -22,16 +22,20 @@ def write(path: Path, *texts: str) -> str:
     return str(path)
 
 
+def read(*sources: str) -> list[str]:
+    return list(documents(corpus_files(sources)))
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.gz", "a.txt.gz"])
 def test_every_kind_of_file_gives_its_documents_in_order(name: str, tmp_path: Path) -> None:
-    assert list(documents([write(tmp_path / name, "one", "two two", "three")])) == ["one", "two two", "three"]
+    assert read(write(tmp_path / name, "one", "two two", "three")) == ["one", "two two", "three"]
 
 
 def test_a_folder_stands_for_the_files_in_it_sorted(tmp_path: Path) -> None:
     for name in ("b/x.txt", "a.jsonl.gz", "c.jsonl", "notes.md"):
         write(tmp_path / name, name)
     files = corpus_files([str(tmp_path)])
-    assert [Path(file).name for file in files] == ["a.jsonl.gz", "x.txt", "c.jsonl"]
+    assert [Path(part.path).name for part in files] == ["a.jsonl.gz", "x.txt", "c.jsonl"]
     assert list(documents(files)) == ["a.jsonl.gz", "b/x.txt", "c.jsonl"]
 
 
@@ -42,11 +46,11 @@ def test_prompts_count_with_their_completions_and_chats_whole(tmp_path: Path) ->
     ]
     file = tmp_path / "c.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert list(documents([str(file)])) == ["two and two are four", "hi\n\nhello"]
+    assert read(str(file)) == ["two and two are four", "hi\n\nhello"]
 
 
 def test_blank_documents_are_passed_over(tmp_path: Path) -> None:
-    assert list(documents([write(tmp_path / "a.jsonl", "", "one", " \n")])) == ["one"]
+    assert read(write(tmp_path / "a.jsonl", "", "one", " \n")) == ["one"]
 
 
 @pytest.mark.parametrize(
@@ -74,15 +78,15 @@ def test_a_damaged_gzip_file_is_named_with_its_fault(tmp_path: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"a.jsonl.gz: not a whole gzip file .*; compress it again"):
-        list(documents([str(file)]))
+        read(str(file))
     file.write_bytes(b"plain text")
     with pytest.raises(InputError, match=r"a.jsonl.gz: not a whole gzip file .*; compress it again"):
-        list(documents([str(file)]))
+        read(str(file))
 
 
 def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a.jsonl: no text at all"):
-        list(documents([write(tmp_path / "a.jsonl", " ", "")]))
+        read(write(tmp_path / "a.jsonl", " ", ""))
 
 
 def test_documents_are_packed_end_to_end_with_an_end_of_text_between(engine: Engine) -> None:

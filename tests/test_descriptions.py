@@ -71,7 +71,8 @@ def test_rates_peaks_and_the_median_norm_are_those_of_all_tokens(
     assert described.about.sae_sha256 == sae.sha256
     rates = [latent.firing_rate for latent in described.latents]
     assert rates == pytest.approx((acts > 0).double().mean(0).tolist())
-    assert [latent.peak for latent in described.latents] == pytest.approx(acts.max(0).values.tolist(), rel=1e-4)
+    peaks = [latent.peak for latent in described.latents]
+    assert peaks == pytest.approx(acts.max(0).values.tolist(), rel=1e-4)
 
 
 def test_contexts_are_of_different_sequences_strongest_first_and_spell_the_text(

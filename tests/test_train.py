@@ -13,20 +13,21 @@ from safetensors.torch import load_file
 from tiny import D_MODEL
 
 from neurosteer_cli import files, snapshots
+from neurosteer_cli.corpus import Part, corpus_files
 from neurosteer_cli.engine import Engine
 from neurosteer_cli.errors import InputError, OutputError
 from neurosteer_cli.harvest import Harvest
 from neurosteer_cli.hooks import HookPoint
 from neurosteer_cli.sae import load_sae
-from neurosteer_cli.settings import Average, Progress, Settings
+from neurosteer_cli.settings import STATE_FOLDER, Average, Progress, Settings
 from neurosteer_cli.snapshots import order_of
-from neurosteer_cli.train import STATE_FOLDER, Training
+from neurosteer_cli.train import Training
 
 POINTS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Part]:
     """Forty documents of about 400 bytes: 16,000 tokens of the tiny tokenizer."""
     words = ["alpha", "beta", "gamma", "the", "of", "to", "cat", "dog", "house", "river", "green", "sleeps"]
     generator = torch.Generator().manual_seed(0)
@@ -35,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
         for _ in range(40):
             drawn = torch.randint(len(words), (80,), generator=generator).tolist()
             stream.write(json.dumps({"text": " ".join(words[i] for i in drawn)}) + "\n")
-    return str(file)
+    return corpus_files([str(file)])
 
 
 def settings(engine: Engine, **changes: object) -> Settings:
@@ -56,11 +57,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(
-    engine: Engine, corpus: str, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, corpus: list[Part], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[Progress]]:
     folder = tmp_path_factory.mktemp("whole") / "out"
     told: list[Progress] = []
-    Training(settings(engine), engine, [corpus], folder, tell=told.append).run()
+    Training(settings(engine), engine, corpus, folder, tell=told.append).run()
     return folder, told
 
 
@@ -130,45 +131,45 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(
     nth: int,
     uninterrupted: tuple[Path, list[Progress]],
     engine: Engine,
-    corpus: str,
+    corpus: list[Part],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         killed_at(patch, owner, name, nth)
         with pytest.raises(Killed):
-            Training(settings(engine), engine, [corpus], tmp_path / "out", checkpoint_steps=7).run()
+            Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=7).run()
     assert [path.name for path in (tmp_path / "out").iterdir()] == [STATE_FOLDER]
-    Training(settings(engine), engine, [corpus], tmp_path / "out", checkpoint_steps=7).run()
+    Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=7).run()
     whole = weights(uninterrupted[0])
     resumed = weights(tmp_path / "out")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def test_what_is_asked_for_must_be_what_was_begun(
-    engine: Engine, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, corpus: list[Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         killed_at(patch, Training, "_begin", 1)
         with pytest.raises(Killed):
-            Training(settings(engine), engine, [corpus], tmp_path / "out").run()
+            Training(settings(engine), engine, corpus, tmp_path / "out").run()
     with pytest.raises(InputError, match=r"its unfinished training has k=6, and 7 is asked for"):
-        Training(settings(engine, k=7), engine, [corpus], tmp_path / "out")
+        Training(settings(engine, k=7), engine, corpus, tmp_path / "out")
     other = tmp_path / "other.txt"
     other.write_text("another text altogether, as long as you like it to be\n" * 400)
     with pytest.raises(InputError, match="the corpus is not the one this training has read so far"):
-        training = Training(settings(engine), engine, [str(other)], tmp_path / "out")
+        training = Training(settings(engine), engine, corpus_files([str(other)]), tmp_path / "out")
         training.harvest.next_round()
         training.round = 1
         training.run()
 
 
 def test_a_corpus_that_ends_early_gives_a_shorter_training(
-    engine: Engine, corpus: str, tmp_path: Path
+    engine: Engine, corpus: list[Part], tmp_path: Path
 ) -> None:
     asked = settings(engine, n_tokens=10**6, rows_per_round=10**6)
     told: list[Progress] = []
-    Training(asked, engine, [corpus], tmp_path / "out", tell=told.append).run()
+    Training(asked, engine, corpus, tmp_path / "out", tell=told.append).run()
     assert (told[-1].done, told[-1].total) == (told[-1].total, told[-1].done)
     assert 10_000 < told[-1].total / 2 < 20_000
 
@@ -177,12 +178,13 @@ def test_a_corpus_of_less_than_a_batch_is_refused(engine: Engine, tmp_path: Path
     short = tmp_path / "short.txt"
     short.write_text("a few words\n")
     with pytest.raises(InputError, match="gives 10 tokens to train on, fewer than one batch of 256"):
-        Training(settings(engine), engine, [str(short)], tmp_path / "out").run()
+        Training(settings(engine), engine, corpus_files([str(short)]), tmp_path / "out").run()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("failing", ["checkpoint", "activations", "result"])
 def test_a_full_disk_is_told_of_and_leaves_no_sae(
-    failing: str, engine: Engine, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failing: str, engine: Engine, corpus: list[Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_args: object, **_kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -195,35 +197,35 @@ def test_a_full_disk_is_told_of_and_leaves_no_sae(
         else:
             patch.setattr("neurosteer_cli.training.save_file", full)
         with pytest.raises(OutputError, match="cannot write .No space left on device"):
-            Training(settings(engine), engine, [corpus], tmp_path / "out", checkpoint_steps=5).run()
+            Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=5).run()
     assert [path.name for path in (tmp_path / "out").iterdir()] == [STATE_FOLDER]
-    Training(settings(engine), engine, [corpus], tmp_path / "out", checkpoint_steps=5).run()
+    Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=5).run()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(POINTS)
 
 
 def test_a_damaged_checkpoint_is_named(
-    engine: Engine, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, corpus: list[Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         killed_at(patch, Training, "_figures", 9)
         with pytest.raises(Killed):
-            Training(settings(engine), engine, [corpus], tmp_path / "out", checkpoint_steps=5).run()
+            Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=5).run()
     checkpoint = tmp_path / "out" / STATE_FOLDER / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(InputError, match="a damaged checkpoint .*; remove .*out/.training and start anew"):
-        Training(settings(engine), engine, [corpus], tmp_path / "out").run()
+        Training(settings(engine), engine, corpus, tmp_path / "out").run()
 
 
 def test_an_sae_to_start_from_is_better_than_noise_even_at_another_block(
-    engine: Engine, corpus: str, tmp_path: Path, uninterrupted: tuple[Path, list[Progress]]
+    engine: Engine, corpus: list[Part], tmp_path: Path, uninterrupted: tuple[Path, list[Progress]]
 ) -> None:
     start = load_sae(str(uninterrupted[0] / POINTS[0]), model_id="tiny")
     one_step = settings(engine, n_tokens=256, rows_per_round=256, epochs=1, lr=1e-6)
     told: dict[str, list[Progress]] = {"noise": [], "init": []}
-    Training(one_step, engine, [corpus], tmp_path / "noise", tell=told["noise"].append).run()
+    Training(one_step, engine, corpus, tmp_path / "noise", tell=told["noise"].append).run()
     points = {HookPoint.parse(name): start for name in POINTS}
     Training(
-        replace(one_step, init=start.sha256), engine, [corpus], tmp_path / "init", init=points,
+        replace(one_step, init=start.sha256), engine, corpus, tmp_path / "init", init=points,
         tell=told["init"].append,
     ).run()  # fmt: skip
     for point in POINTS:

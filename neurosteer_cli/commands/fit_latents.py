@@ -9,6 +9,7 @@ from .options import parse_layers
 
 if TYPE_CHECKING:
     from ..chosen import Choice
+    from ..corpus import Part
     from ..engine import Engine
     from ..hooks import HookPoint
     from ..sae import SparseAutoencoder
@@ -79,7 +80,7 @@ def _by_sae(
 
 def _choices(
     weights: "list[tuple[SparseAutoencoder, dict[int, float]]]",
-    files: list[str],
+    files: "list[Part]",
     model: str,
     dtype: str,
     device: str,
@@ -98,7 +99,8 @@ def _choices(
                 engine, fitted, token_sequences(engine, files, CONTEXT), n_tokens=N_TOKENS, advance=advance
             )
         if tallies[0].n == 0:
-            raise InputError(f"{', '.join(files)}: no token that counts; give longer texts")
+            names = ", ".join(part.name for part in files)
+            raise InputError(f"{names}: no token that counts; give longer texts")
         facts = [(one.norms.median, one.firing_rates.tolist()) for one in tallies]
     else:
         described = [find(one, model) for one in saes]

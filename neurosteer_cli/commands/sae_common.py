@@ -1,17 +1,13 @@
 """What the commands about SAEs share: SAEs and an engine that fit one another, and a corpus of tokens."""
 
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import console
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..corpus import Part
     from ..engine import Engine, Tokens
     from ..sae import SparseAutoencoder
 
@@ -72,25 +68,9 @@ def load_engine(
     return engine, fitted
 
 
-def token_sequences(engine: "Engine", files: list[str], context: int) -> "Iterator[Tokens]":
+def token_sequences(engine: "Engine", corpus: "Sequence[Part]", context: int) -> "Iterator[Tokens]":
     """A corpus as packed sequences, no longer than the model reads."""
     from ..corpus import documents
     from ..packing import packed
 
-    return packed(engine, documents(files), min(context, engine.max_tokens))
-
-
-@contextmanager
-def spooled(files: list[str]) -> Iterator[list[str]]:
-    """Yield files that can be read twice: stdin is copied to a temporary file."""
-    if "-" not in files:
-        yield files
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "stdin"
-        with copy.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        with copy.open("rb") as written:
-            is_json = written.read(1) == b"{"
-        named = copy.rename(copy.with_suffix(".jsonl" if is_json else ".txt"))
-        yield [str(named) if file == "-" else file for file in files]
+    return packed(engine, documents(corpus), min(context, engine.max_tokens))

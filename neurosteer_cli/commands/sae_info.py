@@ -10,6 +10,7 @@ from ..errors import InputError
 from .options import SAE, Device, Dtype, Json, Model, OfLayers, parse_count
 
 if TYPE_CHECKING:
+    from ..corpus import Part
     from ..measure import Measured
     from ..sae import SparseAutoencoder
 
@@ -68,7 +69,7 @@ def info(
 
 
 def _measure(
-    saes: "list[SparseAutoencoder]", files: list[str], model: str, n_tokens: int, n_loss: int, dtype: str,
+    saes: "list[SparseAutoencoder]", files: "list[Part]", model: str, n_tokens: int, n_loss: int, dtype: str,
     device: str,
 ) -> "list[Measured]":  # fmt: skip
     from ..measure import tally
@@ -81,7 +82,7 @@ def _measure(
             n_tokens=n_tokens, n_loss_tokens=n_loss, advance=advance,
         )  # fmt: skip
     if found[0].n == 0:
-        raise InputError(f"{', '.join(files)}: no token that counts; give longer texts")
+        raise InputError(f"{', '.join(part.name for part in files)}: no token that counts; give longer texts")
     return [one.measured() for one in found]
 
 

@@ -11,6 +11,7 @@ from ..errors import InputError
 from .options import Corpus, Device, Dtype, Json, Model, parse_count, parse_layers
 
 if TYPE_CHECKING:
+    from ..corpus import Part
     from ..engine import Engine
     from ..hooks import HookPoint
     from ..sae import SparseAutoencoder
@@ -62,39 +63,40 @@ def train(
     Example: neurosteer sae train corpus.jsonl.gz --layers 14,20 --d-sae 4608 --k 32 --tokens 3M -o saes
     """
     from ..checkpoints import DEFAULT_MODEL
-    from ..corpus import corpus_files
+    from ..corpus import check, corpus_files, spooled
     from ..hooks import HookPoint
     from ..settings import Settings
-    from .sae_common import spooled
 
     points = [HookPoint(layer) for layer in parse_layers(layers)]
     _check(architecture, d_sae, k, epochs, lr, batch_size, context, checkpoint_every, save_as)
-    files = corpus_files(corpus)
+    n_tokens, n_bytes = parse_count(tokens, "--tokens"), parse_count(disk, "--disk")
+    parts = corpus_files(corpus)
     _check_folder(out, points, resume=resume)
     model = model or DEFAULT_MODEL
     starting = _load_init(init, model, architecture, d_sae, points)
-    engine = _load_engine(model, points, starting, context, dtype, device)
-    settings = Settings(
-        model_id=engine.model_id,
-        points=tuple(map(str, points)),
-        architecture=architecture,
-        d_sae=d_sae,
-        k=k,
-        n_tokens=parse_count(tokens, "--tokens"),
-        epochs=epochs,
-        rows_per_round=parse_count(disk, "--disk") // (2 * engine.d_model * len(points)),
-        context=context,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        init=_init_hash(starting),
-    )
-    if settings.rows_per_round < batch_size or settings.n_tokens < batch_size:
-        raise InputError(
-            f"--batch-size {batch_size}: more than --tokens {tokens}, or than --disk {disk} has room for"
+    with spooled(parts) as readable:
+        check(readable)
+        engine = _load_engine(model, points, starting, context, dtype, device)
+        settings = Settings(
+            model_id=engine.model_id,
+            points=tuple(map(str, points)),
+            architecture=architecture,
+            d_sae=d_sae,
+            k=k,
+            n_tokens=n_tokens,
+            epochs=epochs,
+            rows_per_round=n_bytes // (2 * engine.d_model * len(points)),
+            context=context,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            init=_init_hash(starting),
         )
-    _say_cost(settings, engine)
-    with spooled(files) as readable:
+        if settings.rows_per_round < batch_size or n_tokens < batch_size:
+            raise InputError(
+                f"--batch-size {batch_size}: more than --tokens {tokens}, or than --disk {disk} has room for"
+            )
+        _say_cost(settings, engine)
         trained = _run(settings, engine, readable, out, starting, checkpoint_every, save_as)
     _summarize(trained)
     if json:
@@ -133,7 +135,7 @@ def _check_folder(out: Path, points: "list[HookPoint]", *, resume: bool) -> None
     Raises:
         InputError: it has an SAE or an unfinished training already, or cannot be written.
     """
-    from ..train import STATE_FOLDER
+    from ..settings import STATE_FOLDER
 
     unfinished = (out / STATE_FOLDER).is_dir()
     if out.exists() and not out.is_dir():
@@ -226,7 +228,7 @@ def _say_cost(settings: "Settings", engine: "Engine") -> None:
 def _run(
     settings: "Settings",
     engine: "Engine",
-    files: list[str],
+    corpus: "list[Part]",
     out: Path,
     init: "dict[HookPoint, SparseAutoencoder] | None",
     checkpoint_every: int,
@@ -242,7 +244,7 @@ def _run(
             show(progress.phase, progress.done, progress.total, _facts(progress))
 
         training = Training(
-            settings, engine, files, out, init=init, checkpoint_steps=checkpoint_every,
+            settings, engine, corpus, out, init=init, checkpoint_steps=checkpoint_every,
             dtype=getattr(torch, save_as), tell=tell,
         )  # fmt: skip
         return training.run()
