@@ -73,9 +73,9 @@ def ours(n_tokens: int) -> dict[str, float]:
 
     engine = Engine.load("smollm2", n_blocks=LAYER + 1, head=False, dtype="float32", device="cpu")
     settings = Settings(
-        model_id="smollm2", points=(f"blocks.{LAYER}.hook_resid_post",), architecture="topk", d_sae=D_SAE, k=K,
-        n_tokens=n_tokens, epochs=1, rows_per_round=n_tokens, context=CONTEXT, batch_size=BATCH, lr=5e-4,
-        seed=0, init=None,
+        model_id="smollm2", points=(f"blocks.{LAYER}.hook_resid_post",), architecture="topk", d_sae=D_SAE,
+        k=K, n_tokens=n_tokens, epochs=1, rows_per_round=n_tokens, context=CONTEXT, batch_size=BATCH,
+        lr=5e-4, seed=0, init=None,
     )  # fmt: skip
     torch.manual_seed(0)
     forward = 0.0
@@ -96,7 +96,8 @@ def ours(n_tokens: int) -> dict[str, float]:
         engine.model.forward = timed
         told: list[Progress] = []
         start = time.monotonic()
-        Training(settings, engine, [Part(str(corpus), "corpus")], Path(folder) / "out", tell=told.append).run()
+        parts = [Part(str(corpus), "corpus")]
+        Training(settings, engine, parts, Path(folder) / "out", tell=told.append).run()
         return {"tokens": told[-1].done, "seconds": time.monotonic() - start, "forward": forward}
 
 
