@@ -265,7 +265,7 @@ class Apprentice:
             {name: tensor.to("cpu", dtype).contiguous() for name, tensor in weights.items()},
             folder / "sae_weights.safetensors",
         )
-        (folder / "cfg.json").write_text(json.dumps(config, indent=1))
+        (folder / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True))
 
 
 @contextmanager
