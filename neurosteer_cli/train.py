@@ -27,7 +27,7 @@ from .packing import packed
 from .sae import SparseAutoencoder
 from .settings import STATE_FOLDER, Average, Progress, Recipe, Settings, Trained
 from .snapshots import Checkpoint, order_of
-from .training import Apprentice, sae_lens_version
+from .training import Apprentice
 from .transfer import Moments, transferred
 
 SAMPLE_ROWS = 16_384  # for means
@@ -280,7 +280,6 @@ class Training:
             "hook_name": settings.points[number],
             "context_size": settings.context,
             "prepend_bos": False,
-            "sae_lens_version": sae_lens_version(),
             "median_resid_norm": self.harvest.place.medians[number],
             "trained_tokens": self.apprentices[number].trainer.n_training_samples,
             "neurosteer": {key: value for key, value in asdict(settings).items() if key != "points"},

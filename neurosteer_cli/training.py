@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import sae_lens
 import torch
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
@@ -294,7 +293,3 @@ def _trainer_config(recipe: Recipe) -> SAETrainerConfig:
         dead_feature_window=max(1, DEAD_AFTER_TOKENS // recipe.batch_size),
         logger=LoggingConfig(log_to_wandb=False),
     )
-
-
-def sae_lens_version() -> str:
-    return str(sae_lens.__version__)
