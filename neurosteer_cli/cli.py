@@ -23,6 +23,7 @@ from .commands.gen import gen
 from .commands.import_vector import import_vector
 from .commands.inspect import inspect
 from .commands.layers import layers
+from .commands.sae import app as sae
 from .errors import NeurosteerError
 
 
@@ -59,6 +60,7 @@ app = typer.Typer(
 for command in (fit, gen, combine, inspect, evaluate, calibrate, layers, export):
     app.command("eval" if command is evaluate else None)(command)
 app.command("import")(import_vector)  # `import` is no name for a function
+app.add_typer(sae, name="sae")
 
 
 def _version(asked: bool) -> None:

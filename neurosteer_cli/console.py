@@ -4,12 +4,20 @@ Knows terminals; knows nothing of what the numbers mean. stdout belongs to resul
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -45,6 +53,57 @@ def progress(
     ) as bar:
         task = bar.add_task(label, total=total)
         yield lambda n: bar.advance(task, n)
+
+
+LINE_EVERY_SECONDS = 60.0
+
+
+@contextmanager
+def long_run() -> Iterator[Callable[[str, int, int, str], None]]:
+    """Show how far a run of minutes to hours has come; yield a function that is told so.
+
+    It takes (phase, done, total, facts). A terminal shows a bar; a log gets a line a minute, and one
+    at the end of a phase.
+    """
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[facts]}"),
+    )  # fmt: skip
+    terminal = _stderr.is_terminal
+    with Progress(*columns, console=_stderr, redirect_stdout=False, disable=not terminal) as bar:
+        clocks: dict[str, _Clock] = {}
+
+        def tell(phase: str, done: int, total: int, facts: str) -> None:
+            if phase not in clocks:
+                task = bar.add_task(phase, total=total, completed=done, facts=facts)
+                clocks[phase] = _Clock(int(task), done, time.monotonic())
+            clock = clocks[phase]
+            bar.update(TaskID(clock.task), completed=done, total=total, facts=facts)
+            if not terminal and clock.is_due(finished=done >= total):
+                left = clock.left(done, total)
+                note(f"{phase} {done:,} of {total:,} tokens, {left} left{facts and '; '}{facts}")
+
+        yield tell
+
+
+class _Clock:
+    """When a phase began, and when a line about it was last written."""
+
+    def __init__(self, task: int, done: int, start: float) -> None:
+        self.task, self.first, self.start, self.last = task, done, start, start
+
+    def is_due(self, *, finished: bool) -> bool:
+        now = time.monotonic()
+        due = finished or now - self.last >= LINE_EVERY_SECONDS
+        self.last = now if due else self.last
+        return due
+
+    def left(self, done: int, total: int) -> str:
+        gained = done - self.first
+        if not gained:
+            return "unknown time"
+        seconds = (time.monotonic() - self.start) / gained * (total - done)
+        return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def note(message: str) -> None:

@@ -4,6 +4,7 @@ Knows paths and the operating system's errors; knows nothing of what is written.
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +94,31 @@ def make_folder(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
 
 
+@contextmanager
+def replace_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder beside `target` that takes its place if the body succeeds.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write ({error.strerror})") from error
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_mask())
+        for file in temporary.iterdir():  # safetensors makes them for their owner alone
+            file.chmod(0o666 & ~_mask())
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write ({error.strerror})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _keep_mode(temporary: Path, target: Path) -> None:
     """Give the new file the old one's permissions, or those a plain `open` would have given."""
     temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else _plain_mode())
@@ -100,6 +126,10 @@ def _keep_mode(temporary: Path, target: Path) -> None:
 
 def _plain_mode() -> int:
     """The permissions a plain `open` gives a new file."""
+    return 0o666 & ~_mask()
+
+
+def _mask() -> int:
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    return mask

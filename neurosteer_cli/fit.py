@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import __version__
+from .descriptions import find, names
 from .engine import Engine
 from .errors import InputError, NeurosteerError
 from .facts import FORMAT_VERSION, PointFacts, SAEFacts, SideFacts, VectorMetadata
@@ -40,6 +41,7 @@ class LatentRow:
     negative_rate: float
     piece: str  # where it fires most in the given texts
     token: str  # the token it fires at there
+    name: str | None  # by the SAE's descriptions, if it has any
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ def _strongest(at: PointReading, direction: Direction, engine: Engine) -> list[L
     weights = direction.latent_weights
     up = direction.latent_ids[weights > 0][:N_STRONGEST].tolist()
     down = direction.latent_ids[weights < 0][:N_STRONGEST].tolist()
+    described = names(find(at.sae, engine.model_id) if at.sae else None, up + down)
     weight_of = dict(zip(direction.latent_ids.tolist(), weights.tolist(), strict=True))
     return [
         LatentRow(
@@ -235,6 +238,7 @@ def _strongest(at: PointReading, direction: Direction, engine: Engine) -> list[L
             negative_rate=float(rates[1][latent]),
             piece=_text(at.peaks.window[latent], engine),
             token=_text(at.peaks.window[latent, Peaks.BEFORE : Peaks.BEFORE + 1], engine),
+            name=described.get(latent),
         )
         for latent in up + down
     ]

@@ -3,23 +3,25 @@
 Knows streams, encodings and the three forms of a text record; knows nothing of models or labels.
 """
 
+import gzip
 import json
 import math
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import jsonlines
 
 from .errors import InputError, OutputError
 
 MAX_LINE_BYTES = 16 * 2**20
-PLAIN_TEXT_SUFFIX = ".txt"
+PLAIN_TEXT_SUFFIX, GZIP_SUFFIX = ".txt", ".gz"
 STDIN = "<stdin>"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -57,7 +59,7 @@ def read_records(source: str, *, plain_key: str = "text", name: str | None = Non
 
     Args:
         source: a path, or `-` for stdin. A `.txt` file has one text a line; any other file is JSONL;
-            stdin is JSONL if its first line starts with `{`, else plain text.
+            stdin is JSONL if its first line starts with `{`, else plain text. `.gz` is unpacked.
         plain_key: the key under which a plain line becomes a record.
         name: what errors call the source; `<stdin>` marks a copy of stdin and is read like it.
 
@@ -192,7 +194,7 @@ def _open(source: str, name: str) -> AbstractContextManager[BinaryIO]:
     if path.is_dir():
         raise InputError(f"{name}: is a directory; name a file, or `-` for stdin")
     try:
-        return path.open("rb")
+        return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == GZIP_SUFFIX else path.open("rb")
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from error
 
@@ -200,7 +202,7 @@ def _open(source: str, name: str) -> AbstractContextManager[BinaryIO]:
 def _decoded_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line) without empty lines."""
     number = 0
-    while raw := stream.readline(MAX_LINE_BYTES + 1):
+    while raw := _raw_line(stream, name):
         number += 1
         if len(raw) > MAX_LINE_BYTES:
             raise InputError(
@@ -219,10 +221,20 @@ def _decoded_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
+def _raw_line(stream: BinaryIO, name: str) -> bytes:
+    try:
+        return stream.readline(MAX_LINE_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{name}: not a whole gzip file ({error}); compress it again") from error
+
+
 def _is_plain(name: str, first_line: str) -> bool:
     if name == STDIN:
         return not first_line.lstrip().startswith("{")
-    return Path(name).suffix.lower() == PLAIN_TEXT_SUFFIX
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).suffix.lower() == (
+        PLAIN_TEXT_SUFFIX
+    )
 
 
 def _parse_json_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Located]:

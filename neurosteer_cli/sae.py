@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -136,16 +137,53 @@ def load_sae(sae_id: str, *, model_id: str, layer: int | None = None) -> SparseA
 
     Args:
         model_id: the model to steer; which SAEs are bundled depends on it.
-        layer: for `bundled`, the block wanted; None takes the only or the deepest one.
+        layer: of several (`bundled`, or a folder of such folders), the block wanted; None takes the
+            only or the deepest one.
 
     Raises:
         SAEError: no such SAE, or one whose architecture, normalization or hook point cannot be used.
     """
+    folder = sae_folder(sae_id, model_id=model_id, layer=layer)
+    if folder is None:
+        return _from_registry(sae_id)
+    return _from_folder(folder, BUNDLED if sae_id == BUNDLED else str(folder.resolve()))
+
+
+def sae_folder(sae_id: str, *, model_id: str, layer: int | None = None) -> Path | None:
+    """The folder an SAE is in; None if sae-lens's registry is asked for it.
+
+    Raises:
+        SAEError: there is none for that block.
+    """
     if sae_id == BUNDLED:
-        return _from_folder(_bundled_folder(model_id, layer), BUNDLED)
-    if Path(sae_id).is_dir():
-        return _from_folder(Path(sae_id), str(Path(sae_id).resolve()))
-    return _from_registry(sae_id)
+        return _bundled_folder(model_id, layer)
+    if not Path(sae_id).is_dir():
+        return None
+    several = _members(Path(sae_id))
+    return Path(sae_id) if not several else _of_layer(several, layer, f"in {sae_id}")
+
+
+def sae_layers(sae_id: str, *, model_id: str) -> list[int]:
+    """The blocks of a family of SAEs, `bundled` or a folder of folders; none for a single SAE."""
+    return sorted(_members(_bundled_family(model_id) if sae_id == BUNDLED else Path(sae_id)))
+
+
+def _members(family: Path) -> dict[int, Path]:
+    """The SAEs of a folder of folders, by block; none if the folder is an SAE itself."""
+    if (family / "cfg.json").is_file():
+        return {}
+    found = {}
+    for folder in sorted(family.glob("blocks.*")):
+        with suppress(InputError):
+            found[HookPoint.parse(folder.name).layer] = folder
+    return found
+
+
+def _of_layer(layers: dict[int, Path], layer: int | None, where: str) -> Path:
+    wanted = max(layers) if layer is None else layer
+    if wanted not in layers:
+        raise SAEError(f"no SAE is {where} for block {wanted}; there is one for {sorted(layers)}")
+    return layers[wanted]
 
 
 def check_fits(sae: SparseAutoencoder, *, model_id: str, model_names: set[str], d_model: int) -> list[str]:
@@ -181,8 +219,11 @@ def _plain_name(name: str) -> str:
 
 def bundled_layers(model_id: str) -> dict[int, Path]:
     """The folders of the SAEs bundled for a model, by layer."""
-    family = Path(str(files(__package__))) / "saes" / Path(model_id).name
-    return {HookPoint.parse(folder.name).layer: folder for folder in sorted(family.glob("blocks.*"))}
+    return _members(_bundled_family(model_id))
+
+
+def _bundled_family(model_id: str) -> Path:
+    return Path(str(files(__package__))) / "saes" / Path(model_id).name
 
 
 def _bundled_folder(model_id: str, layer: int | None) -> Path:

@@ -3,6 +3,7 @@
 Every case runs in one folder, by relative names, and the folder must look the same afterwards.
 """
 
+import gzip
 import json
 import re
 import shlex
@@ -78,6 +79,10 @@ FILES: dict[str, str | bytes] = {
     "numberprompt.jsonl": '{"prompt": 1}\n',
     "emptyprompt.jsonl": '{"prompt": "one"}\n{"prompt": ""}\n',
     "longprompt.jsonl": '{"prompt": "one"}\n\n{"prompt": "' + "a" * 200 + '"}\n',
+    # corpora
+    "words.txt": "".join(f"some words of a corpus, line {n}\n" for n in range(60)),
+    "cut.jsonl.gz": gzip.compress(GOOD.encode() * 500)[:30],
+    "plain.txt.gz": "hello\n",
     # other things
     "magic.gguf": b"GGUF" + b"\0" * 100,
     "text.gguf": "hello",
@@ -143,6 +148,12 @@ def make_saes(folder: Path) -> None:
     save_tiny_sae(folder / "shapesae", d_sae=64, d_in=12)
     save_tiny_sae(folder / "factlesssae", metadata={"hook_name": "blocks.2.hook_resid_post"})
     save_tiny_sae(folder / "textsae", metadata="none")
+    save_tiny_sae(folder / "family" / "blocks.1.hook_resid_post", hook_name="blocks.1.hook_resid_post")
+    save_tiny_sae(folder / "family" / "blocks.2.hook_resid_post")
+    save_tiny_sae(folder / "damaged")
+    (folder / "damaged" / "descriptions.jsonl.gz").write_bytes(b"hello")
+    (folder / "begun" / ".training").mkdir(parents=True)
+    (folder / "done" / "blocks.1.hook_resid_post").mkdir(parents=True)
     weights = (folder / "sae" / "sae_weights.safetensors").read_bytes()
     for name, file, data in (
         ("configlesssae", "cfg.json", None),
@@ -393,7 +404,8 @@ SIDES: list[Case] = [
      "error: give two files (towards, away from), or one with --target and --source"),
     ("fit - - -o kept.st", 2,
      "error: `-` (stdin) can be read only once; give a file for the other side"),
-    ("fit -o kept.st", 2, usage(" fit", r"Missing argument '[^\n]+'\.")),
+    ("fit -o kept.st", 2,
+     "error: give texts to steer towards and away from, or latents with --latent ID:WEIGHT"),
 ]  # fmt: skip
 
 TARGETS: list[Case] = [
@@ -770,7 +782,136 @@ IMPORTING: list[Case] = [
     ("import own.gguf", 2, usage(" import", r"Missing option '--out' / '-o'\.")),
 ]  # fmt: skip
 
-CASES = EXPORTING + IMPORTING + READING + SIDES + TARGETS + FITTING + SAES + GENERATING + VECTORS + MODELS
+
+TRAIN = "sae train words.txt -m tiny --layers 1 -o new"
+UNDESCRIBED = (
+    "error: SAE '{here}/sae' has no descriptions, which say how long the residual is: run "
+    "`neurosteer sae describe`, or give texts to measure it on: neurosteer fit TEXTS --latent ..."
+)
+
+TRAINING: list[Case] = [
+    ("sae", 2, like(r".*")),
+    ("sae train -o new", 2, usage(" sae train", r"Missing argument '[^\n]+'\.")),
+    ("sae train words.txt --layers 1", 2, usage(" sae train", r"Missing option '--out' / '-o'\.")),
+    ("sae train words.txt -o new", 2, usage(" sae train", r"Missing option '--layers' / '--layer'\.")),
+    ("sae train none.jsonl -m tiny --layers 1 -o new", 2, "error: none.jsonl: No such file or directory"),
+    ("sae train emptyfolder -m tiny --layers 1 -o new", 2,
+     "error: emptyfolder: no .jsonl, .txt, .jsonl.gz, .txt.gz file in this folder"),
+    ("sae train words.txt words.txt -m tiny --layers 1 -o new", 2,
+     "error: words.txt: given twice; each part of a corpus once"),
+    ("sae train broken.jsonl -m tiny --layers 1 -o new", 2,
+     "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+    ("sae train words.txt number.jsonl -m tiny --layers 1 -o new", 2,
+     "error: number.jsonl:1: 'text' must be a string, got 3"),
+    ("sae train cut.jsonl.gz -m tiny --layers 1 -o new", 2, like(
+        r"error: cut\.jsonl\.gz: not a whole gzip file \([^\n]+\); compress it again")),
+    ("sae train plain.txt.gz -m tiny --layers 1 -o new", 2, like(
+        r"error: plain\.txt\.gz: not a whole gzip file \([^\n]+\); compress it again")),
+    ("sae train - -m tiny --layers 1 -o new", 2,
+     "error: <stdin>: no records; one JSON object (or, in a .txt file, one text) a line"),
+    (f"{TRAIN} --architecture gated", 2,
+     "error: --architecture gated: one of topk, batchtopk, jumprelu, matryoshka"),
+    (f"{TRAIN} --save-as int8", 2, "error: --save-as int8: one of float32, float16, bfloat16"),
+    (f"{TRAIN} --tokens many", 2, "error: --tokens many: not a count such as 3M, 500k or 20000"),
+    (f"{TRAIN} --tokens 0", 2, "error: --tokens 0: not a count such as 3M, 500k or 20000"),
+    (f"{TRAIN} --tokens=-5k", 2, "error: --tokens -5k: not a count such as 3M, 500k or 20000"),
+    (f"{TRAIN} --disk 1T", 2, "error: --disk 1T: not a count such as 3M, 500k or 20000"),
+    (f"{TRAIN} --d-sae 2", 2, "error: --d-sae must be at least 8, got 2"),
+    (f"{TRAIN} --k 0", 2, "error: --k must be at least 1, got 0"),
+    (f"{TRAIN} --d-sae 16 --k 17", 2, "error: --k 17: there are only 16 latents"),
+    (f"{TRAIN} --epochs 0", 2, "error: --epochs must be at least 1, got 0"),
+    (f"{TRAIN} --batch-size 0", 2, "error: --batch-size must be at least 1, got 0"),
+    (f"{TRAIN} --lr 0", 2, "error: --lr must be above 0 and below 1, got 0"),
+    (f"{TRAIN} --lr nan", 2, "error: --lr must be above 0 and below 1, got nan"),
+    (f"{TRAIN} --context 1", 2, "error: --context must be at least 2, got 1"),
+    (f"{TRAIN} --context 200", 2, "error: --context 200: the model reads at most 128 tokens"),
+    (f"{TRAIN} --context 64 --tokens 100", 2,
+     "error: --batch-size 1024: more than --tokens 100, or than --disk 10G has room for"),
+    (f"{TRAIN} --context 64 --disk 1k", 2,
+     "error: --batch-size 1024: more than --tokens 3M, or than --disk 1k has room for"),
+    (f"{TRAIN} --init none", 1,
+     "error: 'none' is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry"),
+    (f"{TRAIN} --init sae", 2, "error: --init sae: it has 64 latents; give --d-sae as many"),
+    (f"{TRAIN} --init narrowsae --d-sae 64", 2, "error: --init: SAE '{here}/narrowsae' has d_model=8, model "
+     "'tiny' has 16; choose an SAE of this model"),
+    (f"{TRAIN} --init sae --d-sae 64 --architecture jumprelu", 2,
+     "error: --init: not with --architecture jumprelu, which needs thresholds as well"),
+    ("sae train words.txt -m tiny --layers 1,1 -o new", 2,
+     "error: --layers 1,1: blocks count from 0, each named once"),
+    ("sae train words.txt -m tiny --layers one -o new", 2,
+     "error: --layers one: not a block number or a comma-separated list of them"),
+    ("sae train words.txt -m tiny --layers 4 -o new", 2,
+     "error: blocks.4.hook_resid_post: the model has 4 blocks, 0 to 3"),
+    ("sae train words.txt -m tiny --layers 1 -o up.jsonl", 2, "error: -o up.jsonl: is a file; name a folder"),
+    ("sae train words.txt -m tiny --layers 1 -o none/new", 2,
+     "error: -o none/new: no folder 'none'; create it first"),
+    ("sae train words.txt -m tiny --layers 1 -o done", 2,
+     "error: -o done: has blocks.1.hook_resid_post already; name another folder"),
+    ("sae train words.txt -m tiny --layers 1 -o begun", 2, "error: -o begun: holds an unfinished training; "
+     "go on with --resume, or remove begun/.training"),
+    ("sae info", 2, usage(" sae info", r"Missing argument 'SAE'\.")),
+    ("sae info sae none.txt -m tiny", 2, "error: none.txt: No such file or directory"),
+    ("sae info sae letters.jsonl --tokens few -m tiny", 2,
+     "error: --tokens few: not a count such as 3M, 500k or 20000"),
+    ("sae info family --layers 3 -m tiny", 1,
+     "error: no SAE is in family for block 3; there is one for [1, 2]"),
+    ("sae info sae --layers 1 -m tiny", 2,
+     "error: --layers 1: SAE 'sae' belongs to blocks.2.hook_resid_post"),
+    ("sae info narrowsae words.txt -m tiny", 1, like(
+        r"error: SAE '{here}/narrowsae' has d_model=8 and was trained on 'tiny'; model 'tiny' has "
+        r"d_model=16: choose the SAE of this model")),
+    ("sae info deepsae words.txt -m tiny", 1, "error: SAE '{here}/deepsae' belongs to "
+     "blocks.9.hook_resid_post; model 'tiny' has 4 blocks, 0 to 3: choose the SAE of this model"),
+    ("sae info damaged -m tiny", 1, like(
+        r"error: {here}/damaged/descriptions\.jsonl\.gz: damaged \([^\n]+\); "
+        r"run `neurosteer sae describe` again")),
+    ("sae info bundled -m tiny", 1, "error: no SAE is bundled for model 'tiny': give --sae FOLDER or --sae "
+     "RELEASE/SAE_ID, or a method that needs none (--method diffmean)"),
+    ("sae describe sae", 2, usage(" sae describe", r"Missing argument '[^\n]+'\.")),
+    ("sae describe sae none.txt -m tiny", 2, "error: none.txt: No such file or directory"),
+    ("sae describe sae broken.jsonl -m tiny", 2,
+     "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+    ("sae describe sae words.txt -m tiny --contexts 0", 2, "error: --contexts must be at least 1, got 0"),
+    ("sae describe sae words.txt -m tiny --before=-1", 2, "error: --before must be at least 0, got -1"),
+    ("sae describe sae words.txt -m tiny --report tiny", 2,
+     "error: tiny: is a directory; name a file to write"),
+    ("sae search sae", 2, usage(" sae search", r"Missing argument 'TEXT'\.")),
+    ("sae search sae words -m tiny", 1, "error: SAE '{here}/sae' has no descriptions; run `neurosteer sae "
+     "describe sae CORPUS` first"),
+    ("sae search sae ' ' -m tiny", 2,
+     "error: the query is empty; give the words or the text to search by"),
+    ("sae search sae words -m tiny -n 0", 2, "error: -n must be at least 1, got 0"),
+    ("fit --sae sae --latent 3:1 -m tiny -o kept.st", 1, UNDESCRIBED),
+    ("fit letters.jsonl --sae sae --latent 64:1 -m tiny -o kept.st", 2,
+     "error: --latent 64: the SAE at blocks.2.hook_resid_post has 64 latents, 0 to 63"),
+    ("fit --sae sae --latent x -m tiny -o kept.st", 2,
+     "error: --latent x: not ID:WEIGHT such as 960:-1, or BLOCK/ID:WEIGHT"),
+    ("fit --sae sae --latent 3 --method diffmean -m tiny -o kept.st", 2,
+     "error: --latent: goes with --sae, --layers and -o, not with options for texts"),
+    ("fit --sae family --layers 1,2 --latent 3 -m tiny -o kept.st", 2,
+     "error: --latent: with several blocks, say whose latent it is: BLOCK/ID:WEIGHT, 20/960:-1"),
+    ("fit --sae family --layers 1,2 --latent 1/3 -m tiny -o kept.st", 2,
+     "error: --layers 1,2: give a --latent BLOCK/ID:WEIGHT for each of them, and no other"),
+    ("fit --sae sae --latent 1/3 -m tiny -o kept.st", 1,
+     "error: SAE 'sae' belongs to blocks.2.hook_resid_post, not to block 1; choose another"),
+    ("fit --sae family --latent 3/3 -m tiny -o kept.st", 1,
+     "error: no SAE is in family for block 3; there is one for [1, 2]"),
+]  # fmt: skip
+
+
+CASES = (
+    EXPORTING
+    + IMPORTING
+    + TRAINING
+    + READING
+    + SIDES
+    + TARGETS
+    + FITTING
+    + SAES
+    + GENERATING
+    + VECTORS
+    + MODELS
+)
 
 
 def short(command: str) -> str:

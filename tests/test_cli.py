@@ -543,8 +543,9 @@ def test_inspect_json_is_the_metadata_and_the_pushes() -> None:
     for row, latent, weight in zip(rows, latents.ids.tolist(), latents.weights.tolist(), strict=False):
         assert set(row) == {
             "latent_id", "weight", "positive_rate", "negative_rate", "neuronpedia",
-            "promoted", "suppressed",
+            "promoted", "suppressed", "name",
         }  # fmt: skip
+        assert row["name"] is None  # its SAE has no descriptions
         assert (row["latent_id"], row["weight"]) == (latent, weight)
         assert len(row["promoted"]) == len(row["suppressed"]) == 5
 

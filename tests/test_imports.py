@@ -22,22 +22,29 @@ LEVELS = (
     ("__init__", "errors", "files", "estimates"),
     (
         "records", "console", "hooks", "latents", "residuals", "sampling", "metrics", "facts", "wheels",
-        "verdicts", "chat", "panels", "conclusion",
+        "verdicts", "chat", "panels", "conclusion", "settings", "snapshots",
     ),
-    ("texts", "checkpoints", "vector", "sae", "llm_judge", "charts", "figures"),
-    ("loading", "methods", "encoders", "report", "control_vectors", "bake"),
-    ("engine", "data_judge", "hf_judge"),
-    ("generation", "reading", "judges", "likelihood", "adopt"),
-    ("fit", "runs"),
+    ("texts", "checkpoints", "vector", "sae", "llm_judge", "charts", "figures", "corpus", "training"),
+    ("loading", "methods", "encoders", "report", "control_vectors", "bake", "descriptions", "chosen"),
+    ("engine", "data_judge", "hf_judge", "browse"),
+    (
+        "generation", "reading", "judges", "likelihood", "adopt", "packing", "transfer", "harvest",
+        "describe", "measure", "search",
+    ),
+    ("fit", "runs", "train"),
     ("evaluate",),
     ("calibrate", "layers"),
     ("commands.__init__", "commands.options"),
-    ("commands.prompting",),
-    ("commands.continuations",),
+    ("commands.prompting", "commands.sae_common"),
+    ("commands.continuations", "commands.fit_latents"),
     ("commands.scoring",),
     (
         "commands.fit", "commands.gen", "commands.combine", "commands.inspect", "commands.eval",
         "commands.calibrate", "commands.layers", "commands.export", "commands.import_vector",
+        "commands.sae_describe", "commands.sae_info", "commands.sae_search", "commands.sae_train",
+    ),
+    (
+        "commands.sae",
     ),
     ("cli",),
     ("__main__",),
@@ -47,8 +54,8 @@ WITHIN_A_LEVEL = {("files", "errors")}  # an error type
 PLACES = {
     "jsonlines": {"records"},
     "rich": {"console"},
-    "safetensors": {"vector", "sae", "loading", "checkpoints", "bake"},
-    "sae_lens": {"sae"},
+    "safetensors": {"vector", "sae", "loading", "checkpoints", "bake", "snapshots", "training"},
+    "sae_lens": {"sae", "training"},
     "huggingface_hub": {"checkpoints"},
     "gguf": {"checkpoints", "control_vectors"},
     "transformers": {"loading", "generation", "checkpoints", "encoders"},
@@ -247,7 +254,9 @@ def heavy_after(code: str) -> set[str]:
 
 HELP = """
 from neurosteer_cli.cli import app
-for command in ([], ["fit"], ["gen"], ["combine"], ["inspect"], ["export"], ["import"]):
+for command in ([], ["fit"], ["gen"], ["combine"], ["inspect"], ["export"], ["import"], ["eval"],
+                ["calibrate"], ["layers"], ["sae"], ["sae", "train"], ["sae", "info"], ["sae", "describe"],
+                ["sae", "search"]):
     try:
         app([*command, "--help"])
     except SystemExit as end:

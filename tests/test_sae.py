@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from tiny import D_MODEL, D_VOCAB, N_LAYERS, save_tiny_sae, tiny_model
 from torch import Tensor
 
+from neurosteer_cli.descriptions import find
 from neurosteer_cli.errors import SAEError
 from neurosteer_cli.hooks import RESID_PRE, HookPoint, capture, find_blocks
-from neurosteer_cli.sae import SparseAutoencoder, check_fits, from_state, load_sae
+from neurosteer_cli.sae import SparseAutoencoder, check_fits, from_state, load_sae, sae_folder
 
 D_SAE = 64
 HOOK = "blocks.2.hook_resid_post"
@@ -644,10 +645,25 @@ def test_the_bundled_sae_is_read_without_sae_lens() -> None:
 
 
 def test_a_layer_without_a_bundled_sae_is_answered_with_those_that_have_one() -> None:
-    message = r"^no SAE is bundled for block 3 of 'smollm2'; there is one for \[20\]$"
+    message = r"^no SAE is bundled for block 3 of 'smollm2'; there is one for \[11, 14, 17, 20\]$"
     with pytest.raises(SAEError, match=message):
         load_sae("bundled", model_id="smollm2", layer=3)
-    assert load_sae("bundled", model_id="smollm2", layer=20).hook_point == HookPoint(20)
+
+
+@pytest.mark.parametrize("layer", [11, 14, 17, 20])
+def test_each_bundled_sae_is_small_and_described(layer: int) -> None:
+    folder = sae_folder("bundled", model_id="smollm2", layer=layer)
+    assert folder is not None
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 11_000_000
+    sae = load_sae("bundled", model_id="smollm2", layer=layer)
+    assert (sae.hook_point, sae.architecture, sae.k, sae.d_sae) == (HookPoint(layer), "topk", 32, 4608)
+    torch.testing.assert_close(sae.weights["W_dec"].norm(dim=-1), torch.ones(4608), rtol=2e-3, atol=0.0)
+    described = find(sae, "smollm2")
+    assert described is not None
+    assert described.about.hook_point == f"blocks.{layer}.hook_resid_post"
+    assert sum(not latent.contexts for latent in described.latents) < 46  # 1 %
+    contexts = [context for latent in described.latents for context in latent.contexts]
+    assert max(len(f"{one.before}{one.token}{one.after}".split()) for one in contexts) < 9  # fragments
 
 
 @pytest.mark.parametrize("model", ["gpt2", "openai-community/gpt2", "", "."])

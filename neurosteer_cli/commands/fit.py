@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def fit(
     texts: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="TOWARDS [AWAY]",
             help="Texts to steer towards and away from (JSONL, .txt, or - for stdin); "
             "or one file whose records have a label.",
         ),
-    ],
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Vector file to write [default: TOWARDS.st].")
     ] = None,
@@ -40,6 +40,10 @@ def fit(
         typer.Option(help="bundled, a sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry."),
     ] = None,
     top_k: Annotated[int, typer.Option(help="SAE latents to keep.")] = 100,
+    latent: Annotated[
+        list[str] | None,
+        typer.Option(help="In place of texts: a latent and its weight, 960:-1, or BLOCK/960:-1; repeatable."),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option("--layers", "--layer", help="Blocks to steer at, from 0: 20 or 14,17,20."),
@@ -64,7 +68,15 @@ def fit(
     from ..files import check_target
     from ..methods import METHODS, NEEDS_SAE
     from ..texts import open_sides
+    from .fit_latents import fit_latents
 
+    if latent:
+        if method != "neurosteer" or target is not None or source is not None or hook_point is not None:
+            raise InputError("--latent: goes with --sae, --layers and -o, not with options for texts")
+        fit_latents(latent, texts or [], out, sae, layers, model or DEFAULT_MODEL, dtype, device, json=json)
+        return
+    if not texts:
+        raise InputError("give texts to steer towards and away from, or latents with --latent ID:WEIGHT")
     if method not in METHODS:
         raise InputError(f"--method {method}: one of {', '.join(METHODS)}")
     if top_k < 1:
@@ -202,12 +214,13 @@ def _summarize(vector: "SteeringVector", report: "FitReport", out: Path) -> None
             f"{point.resid_norm:.1f} long"
         )
         rows = report.strongest[name]
+        named = any(row.name for row in rows)
         if rows:
             console.table(
                 "strongest latents",
                 (">latent", ">weight", ">t", f">fires {facts.positive.label}",
-                 f">fires {facts.negative.label}", "fires most at"),
-                [_latent_cells(row) for row in rows],
+                 f">fires {facts.negative.label}", "fires most at", *(["described as"] * named)),
+                [_latent_cells(row) + (row.name or "",) * named for row in rows],
             )  # fmt: skip
     console.note(f"wrote {out}")
 

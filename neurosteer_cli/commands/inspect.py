@@ -81,6 +81,7 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
         return
     import torch
 
+    from ..descriptions import find, names
     from ..engine import Engine
     from ..sae import load_sae
 
@@ -107,6 +108,9 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
             if loaded and loaded.sha256 != sae.sha256:
                 console.note(f"tokens of single latents are left out: SAE {sae.sae_id!r} has changed")
             elif loaded:
+                described = names(find(loaded, model_id), [row["latent_id"] for row in rows])
+                for row in rows:
+                    row["name"] = described.get(row["latent_id"])
                 directions += list(loaded.decoder_rows(torch.tensor([row["latent_id"] for row in rows])))
         found = engine.promoted_tokens(torch.stack(directions), N_TOKENS)
         whole = {"latent_id": None, "weight": None}
@@ -186,6 +190,7 @@ def _table(
         f">fires {facts.negative.label if facts.negative else ''}": lambda row: _rate(row, "negative_rate"),
         "promotes": lambda row: _pieces(row.get("promoted")),
         "suppresses": lambda row: _pieces(row.get("suppressed")),
+        "described as": lambda row: row.get("name") or "",
         "neuronpedia": lambda row: row.get("neuronpedia") or "",
     }
     filled = {name: cell for name, cell in columns.items() if any(cell(row) for row in rows)}

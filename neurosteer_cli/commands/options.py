@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import math
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,17 @@ Dtype = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]
+SAE = Annotated[
+    str,
+    typer.Argument(metavar="SAE", help="bundled, a sae-lens folder, a folder of such, or RELEASE/SAE_ID."),
+]
+Corpus = Annotated[
+    list[str],
+    typer.Argument(metavar="CORPUS...", help="JSONL or .txt files, also .gz; folders of such; - for stdin."),
+]
+OfLayers = Annotated[
+    str | None, typer.Option("--layers", "--layer", help="Of several SAEs, those of these blocks.")
+]
 
 Chat = Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")]
 System = Annotated[str | None, typer.Option(help="System message; implies --chat.")]
@@ -65,6 +77,7 @@ Prompts = Annotated[
 ]
 
 MAX_ALPHA = 1e6
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
 def generation_settings(
@@ -135,3 +148,16 @@ def parse_alphas(text: str) -> list[float]:
     if any(abs(alpha) > MAX_ALPHA for alpha in alphas):
         raise InputError(f"--alpha {text}: must be between -{MAX_ALPHA:g} and {MAX_ALPHA:g} percent")
     return alphas
+
+
+def parse_count(text: str, option: str) -> int:
+    """Read `3M`, `500k` or `20000`.
+
+    Raises:
+        InputError: no such number, or none at all.
+    """
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgb]?)", text.strip().lower())
+    count = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if count < 1:
+        raise InputError(f"{option} {text}: not a count such as 3M, 500k or 20000")
+    return count
