@@ -86,7 +86,7 @@ class Descriptions:
             OutputError: it cannot be written.
         """
         lines = [asdict(self.about), *map(_record, self.latents)]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
         with replace_file(file) as temporary:
             temporary.write_bytes(gzip.compress(text.encode(errors="replace"), 9, mtime=0))
 
