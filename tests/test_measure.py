@@ -8,6 +8,7 @@ from tiny import D_MODEL, save_tiny_sae
 
 from neurosteer_cli.engine import Engine
 from neurosteer_cli.hooks import HookPoint
+from neurosteer_cli.likelihood import log_probs
 from neurosteer_cli.measure import Tally, reconstruct, tally
 from neurosteer_cli.packing import packed
 from neurosteer_cli.sae import SparseAutoencoder, from_state, load_sae
@@ -61,7 +62,7 @@ def test_a_perfect_reconstruction_explains_all_and_loses_nothing(engine: Engine)
 def test_the_plain_loss_is_the_engines_own(engine: Engine) -> None:
     tokens = list(packed(engine, TEXTS, 32))
     found = tally(engine, [identity_sae()], iter(tokens), n_tokens=10**6, n_loss_tokens=10**6)[0].measured()
-    logs = engine.log_probs([(one.ids[:1], one.ids[1:]) for one in tokens])
+    logs = log_probs(engine, [(one.ids[:1], one.ids[1:]) for one in tokens])
     expected = -torch.cat(logs).double().mean()
     assert found.loss == pytest.approx(float(expected), rel=1e-5)
     assert found.n_loss_tokens == sum(map(len, logs))

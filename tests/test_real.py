@@ -141,19 +141,18 @@ def test_a_calibrated_level_holds_on_prompts_it_was_not_calibrated_on(
     path = tmp_path / "happy.st"
     sentiment[0].save(path)
     judge = ["--judge", "sentiment"]
-    run(["calibrate", str(path), *judge, "--alpha=-16,-8,8,16", "-n", "2", "--max-new-tokens", "30",
-         "--max-ppl-ratio", "1.6"])  # fmt: skip
+    run(["calibrate", str(path), *judge, "--alpha=-14,14", "--max-new-tokens", "30", "--max-ppl-ratio", "2"])
     calibration = SteeringVector.load(path).metadata.calibration
     assert calibration is not None and calibration.n_prompts == 36
     rates = [point.expected_rate for point in calibration.allowed()]
     assert rates == sorted(rates) and rates[-1] - rates[0] > 0.2, rates
     level = round((rates[0] + rates[-1]) / 2, 2)
-    written = run(["gen", "-v", str(path), "--level", str(level), str(EXAMPLES / "prompts.jsonl"), "-n", "6",
-                   "--max-new-tokens", "30", "--batch-size", "64", "--json"])  # fmt: skip
+    written = run(["gen", "-v", str(path), "--level", str(level), str(EXAMPLES / "prompts.jsonl"), "-n", "3",
+                   "--max-new-tokens", "30", "--batch-size", "72", "--json"])  # fmt: skip
     (tmp_path / "written.jsonl").write_text(written)
     (row,) = map(json.loads, run(["eval", str(tmp_path / "written.jsonl"), *judge, "--json"]).splitlines())
     assert row["alpha"] == calibration.alpha_at(level)
-    assert row["judges"]["sentiment"]["rate"]["value"] == pytest.approx(level, abs=0.15)
+    assert row["judges"]["sentiment"]["rate"]["value"] == pytest.approx(level, abs=0.2)
 
 
 def run(arguments: list[str]) -> str:
