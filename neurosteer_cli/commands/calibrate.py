@@ -87,6 +87,7 @@ def calibrate(
     Example: neurosteer calibrate polite.st --judge-data kind.jsonl curt.jsonl
     """
     from ..files import check_target
+    from ..vector import SteeringVector
     from .continuations import Planned
 
     specs = check_judges([judge] if judge else None, judge_data, attribute, steers=True)
@@ -114,10 +115,12 @@ def calibrate(
         [vector], alphas, settings, n, random=False, instruction=None,
         as_chat=chat or system is not None, system=system,
     )  # fmt: skip
-    run = planned.run(prompt_records(prompts), None, False, model, dtype, device)
-    judges = load_judges(specs, judge_data, attribute, run.vectors)
+    records = prompt_records(prompts)
+    vectors = {str(vector): SteeringVector.load(vector)}
+    judges = load_judges(specs, judge_data, attribute, vectors)
+    run = planned.run(records, vectors, None, False, model, dtype, device)
     results, found = _calibrated(run, judges[0], max_ppl_ratio)
-    steering = run.vectors[str(vector)]
+    steering = vectors[str(vector)]
     replace(steering, metadata=replace(steering.metadata, calibration=found)).save(vector)
     announce(judges, run.facts["n_prompts"])
     if json:

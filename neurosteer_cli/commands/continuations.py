@@ -87,18 +87,18 @@ class Planned:
     def run(
         self,
         records: "Sequence[Located]",
+        named: "dict[str, SteeringVector]",
         save: Path | None,
         resume: bool,
         model: str | None,
         dtype: str,
         device: str,
     ) -> Continuations:
+        """Generate; `named` are the vectors by the names of their paths."""
         from ..runs import write_all
-        from ..vector import SteeringVector, total_pushes
+        from ..vector import total_pushes
 
-        vectors = [SteeringVector.load(path) for path in self.paths]
-        if save is not None:
-            check_save(save, resume)
+        vectors = [named[str(path)] for path in self.paths]
         engine = load_engine(model, self.paths, vectors, dtype, device)
         plan = self._plan(engine, records, vectors)
         facts = self._facts(engine, records, vectors)
@@ -112,7 +112,6 @@ class Planned:
             for job in plan.jobs
             if any(job.row.alphas)
         }
-        named = {str(path): vector for path, vector in zip(self.paths, vectors, strict=True)}
         return Continuations(engine, found, named, pushes, facts)
 
     def _plan(

@@ -104,7 +104,8 @@ def evaluate(
     Example: neurosteer eval --vector polite.st --alpha 4,8,16 --judge sentiment --report polite.html
     """
     paths = vector or []
-    from .continuations import Planned, read
+    from ..vector import SteeringVector
+    from .continuations import Planned, check_save, read
     from .prompting import prompt_records
 
     if bool(generations) == bool(paths):
@@ -117,6 +118,7 @@ def evaluate(
     if generations:
         _refuse_generating_options(alpha, prompts, save, resume, baseline_prompt)
         run = read(generations, model, dtype, device)
+        judges = load_judges(specs, judge_data, attribute, run.vectors)
     else:
         settings = generation_settings(
             n=n,
@@ -136,8 +138,12 @@ def evaluate(
             paths, _alphas(paths, alpha or []), settings, n, random, baseline_prompt,
             as_chat=chat or system is not None, system=system,
         )  # fmt: skip
-        run = planned.run(prompt_records(prompts), save, resume, model, dtype, device)
-    judges = load_judges(specs, judge_data, attribute, run.vectors)
+        if save is not None:
+            check_save(save, resume)
+        records = prompt_records(prompts)
+        vectors = {str(path): SteeringVector.load(path) for path in paths}
+        judges = load_judges(specs, judge_data, attribute, vectors)  # before anything can be lost
+        run = planned.run(records, vectors, save, resume, model, dtype, device)
     found = _score(run, judges, ppl_model, dtype, device)
     announce(judges, len({sample.prompt for sample in run.samples}))
     show(found.results, json)

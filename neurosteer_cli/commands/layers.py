@@ -26,12 +26,11 @@ from .options import (
     parse_layers,
 )
 from .prompting import prompt_records, tokenized
-from .scoring import announce, check_judges, command_line, interval, load_judges, percent, write_page
+from .scoring import announce, check_judges, command_line, interval, judges_for, percent, write_page
 
 if TYPE_CHECKING:
     from ..engine import Engine
     from ..hooks import HookPoint
-    from ..judges import Judge
     from ..layers import Layer
     from ..sae import SparseAutoencoder
 
@@ -101,16 +100,15 @@ def layers(
     )
     records = prompt_records(prompts) if steer else []
     with open_sides(texts, target, source) as sides:
+        fitted_on = {text for side in sides for text in side.hashes}
+        judges = judges_for(specs, judge_data, attribute or sides[0].label, fitted_on)
         engine = Engine.load(model or DEFAULT_MODEL, head=steer, dtype=dtype, device=device, say=console.note)
         points = _points(only, engine)
         saes = _bundled(engine, points)
         with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
             found, vectors = measure(engine, sides, points, saes, advance=advance)
-        judges: list[Judge] = []
         unsteered = None
         if steer:
-            named = {str(point): vector for point, vector in zip(points, vectors, strict=True)}
-            judges = load_judges(specs, judge_data, attribute, named)
             asked = tokenized(records, engine, as_chat=False, system=None, max_new_tokens=max_new_tokens)
             found, unsteered = steer_at(
                 engine, found, vectors, alphas, asked, judges[0], settings, n=n, progress=console.progress

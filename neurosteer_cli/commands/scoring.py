@@ -1,7 +1,7 @@
 """What eval, calibrate and layers share: judges from options, results as tables and pages."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,14 +48,23 @@ def load_judges(
     vectors: "dict[str, SteeringVector]",
 ) -> "list[Judge]":
     """Load the judges; texts that a vector was fitted on are kept from them."""
+    labels = {v.metadata.positive.label for v in vectors.values() if v.metadata.positive is not None}
+    label = next(iter(labels)) if len(labels) == 1 else None
+    fitted_on = {text for vector in vectors.values() for text in vector.text_hashes.tolist()}
+    return judges_for(specs, judge_data, attribute or label, fitted_on)
+
+
+def judges_for(
+    specs: Sequence[str],
+    judge_data: tuple[str, str] | None,
+    attribute: str | None,
+    fitted_on: Collection[int],
+) -> "list[Judge]":
+    """Load the judges, and keep texts with these hashes from them."""
     from ..judges import load_judge
 
-    if attribute is None:
-        labels = {v.metadata.positive.label for v in vectors.values() if v.metadata.positive is not None}
-        attribute = next(iter(labels)) if len(labels) == 1 else None
-    seen = {text for vector in vectors.values() for text in vector.text_hashes.tolist()}
     return [
-        load_judge(spec, judge_data=judge_data, leave_out=seen, attribute=attribute, say=console.note)
+        load_judge(spec, judge_data=judge_data, leave_out=fitted_on, attribute=attribute, say=console.note)
         for spec in specs
     ]
 
