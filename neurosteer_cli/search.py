@@ -14,6 +14,9 @@ from .engine import Engine, Tokens
 from .errors import InputError
 from .sae import SparseAutoencoder
 
+# The first tokens of a text are unlike all others: words to precede the query, which do not count.
+LEAD = "The following few words are what the rest is about:"
+OUTLIER = 5.0  # times the median norm: left out
 RAREST = 1e-6  # a firing rate below this counts as this
 
 
@@ -38,7 +41,7 @@ def search(
     score looks for the query's words among the tokens it fires at, promotes and the contexts.
 
     Raises:
-        InputError: the query has no token.
+        InputError: the query has no token that counts.
     """
     firing = _firing(engine, sae, descriptions, query)
     words = _word_scores(descriptions, query)
@@ -52,15 +55,18 @@ def search(
 
 
 def _firing(engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, query: str) -> list[float]:
-    ids = engine.tokenizer(query, add_special_tokens=False)["input_ids"][: engine.max_tokens - 1]
-    if not ids:
+    if not query.strip():
         raise InputError("the query is empty; give the words or the text to search by")
-    # An end of text before it takes position 0, the attention sink, so that the first word counts.
-    first = engine.tokenizer.eos_token_id
-    start = [first if first is not None else ids[0]]
-    tokens = Tokens([*start, *ids], [False] + [True] * len(ids))
+    before = engine.prompt_ids(LEAD, "the lead")
+    ids = engine.tokenizer(f" {query.strip()}", add_special_tokens=False)["input_ids"]
+    ids = ids[: engine.max_tokens - len(before)]
+    tokens = Tokens([*before, *ids], [False] * len(before) + [True] * len(ids))
     (batch,) = engine.residuals([tokens], [sae.hook_point])
     resid = batch.resid[sae.hook_point]
+    usual = resid.norm(dim=-1) < OUTLIER * descriptions.about.median_resid_norm
+    if not usual.any():
+        raise InputError("the query has no token of a usual norm; give a longer text")
+    resid = resid[usual]
     activations = (sae.encode(resid) * sae.raw_scale(resid)).mean(0).cpu()
     peaks = torch.tensor([max(latent.peak, 1e-9) for latent in descriptions.latents])
     rarity = torch.tensor([-math.log(max(latent.firing_rate, RAREST)) for latent in descriptions.latents])

@@ -22,13 +22,13 @@ from neurosteer_cli.descriptions import (
     find,
     names,
 )
-from neurosteer_cli.engine import Engine
+from neurosteer_cli.engine import Engine, Tokens
 from neurosteer_cli.errors import InputError, SAEError
 from neurosteer_cli.hooks import HookPoint
 from neurosteer_cli.packing import packed
 from neurosteer_cli.residuals import MedianNorm
 from neurosteer_cli.sae import SparseAutoencoder, load_sae, sae_layers
-from neurosteer_cli.search import search
+from neurosteer_cli.search import LEAD, search
 
 TEXTS = [f"text number {n} has some {'more ' * (n % 4)}words" for n in range(30)]
 
@@ -186,10 +186,8 @@ def test_firing_is_held_against_the_corpus(
     engine: Engine, sae: SparseAutoencoder, described: Descriptions
 ) -> None:
     query = "some words"
-    ids = engine.tokenizer(query)["input_ids"]
-    from neurosteer_cli.engine import Tokens
-
-    tokens = Tokens([engine.tokenizer.eos_token_id, *ids], [False] + [True] * len(ids))
+    lead, ids = engine.tokenizer(LEAD)["input_ids"], engine.tokenizer(f" {query}")["input_ids"]
+    tokens = Tokens([*lead, *ids], [False] * len(lead) + [True] * len(ids))
     (batch,) = engine.residuals([tokens], [HookPoint(2)])
     means = sae.encode(batch.resid[HookPoint(2)]).mean(0).tolist()
     scores = [
