@@ -3,13 +3,13 @@
 Knows results of an evaluation; knows nothing of how they were generated, nor of files.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import InputError
+from .errors import NeurosteerError
 from .evaluate import Result
 from .facts import Calibration, CurvePoint
-from .metrics import Estimate
 
 
 def calibrate(results: Sequence[Result], judge: str, max_ppl_ratio: float, **facts: Any) -> Calibration:
@@ -23,13 +23,24 @@ def calibrate(results: Sequence[Result], judge: str, max_ppl_ratio: float, **fac
         results: of one vector at several alphas, 0 among them.
         facts: the remaining fields of `Calibration`.
 
+    An alpha of which every text is empty or unanswered has no point on the curve.
+
     Raises:
-        InputError: an alpha has no rate or no perplexity, as every text was empty or unanswered.
+        NeurosteerError: alpha 0 is such a one.
     """
-    ordered = sorted(results, key=lambda result: _alpha(result))
-    rates = [_estimate(result.judges[judge].rate, result, "rate") for result in ordered]
-    ratios = [_estimate(result.perplexity_ratio, result, "perplexity") for result in ordered]
-    alphas = [_alpha(result) for result in ordered]
+    known = [
+        (_alpha(result), rate, ratio, result)
+        for result in results
+        if (rate := result.judges[judge].rate) is not None
+        and (ratio := result.perplexity_ratio) is not None
+        and math.isfinite(ratio.value)
+    ]
+    if not any(alpha == 0 for alpha, *_ in known):
+        raise NeurosteerError(
+            "the unsteered continuations are all empty or unjudged: nothing to compare with"
+        )
+    known.sort(key=lambda point: point[0])
+    alphas, rates, ratios, ordered = zip(*known, strict=True)
     expected = monotone(alphas, [rate.value for rate in rates], [result.n for result in ordered])
     curve = [
         CurvePoint(
@@ -76,14 +87,6 @@ def monotone(alphas: Sequence[float], rates: Sequence[float], weights: Sequence[
 def _alpha(result: Result) -> float:
     assert result.setting.alphas is not None
     return result.setting.alphas[0]
-
-
-def _estimate(estimate: Estimate | None, result: Result, what: str) -> Estimate:
-    if estimate is None:
-        raise InputError(
-            f"alpha {_alpha(result):g} has no {what}: all its continuations are empty or unjudged"
-        )
-    return estimate
 
 
 def _largest_effect(allowed: Sequence[CurvePoint], side: Sequence[CurvePoint]) -> float | None:

@@ -88,7 +88,7 @@ def kl_divergence(steered: Tensor, unsteered: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 95 % bootstrap interval; no interval where there is one unit only."""
+    """A value and its 95 % bootstrap interval; no interval where only one unit has a value."""
 
     value: float
     low: float | None
@@ -126,8 +126,9 @@ class Bootstrap:
         if any(float(sums.counts.sum()) == 0 for sums in several):
             return None
         value = float(f(*(sums.totals.sum() / sums.counts.sum() for sums in several)))
-        if self.n_units < 2:
-            return Estimate(value, None, None)
         found = f(*(self._times @ sums.totals / (self._times @ sums.counts) for sums in several))
+        known = min(int((sums.counts > 0).sum()) for sums in several)
+        if known < 2 or not bool(found.isfinite().any()):
+            return Estimate(value, None, None)
         low, high = found[found.isfinite()].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
         return Estimate(value, float(low), float(high))

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -142,7 +143,7 @@ def write_record(record: Record) -> None:
 
 @contextmanager
 def appending(path: Path) -> Iterator[Callable[[Record], None]]:
-    """Yield a function that appends a record to a file, each one whole on disk before the next.
+    """Yield a function that appends a record to a file and flushes it.
 
     Raises:
         OutputError: the file cannot be written.
@@ -155,19 +156,21 @@ def appending(path: Path) -> Iterator[Callable[[Record], None]]:
         raise OutputError(f"{path}: cannot write ({error.strerror})") from error
 
 
-def recover(path: Path) -> list[Record]:
-    """Read back what `appending` wrote, and cut off the record that a killed run left half written.
+def recover(path: Path) -> tuple[list[Located], int]:
+    """Read back what `appending` wrote: whole records, and the bytes they take.
+
+    What follows those bytes is a record that a killed run left half written.
 
     Raises:
-        InputError: as `read_records` does; an empty or absent file is none.
+        InputError: a line is not a JSON object.
     """
-    if not path.exists() or path.stat().st_size == 0:
-        return []
-    with path.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        file.truncate(whole)
-    return [located.record for located in read_records(str(path))] if whole else []
+    if not path.exists():
+        return [], 0
+    with path.open("rb") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.seek(0)
+        lines = _decoded_lines(BytesIO(file.read(whole)), str(path))
+        return list(_parse_json_lines(lines, str(path))), whole
 
 
 def _dumps(record: Record) -> str:

@@ -17,6 +17,8 @@ from .records import Located, chat_messages, string_value
 from .vector import SteeringVector, total_dose, total_pushes
 
 UNSTEERED, RANDOM, PROMPTING = "unsteered", "random", "prompt"
+# What a prompt's record may have from an earlier continuation, and must not pass on to this one.
+OF_A_CONTINUATION = {"rendered", "baseline", "generations", "job", "run"}
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ class Plan:
         """The prompt's own keys, then what was done to it."""
         job = self.jobs[number]
         setting = job.setting
+        own = {key: value for key, value in job.prompt.record.items() if key not in OF_A_CONTINUATION}
         return {
-            **job.prompt.record,
+            **own,
             **({"rendered": job.prompt.rendered} if job.prompt.rendered is not None else {}),
             "text": generation.text,
             "model": self.engine.model_id,
@@ -174,11 +177,21 @@ def write_all(
         found[number] = plan.record(number, generation)
         keep({**found[number], "job": number})
         advance(1)
-    return [
-        sample
-        for number in range(len(plan.jobs))
-        for sample in samples([Located("a finished record", found[number])], "")
-    ]
+    return [_sample(plan, number, found[number]) for number in range(len(plan.jobs))]
+
+
+def _sample(plan: Plan, number: int, record: dict[str, Any]) -> "Sample":
+    job = plan.jobs[number]
+    prompt = job.prompt
+    return Sample(
+        setting=job.setting,
+        prompt=prompt.shown if prompt.rendered is None else prompt.rendered,
+        rendered=prompt.rendered is not None,
+        number=job.row.sample,
+        text=record["text"],
+        model=plan.engine.model_id,
+        dose=round(plan.dose(job), 6),
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from neurosteer_cli.calibrate import calibrate, monotone
-from neurosteer_cli.errors import InputError
+from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.evaluate import JudgeResult, Result
 from neurosteer_cli.facts import Calibration
 from neurosteer_cli.metrics import Estimate
@@ -111,9 +111,14 @@ def test_a_level_out_of_reach_names_the_range() -> None:
     )
 
 
-def test_an_alpha_without_a_rate_is_named() -> None:
-    with pytest.raises(InputError, match="alpha 10 has no rate: all its continuations are empty or unjudged"):
-        calibrated((0, 0.5, 1.0), (10, None, 1.0))
+def test_an_alpha_without_a_rate_has_no_point() -> None:
+    found = calibrated((0, 0.5, 1.0), (10, None, 1.0), (20, 0.9, 1.0), (30, 0.9, float("inf")))
+    assert [point.alpha for point in found.curve] == [0, 20]
+
+
+def test_without_an_unsteered_rate_there_is_no_calibration() -> None:
+    with pytest.raises(NeurosteerError, match="the unsteered continuations are all empty or unjudged"):
+        calibrated((0, None, 1.0), (10, 0.5, 1.0))
 
 
 def test_the_monotone_curve_pools_what_runs_against_it() -> None:

@@ -51,6 +51,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in (("up", "aaa bbb aab {} number {}"), ("down", "zzz yyy zzy {} number {}")):
         lines = [json.dumps({"text": text.format(name[0] * n, n)}) + "\n" for n in range(20)]
         (folder / f"{name}.jsonl").write_text("".join(lines))
+    (folder / "full.jsonl").mkdir()
+    (folder / "none.jsonl").write_text('{"prompt": {"text": "a"}, "generations": []}\n')
     prompts = [json.dumps({"prompt": f"prompt {n}", "id": n}) + "\n" for n in range(5)]
     (folder / "prompts.jsonl").write_text("".join(prompts))
     with pytest.MonkeyPatch.context() as patch:
@@ -121,7 +123,7 @@ def test_a_vector_that_is_gone_only_leaves_damage_unmeasured(tmp_path: Path, wor
     (tmp_path / "w.jsonl").write_text(text)
     result = run("eval", str(tmp_path / "w.jsonl"), "--json")
     assert rows(result)[1]["kl"] is None
-    assert "gone.st: not there, so damage on neutral text is not measured" in result.stderr
+    assert "warning: gone.st: not there, so damage on neutral text is not measured" in result.stderr
 
 
 # --- eval: generating --------------------------------------------------------------------------
@@ -204,6 +206,17 @@ def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
     assert refused(*EVAL, "--no-random", "--save", saved, "--resume", "--seed", "1").startswith(
         f"error: {saved}:1: not of this run; --resume needs the same model, vectors, prompts and settings"
     )
+
+
+def test_a_file_that_is_no_run_is_left_as_it_is(tmp_path: Path) -> None:
+    other = tmp_path / "notes.jsonl"
+    for text, message in (
+        ('{"prompt": "a"}\n{"prom', ":1: not of this run"),
+        ("torn", "holds no record of this"),
+    ):
+        other.write_text(text)
+        assert message in refused(*EVAL, "--save", str(other), "--resume")
+        assert other.read_text() == text
 
 
 def test_the_table_has_a_row_a_setting_and_says_what_judges_are() -> None:
@@ -357,7 +370,9 @@ def test_layers_draws_and_writes_a_page(tmp_path: Path) -> None:
     [
         (("eval",), "give either GENERATIONS (`-` is stdin) or --vector with what to generate"),
         (("eval", "written.jsonl", "-v", "v.st"), "give either GENERATIONS"),
-        (("eval", "written.jsonl", "--alpha", "3"), "--alpha, --prompts, --save, --resume and"),
+        (("eval", "written.jsonl", "--alpha", "3"), "--alpha is for generating; with GENERATIONS"),
+        (("eval", "written.jsonl", "-n", "1"), "-n is for generating; with GENERATIONS"),
+        (("eval", "written.jsonl", "--chat"), "--chat is for generating; with GENERATIONS"),
         (("eval", "-", "-"), "`-` (stdin) can be read only once"),
         (("eval", "absent.jsonl"), "absent.jsonl: No such file or directory"),
         (("eval", "prompts.jsonl"), "prompts.jsonl:1: no 'text' key"),
@@ -371,11 +386,14 @@ def test_layers_draws_and_writes_a_page(tmp_path: Path) -> None:
         (("eval", "-v", "v.st", "--alpha", "1", "--alpha", "2"), "1 --vector and 2 --alpha"),
         (("eval", "-v", "v.st", "--prompts", "notes.md"), "--prompts notes.md: a .jsonl or .txt file"),
         (("eval", "-v", "v.st", "--report", "no/such.html"), "no/such.html: no folder 'no'"),
-        (("eval", "-v", "v.st", "--save", "tiny"), "tiny: is a directory"),
+        (("eval", "-v", "v.st", "--save", "full.jsonl"), "full.jsonl: is a directory"),
         (("eval", "-v", "v.st", "-n", "0"), "-n must be at least 1, got 0"),
         (("calibrate", "v.st"), "calibrate needs one judge: --judge NAME, or --judge-data POS NEG"),
         (("calibrate", "v.st", *JUDGE, "--max-ppl-ratio", "0.5"), "--max-ppl-ratio must be at least 1"),
         (("calibrate", "v.st", *JUDGE, "--max-ppl-ratio", "nan"), "--max-ppl-ratio must be at least 1"),
+        (("calibrate", "v.st", *JUDGE, "--max-ppl-ratio", "inf"), "--max-ppl-ratio must be at least 1 and"),
+        (("eval", "-v", "v.st", "--save", "x.txt"), "--save x.txt: name a .jsonl file"),
+        (("eval", "none.jsonl", "--model", "tiny"), "none.jsonl: no continuation to score"),
         (("calibrate", "absent.st", *JUDGE), "absent.st: no such file"),
         (("gen", "-v", "v.st", "--alpha", "auto", "a"), "v.st is not calibrated: run `neurosteer calibrate"),
         (("gen", "-v", "v.st", "--level", "0.5", "a"), "v.st is not calibrated"),

@@ -163,21 +163,37 @@ def test_a_record_of_no_known_form_is_refused(record: dict[str, object], message
         list(samples(located(**record), "f"))
 
 
-def test_a_half_written_record_is_cut_off_and_the_rest_kept(tmp_path: Path) -> None:
+def test_a_half_written_record_is_told_apart_from_whole_ones(tmp_path: Path) -> None:
     path = tmp_path / "kept.jsonl"
     with appending(path) as append:
         append({"job": 0})
         append({"job": 1})
+    whole = path.stat().st_size
     with path.open("a") as file:
         file.write('{"job": 2, "te')
-    assert recover(path) == [{"job": 0}, {"job": 1}]
-    with appending(path) as append:
-        append({"job": 2})
-    assert path.read_text() == '{"job": 0}\n{"job": 1}\n{"job": 2}\n'
+    found, size = recover(path)
+    assert [one.record for one in found] == [{"job": 0}, {"job": 1}]
+    assert [one.where for one in found] == [f"{path}:1", f"{path}:2"]
+    assert size == whole
+    assert path.read_text().endswith('"te')  # nothing is touched
 
 
 def test_nothing_is_recovered_from_nothing(tmp_path: Path) -> None:
-    assert recover(tmp_path / "absent") == []
+    assert recover(tmp_path / "absent") == ([], 0)
     (tmp_path / "torn").write_text('{"jo')
-    assert recover(tmp_path / "torn") == []
-    assert (tmp_path / "torn").read_text() == ""
+    assert recover(tmp_path / "torn") == ([], 0)
+
+
+def test_what_a_prompt_has_from_an_earlier_continuation_is_not_passed_on(engine: Engine) -> None:
+    record = {"prompt": "a", "id": 7, "baseline": "random", "rendered": "x", "generations": [], "run": "r"}
+    settings_of = [(Setting(("v.st",), (9.0,)), (9.0,))]
+    planned = plan(
+        engine, [Prompt(record, "a", [1, 2])], [vector(engine.shape, 0.1, 0.2)], settings_of,
+        Settings(max_new_tokens=2),
+    )  # fmt: skip
+    (sample,) = write_all(planned, lambda _n: None)
+    assert (sample.setting, sample.prompt, sample.rendered) == (settings_of[0][0], "a", False)
+    ((_, generation),) = planned.run()
+    kept = planned.record(0, generation)
+    assert kept["id"] == 7
+    assert not {"baseline", "rendered", "generations", "run"} & set(kept)

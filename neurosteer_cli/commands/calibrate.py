@@ -1,5 +1,6 @@
 """neurosteer calibrate: measure what each alpha does, and keep it in the vector file."""
 
+import math
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..evaluate import Result
-    from ..facts import Calibration
+    from ..facts import Calibration, CurvePoint
     from ..judges import Judge
     from .continuations import Continuations
 
@@ -93,8 +94,8 @@ def calibrate(
     specs = check_judges([judge] if judge else None, judge_data, attribute, steers=True)
     if len(specs) != 1:
         raise InputError("calibrate needs one judge: --judge NAME, or --judge-data POS NEG")
-    if not max_ppl_ratio >= 1:
-        raise InputError(f"--max-ppl-ratio must be at least 1, got {max_ppl_ratio}")
+    if not 1 <= max_ppl_ratio < math.inf:
+        raise InputError(f"--max-ppl-ratio must be at least 1 and finite, got {max_ppl_ratio}")
     check_target(vector)
     if report is not None:
         check_target(report)
@@ -168,11 +169,23 @@ def _recommend(path: Path, found: "Calibration") -> None:
             )
         else:
             point = next(point for point in found.curve if point.alpha == alpha)
+            if _alike(point, next(point for point in found.curve if point.alpha == 0)):
+                console.warn(
+                    f"alpha {name}: its rate is not told apart from the unsteered one; take more prompts"
+                )
             console.note(
                 f"alpha {name} is {alpha:g}: expected rate {point.expected_rate:.0%}, "
                 f"perplexity ratio {point.perplexity_ratio:.2f}"
             )
     console.note(f"--level reaches {low:.0%} to {high:.0%}; wrote {path}")
+
+
+def _alike(one: "CurvePoint", other: "CurvePoint") -> bool:
+    """Whether the intervals of two rates overlap."""
+    bounds = (one.rate_low, one.rate_high, other.rate_low, other.rate_high)
+    if any(bound is None for bound in bounds):
+        return True
+    return max(one.rate_low or 0, other.rate_low or 0) <= min(one.rate_high or 0, other.rate_high or 0)
 
 
 def _write_report(

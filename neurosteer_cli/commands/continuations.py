@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -49,24 +50,28 @@ def read(sources: list[str], model: str | None, dtype: str, device: str) -> Cont
         for sample in samples(read_records(source), "stdin" if source == "-" else source)
     ]
     models = {sample.model for sample in found if sample.model is not None}
-    if len(models) > 1 and model is None:
+    if not found:
+        raise InputError(f"{', '.join(sources)}: no continuation to score")
+    if len(models) > 1:
         raise InputError(
-            f"the continuations are by several models ({', '.join(sorted(models))}): "
-            "--model says under which one perplexity is taken"
+            f"the continuations are by several models ({', '.join(sorted(models))}): score each model's alone"
         )
     names = {name for sample in found for name in sample.setting.vectors}
     vectors = {name: SteeringVector.load(Path(name)) for name in sorted(names) if Path(name).is_file()}
     if missing := sorted(names - set(vectors)):
-        console.note(f"{', '.join(missing)}: not there, so damage on neutral text is not measured")
-    own = list(vectors)
-    engine = load_engine(
-        model or next(iter(models), None), [Path(name) for name in own], [vectors[name] for name in own],
-        dtype, device,
-    )  # fmt: skip
+        console.warn(
+            f"{', '.join(missing)}: not there, so damage on neutral text is not measured, and judge data "
+            "cannot leave out the texts it was fitted on"
+        )
+    engine = load_engine(model or next(iter(models), None), [], [], dtype, device)
     pushes = {
         setting: total_pushes([vectors[name] for name in setting.vectors], setting.alphas)
         for setting in dict.fromkeys(sample.setting for sample in found)
-        if setting.alphas and setting.baseline is None and set(setting.vectors) <= set(vectors)
+        if setting.alphas
+        and setting.baseline is None
+        and all(
+            name in vectors and vectors[name].metadata.model_shape == engine.shape for name in setting.vectors
+        )
     }
     return Continuations(engine, found, vectors, pushes, {"generations": sources})
 
@@ -202,6 +207,8 @@ def _origin(vector: "SteeringVector") -> dict[str, Any]:
 def check_save(save: Path, resume: bool) -> None:
     from ..files import check_target
 
+    if save.suffix != ".jsonl":  # by its suffix it is read again
+        raise InputError(f"--save {save}: name a .jsonl file")
     check_target(save)
     if save.exists() and save.stat().st_size and not resume:
         raise InputError(f"--save {save}: there already; --resume goes on with it, or name another file")
@@ -217,13 +224,18 @@ def _kept(
         return nullcontext((lambda _record: None, {}))
     run = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     kept: dict[int, Record] = {}
-    for number, record in enumerate(recover(save) if resume else []):
+    located, whole = recover(save) if resume else ([], 0)
+    for where, record in ((one.where, one.record) for one in located):
         if record.get("run") != run or type(record.get("job")) is not int:
             raise InputError(
-                f"{save}:{number + 1}: not of this run; --resume needs the same model, vectors, prompts and "
+                f"{where}: not of this run; --resume needs the same model, vectors, prompts and "
                 "settings: give those, or name another file"
             )
         kept[record["job"]] = record
+    if save.exists() and save.stat().st_size > whole:
+        if not kept:
+            raise InputError(f"{save}: holds no record of this run; name another file")
+        os.truncate(save, whole)  # the record that a killed run left half written
     if kept:
         console.note(f"{save}: {len(kept)} continuations are there already")
     return _appending(save, run, kept)

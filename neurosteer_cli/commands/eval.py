@@ -1,9 +1,8 @@
 """neurosteer eval: how far behaviour moved, and what it cost."""
 
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,14 +35,18 @@ from .options import (
 from .scoring import announce, check_judges, load_judges, show, write_report
 
 if TYPE_CHECKING:
-    from ..evaluate import Evaluation
-    from ..judges import Judge
-    from .continuations import Continuations
+    from ..engine import Engine
 
 DEFAULT_ALPHA = "4,8,16"
+OF_GENERATION = (
+    "alpha", "prompts", "n", "random", "baseline_prompt", "save", "resume", "chat", "system",
+    "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "greedy", "seed", "positions",
+    "batch_size",
+)  # fmt: skip
 
 
 def evaluate(
+    ctx: typer.Context,
     generations: Annotated[
         list[str] | None,
         typer.Argument(
@@ -104,6 +107,7 @@ def evaluate(
     Example: neurosteer eval --vector polite.st --alpha 4,8,16 --judge sentiment --report polite.html
     """
     paths = vector or []
+    from ..evaluate import evaluate as score
     from ..vector import SteeringVector
     from .continuations import Planned, check_save, read
     from .prompting import prompt_records
@@ -116,9 +120,10 @@ def evaluate(
 
         check_target(report)
     if generations:
-        _refuse_generating_options(alpha, prompts, save, resume, baseline_prompt)
+        _refuse_generating_options(ctx)
         run = read(generations, model, dtype, device)
         judges = load_judges(specs, judge_data, attribute, run.vectors)
+        ppl_engine = _ppl_engine(ppl_model, dtype, device)
     else:
         settings = generation_settings(
             n=n,
@@ -142,21 +147,30 @@ def evaluate(
             check_save(save, resume)
         records = prompt_records(prompts)
         vectors = {str(path): SteeringVector.load(path) for path in paths}
-        judges = load_judges(specs, judge_data, attribute, vectors)  # before anything can be lost
+        # what can fail is loaded before there is anything to lose
+        judges = load_judges(specs, judge_data, attribute, vectors)
+        ppl_engine = _ppl_engine(ppl_model, dtype, device)
         run = planned.run(records, vectors, save, resume, model, dtype, device)
-    found = _score(run, judges, ppl_model, dtype, device)
+    found = score(
+        run.engine,
+        run.samples,
+        judges,
+        ppl_engine=ppl_engine,
+        pushes=run.pushes,
+        progress=console.progress,
+    )
+    run.facts["ppl_model"] = ppl_model
     announce(judges, len({sample.prompt for sample in run.samples}))
     show(found.results, json)
     if report is not None:
         write_report(report, run, found, judges)
 
 
-def _refuse_generating_options(*given: Any) -> None:
-    if any(given):
-        raise InputError(
-            "--alpha, --prompts, --save, --resume and --baseline-prompt are for generating; "
-            "with GENERATIONS the texts are there already"
-        )
+def _refuse_generating_options(ctx: typer.Context) -> None:
+    for name in OF_GENERATION:
+        if ctx.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
+            option = "-n" if name == "n" else f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} is for generating; with GENERATIONS the texts are there already")
 
 
 def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:
@@ -169,15 +183,7 @@ def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:
     return sorted({(0.0,) * len(paths), *product(*values)})
 
 
-def _score(
-    run: "Continuations", judges: "Sequence[Judge]", ppl_model: str | None, dtype: str, device: str
-) -> "Evaluation":
+def _ppl_engine(model: str | None, dtype: str, device: str) -> "Engine | None":
     from ..engine import Engine
-    from ..evaluate import evaluate as score
 
-    ppl_engine = None
-    if ppl_model is not None:
-        ppl_engine = Engine.load(ppl_model, dtype=dtype, device=device, say=console.note)
-    return score(
-        run.engine, run.samples, judges, ppl_engine=ppl_engine, pushes=run.pushes, progress=console.progress
-    )
+    return None if model is None else Engine.load(model, dtype=dtype, device=device, say=console.note)

@@ -118,6 +118,8 @@ def gen(
     paths = vector or []
     _check_alphas(paths, alpha or [], level, compare)
     vectors = [SteeringVector.load(path) for path in paths]
+    if level is not None or {AUTO, AUTO_AWAY} & set(alpha or []):
+        _warn_of_other_settings(vectors, positions, as_chat=chat or system is not None)
     alphas = _alphas(list(zip(map(str, paths), vectors, strict=True)), alpha or [], level, compare)
     records = read_prompts(prompts or [])
     engine = load_engine(model, paths, vectors, dtype, device)
@@ -169,6 +171,19 @@ def _alphas(
     settings = list(product(*values))
     unsteered = (0.0,) * len(vectors)
     return [unsteered, *settings] if compare and unsteered not in settings else settings
+
+
+def _warn_of_other_settings(vectors: "list[SteeringVector]", positions: str, *, as_chat: bool) -> None:
+    for calibration in (vector.metadata.calibration for vector in vectors):
+        if calibration is None:
+            continue
+        measured = calibration.generation
+        if (measured["positions"], measured["chat"]) != (positions, as_chat):
+            chat = "on" if measured["chat"] else "off"
+            console.warn(
+                f"calibrated with positions {measured['positions']} and chat {chat}: "
+                "other settings may need another alpha"
+            )
 
 
 def _values(text: str, name: str, vector: "SteeringVector") -> list[float]:
@@ -239,8 +254,8 @@ class _Run:
             for number, generation in self.plan.run_in_order():
                 found[number] = generation
                 advance(1)
-                if (number + 1) % self.n_alphas == 0:
-                    group = range(number + 1 - self.n_alphas, number + 1)
+                group = range(number + 1 - self.n_alphas, number + 1)
+                if (number + 1) % self.n_alphas == 0 and all(i in found for i in group):
                     jobs = [self.plan.jobs[i] for i in group]
                     cells = [job.prompt.shown + found.pop(i).text for i, job in zip(group, jobs, strict=True)]
                     console.columns([self.heading(job) for job in jobs], cells)

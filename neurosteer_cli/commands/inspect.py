@@ -183,11 +183,14 @@ def _table(
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and cells; columns that no row fills are left out."""
     facts = vector.metadata
+    sides = [side.label if side else "" for side in (facts.positive, facts.negative)]
+    if sides[0] == sides[1]:
+        sides = ["towards", "away"]
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         ">latent": lambda row: "whole push" if row["latent_id"] is None else str(row["latent_id"]),
         ">weight": lambda row: "" if row["weight"] is None else f"{row['weight']:+.3f}",
-        f">fires {facts.positive.label if facts.positive else ''}": lambda row: _rate(row, "positive_rate"),
-        f">fires {facts.negative.label if facts.negative else ''}": lambda row: _rate(row, "negative_rate"),
+        f">fires {sides[0]}": lambda row: _rate(row, "positive_rate"),
+        f">fires {sides[1]}": lambda row: _rate(row, "negative_rate"),
         "promotes": lambda row: _pieces(row.get("promoted")),
         "suppresses": lambda row: _pieces(row.get("suppressed")),
         "described as": lambda row: row.get("name") or "",

@@ -79,7 +79,7 @@ def layers(
         raise InputError("--steer needs one judge: --judge NAME, or --judge-data POS NEG")
     if specs and not steer:
         raise InputError("--judge without --steer: there are no continuations to judge")
-    alphas = parse_alphas(alpha)
+    alphas = list(dict.fromkeys(parse_alphas(alpha)))
     for path in filter(None, (plot, report)):
         check_target(path)
     if plot is not None:
@@ -107,13 +107,15 @@ def layers(
         saes = _bundled(engine, points)
         with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
             found, vectors = measure(engine, sides, points, saes, advance=advance)
-        unsteered = None
+        unsteered, shown = None, ""
         if steer:
             asked = tokenized(records, engine, as_chat=False, system=None, max_new_tokens=max_new_tokens)
             found, unsteered = steer_at(
                 engine, found, vectors, alphas, asked, judges[0], settings, n=n, progress=console.progress
             )
             announce(judges, len(records))
+            shown = percent(unsteered.judges[judges[0].name].rate)
+            console.note(f"unsteered, the rate is {shown}")
         labels = [side.label for side in sides]
     document = {
         "title": f"{labels[0]} against {labels[1]} on {engine.model_id}, layer by layer",
@@ -131,7 +133,7 @@ def layers(
         "judges": [
             {"name": j.name, "limits": j.limits, "facts": j.facts, "warnings": j.warnings} for j in judges
         ],
-        "unsteered": None if unsteered is None else unsteered.to_json(),
+        "unsteered": None if unsteered is None else {**unsteered.to_json(), "shown": shown},
         "rows": [layer.to_json() for layer in found],
     }
     _show(found, alphas if steer else [], json)

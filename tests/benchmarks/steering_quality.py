@@ -76,7 +76,7 @@ class Cell:
 
     task: str
     method: str
-    bound: float
+    bound: float | None
     alpha: float
     rate: dict[str, Any]
     ratio: dict[str, Any]
@@ -108,7 +108,7 @@ def halves(task: Task, folder: Path) -> tuple[tuple[str, str], tuple[str, str]]:
     for which in ("fit", "judge"):
         names = []
         for side, path in (("pos", task.positive), ("neg", task.negative)):
-            lines = [line for line in path.read_text().splitlines() if line.strip()]
+            lines = [line for line in path.read_text().split("\n") if line.strip()]
             part = folder / f"{task.name}.{side}.{which}.jsonl"
             part.write_text("\n".join(lines[1::2] if which == "fit" else lines[::2]) + "\n")
             names.append(str(part))
@@ -285,6 +285,7 @@ def main() -> None:
     cells = [c for task in tasks if not options.tasks or str(task) in options.tasks
              for c in measure(engine, task, options.n)]  # fmt: skip
     if options.json:
+        cells = [replace(one, bound=None) if one.bound == math.inf else one for one in cells]
         options.json.write_text("".join(json.dumps(vars(one)) + "\n" for one in cells))
 
 
