@@ -182,7 +182,7 @@ def _show(found: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> None
     headings = [">layer", ">AUROC", ">SAE AUROC", ">share of residual",
                 *(f">{what} at {alpha:+g}" for alpha in alphas for what in ("rate", "ratio"))]  # fmt: skip
     console.table(
-        "by layer: AUROC of held-out texts, class difference as a share of the residual norm",
+        "by layer; in brackets 95 % intervals",
         headings,
         [_cells(layer) for layer in found],
         stdout=True,

@@ -110,7 +110,7 @@ def show(results: "Sequence[Result]", json: bool) -> None:
     ]
     sizes = sorted({result.n for result in results})
     texts = " to ".join(str(size) for size in dict.fromkeys((sizes[0], sizes[-1])))
-    title = f"{texts} texts a row: rate by judge, perplexity, its ratio to the unsteered; [95 % interval]"
+    title = f"{texts} texts a row; in brackets 95 % intervals"
     console.table(title, headings, rows, stdout=True)
     failed = {name: sum(result.judges[name].n_failed for result in results) for name in judges}
     for name, count in failed.items():
