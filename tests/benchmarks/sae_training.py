@@ -96,7 +96,7 @@ def ours(n_tokens: int) -> dict[str, float]:
         engine.model.forward = timed
         told: list[Progress] = []
         start = time.monotonic()
-        parts = [Part(str(corpus), "corpus")]
+        parts = [Part(str(corpus), corpus.name)]
         Training(settings, engine, parts, Path(folder) / "out", tell=told.append).run()
         return {"tokens": told[-1].done, "seconds": time.monotonic() - start, "forward": forward}
 
