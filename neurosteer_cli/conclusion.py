@@ -25,7 +25,7 @@ from .estimates import (
 KINDS = {
     "works": "works",
     "unspecific": "not told apart from a random vector",
-    "backwards": "works against its sign",
+    "backwards": "lowers the rate at positive alpha",
     "costly": "too costly",
     "nothing": "no effect beyond its interval",
     "open": "cannot be told",

@@ -23,6 +23,10 @@ def check_target(target: Path) -> None:
         raise InputError(f"{target}: is a directory; name a file to write")
     if target.exists() and not target.is_file():  # renaming a file over /dev/null would remove it
         raise InputError(f"{target}: is not a regular file; name a file to write")
+    _check_parent(target)
+
+
+def _check_parent(target: Path) -> None:
     if not target.parent.is_dir():
         raise InputError(f"{target}: no folder {str(target.parent)!r}; create it first")
     try:
@@ -65,21 +69,18 @@ def check_new_folder(target: Path) -> None:
     """
     if os.path.lexists(target):
         raise InputError(f"{target}: exists already; name a new folder to write")
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: no folder {str(target.parent)!r}; create it first")
-    try:
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"{target}: cannot write there ({error.strerror})") from error
+    _check_parent(target)
 
 
 @contextmanager
-def make_folder(target: Path) -> Iterator[Path]:
+def make_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `target`; rename it to `target` if the body succeeds.
 
+    Args:
+        replace: take the place of a folder that is there already.
+
     Raises:
-        OutputError: the folder cannot be written, or `target` has come to exist meanwhile.
+        OutputError: the folder cannot be written, or `target` exists and is not to be replaced.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
@@ -89,34 +90,11 @@ def make_folder(target: Path) -> Iterator[Path]:
             for path in part.rglob("*"):  # a writer of its own kind may have made a private file
                 if path.is_file():
                     path.chmod(_plain_mode())
+            if replace and target.exists():
+                shutil.rmtree(target)
             part.replace(target)
     except OSError as error:
         raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
-
-
-@contextmanager
-def replace_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder beside `target` that takes its place if the body succeeds.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise OutputError(f"{target}: cannot write ({error.strerror})") from error
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_mask())
-        for file in temporary.iterdir():  # safetensors makes them for their owner alone
-            file.chmod(0o666 & ~_mask())
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot write ({error.strerror})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _keep_mode(temporary: Path, target: Path) -> None:

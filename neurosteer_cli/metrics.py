@@ -35,16 +35,6 @@ def auroc_interval(auroc: float, n_positive: int, n_negative: int) -> tuple[floa
     return max(0.0, auroc - reach), min(1.0, auroc + reach)
 
 
-def perplexity(log_probs: Sequence[Tensor]) -> float:
-    """exp of the mean over texts of a text's mean negative log-probability (nats); nothing dropped.
-
-    Args:
-        log_probs: for each text its tokens' log-probabilities, [n_tokens], at least one.
-    """
-    means = [-float(text.double().mean()) for text in log_probs]
-    return math.exp(sum(means) / len(means))
-
-
 def mean_log_prob(log_probs: Tensor) -> float | None:
     """A text's mean log-probability a token, in nats; None for a text without tokens."""
     return float(log_probs.double().mean()) if len(log_probs) else None

@@ -20,7 +20,7 @@ from torch import Tensor
 from .corpus import Part, documents
 from .engine import Engine
 from .errors import InputError, OutputError
-from .files import replace_file, replace_folder
+from .files import make_folder, replace_file
 from .harvest import Harvest
 from .hooks import HookPoint
 from .packing import packed
@@ -265,7 +265,7 @@ class Training:
         trained = []
         for number, (name, apprentice) in enumerate(zip(self.settings.points, self.apprentices, strict=True)):
             target = self.folder / name
-            with replace_folder(target) as temporary:
+            with make_folder(target, replace=True) as temporary:
                 apprentice.save(
                     temporary, self.harvest.place.scales[number], self.dtype, self._metadata(number)
                 )

@@ -15,7 +15,6 @@ from neurosteer_cli.metrics import (
     distinct,
     kl_divergence,
     mean_log_prob,
-    perplexity,
     repetition,
 )
 
@@ -51,25 +50,16 @@ def test_auroc_is_1_and_0_where_the_sides_separate() -> None:
     assert auroc(low, high) == 0.0
 
 
-def test_perplexity_weighs_every_text_alike_however_long() -> None:
-    # 2 and 8 choices a token: exp of the mean of log 2 and log 8 is 4
-    long, short = torch.full((9,), -math.log(2)), torch.full((1,), -math.log(8))
-    assert perplexity([long, short]) == pytest.approx(4.0, rel=1e-7)
+def test_the_mean_log_probability_is_that_of_the_geometric_mean_of_probabilities() -> None:
+    probabilities = torch.tensor([1 / 2, 1 / 4, 1 / 8], dtype=torch.float64)
+    found = mean_log_prob(probabilities.log())
+    assert found is not None and math.exp(-found) == pytest.approx(4.0, rel=1e-12)
+    assert mean_log_prob(torch.zeros(4)) == 0.0
 
 
-def test_perplexity_of_one_text_is_the_inverse_geometric_mean_of_its_probabilities() -> None:
-    probabilities = torch.tensor([0.5, 0.125, 0.25], dtype=torch.float64)
-    # (1/2 * 1/8 * 1/4) ** (-1/3) = 64 ** (1/3)
-    assert perplexity([probabilities.log()]) == pytest.approx(4.0, rel=1e-12)
-
-
-def test_perplexity_is_summed_in_double_precision() -> None:
-    text = torch.full((100_000,), -1.1)
-    assert perplexity([text]) == pytest.approx(math.exp(float(torch.tensor(1.1))), rel=1e-9)
-
-
-def test_certain_texts_have_perplexity_1() -> None:
-    assert perplexity([torch.zeros(4), torch.zeros(2)]) == 1.0
+def test_the_mean_log_probability_is_summed_in_double_precision() -> None:
+    text = torch.full((1_000_000,), -1.1)
+    assert mean_log_prob(text) == pytest.approx(-float(torch.tensor(1.1)), rel=1e-9)
 
 
 def test_the_interval_of_an_auroc_is_hanley_and_mcneils() -> None:

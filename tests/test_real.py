@@ -1,6 +1,7 @@
 """The embedded default model and the project's own examples, end to end. Marked `real`."""
 
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from neurosteer_cli.engine import Engine
 from neurosteer_cli.generation import Generation, Row, Settings, generate
 from neurosteer_cli.hooks import HookPoint
 from neurosteer_cli.likelihood import log_probs
-from neurosteer_cli.metrics import perplexity
 from neurosteer_cli.records import Passage, read_records
 from neurosteer_cli.sampling import Sampling
 from neurosteer_cli.vector import SteeringVector
@@ -101,7 +101,7 @@ def mean_perplexity(engine: Engine, rows: list[Row], found: dict[int, Generation
         whole = engine.prompt_ids(row.prompt + found[i].text)
         if row.alphas == (alpha,) and len(whole) > len(row.ids):
             pairs.append((row.ids, whole[len(row.ids) :]))
-    return perplexity(log_probs(engine, pairs))
+    return math.exp(-statistics.mean(float(text.double().mean()) for text in log_probs(engine, pairs)))
 
 
 def test_truncated_and_whole_model_see_the_same_residuals(engine: Engine) -> None:

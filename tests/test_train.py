@@ -251,12 +251,12 @@ def test_an_average_forgets_old_batches() -> None:
 
 def test_a_folder_that_takes_anothers_place_is_whole_or_not_there(tmp_path: Path) -> None:
     target = tmp_path / "target"
-    with pytest.raises(RuntimeError), files.replace_folder(target) as temporary:
+    with pytest.raises(RuntimeError), files.make_folder(target, replace=True) as temporary:
         (temporary / "half").write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
     for text in ("old", "new"):
-        with files.replace_folder(target) as temporary:
+        with files.make_folder(target, replace=True) as temporary:
             (temporary / "file").write_text(text)
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     assert (target / "file").read_text() == "new"

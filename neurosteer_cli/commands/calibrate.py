@@ -17,9 +17,11 @@ from .options import (
     Device,
     Dtype,
     Json,
+    JudgeData,
     MaxNewTokens,
     Model,
     N,
+    OneJudge,
     Positions,
     Prompts,
     Seed,
@@ -46,18 +48,8 @@ DEFAULT_ALPHA = "-24,-20,-16,-12,-8,-4,4,8,12,16,20,24"
 def calibrate(
     vector: Annotated[Path, typer.Argument(help="Vector file; the calibration is written into it.")],
     prompts: Prompts = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            "--judge",
-            help="data (with --judge-data), sentiment, toxicity, regex:PATTERN, hf:MODEL:LABEL or "
-            "llm:URL:MODEL.",
-        ),
-    ] = None,
-    judge_data: Annotated[
-        tuple[str, str] | None,
-        typer.Option("--judge-data", metavar="POS NEG", help="Texts of the two sides for judge data."),
-    ] = None,
+    judge: OneJudge = None,
+    judge_data: JudgeData = None,
     attribute: Attribute = None,
     alpha: Annotated[
         str, typer.Option("--alpha", "-a", help="Strengths to measure; 0 is always among them.")

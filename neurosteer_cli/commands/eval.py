@@ -106,12 +106,12 @@ def evaluate(
 
     Example: neurosteer eval --vector polite.st --alpha 4,8,16 --judge sentiment --report polite.html
     """
-    paths = vector or []
     from ..evaluate import evaluate as score
     from ..vector import SteeringVector
     from .continuations import Planned, check_save, read
     from .prompting import prompt_records
 
+    paths = vector or []
     if bool(generations) == bool(paths):
         raise InputError("give either GENERATIONS (`-` is stdin) or --vector with what to generate")
     specs = check_judges(judge, judge_data, attribute, steers=bool(paths))

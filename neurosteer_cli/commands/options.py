@@ -51,12 +51,13 @@ Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
 Positions = Annotated[str, typer.Option(help="Tokens steered: all, those of the prompt, or those generated.")]
 BatchSize = Annotated[int, typer.Option(help="Continuations written at a time.")]
 
+JUDGE_FORMS = "data (with --judge-data), sentiment, toxicity, regex:PATTERN, hf:MODEL:LABEL or llm:URL:MODEL"
+OneJudge = Annotated[str | None, typer.Option("--judge", help=f"{JUDGE_FORMS}.")]
 Judges = Annotated[
     list[str] | None,
     typer.Option(
         "--judge",
-        help="data (with --judge-data), sentiment, toxicity, regex:PATTERN, hf:MODEL:LABEL or "
-        "llm:URL:MODEL; may be repeated.",
+        help=f"{JUDGE_FORMS}; may be repeated.",
     ),
 ]
 JudgeData = Annotated[
