@@ -28,6 +28,8 @@ class Settings:
     lr: float
     seed: int
     init: str | None  # the SAE to start from
+    dtype: str  # the model's numbers: bfloat16
+    device: str  # cpu, cuda or mps: each rounds in its own way
 
     @property
     def rounds(self) -> list[int]:

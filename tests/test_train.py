@@ -42,7 +42,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Part]:
 def settings(engine: Engine, **changes: object) -> Settings:
     base = Settings(
         model_id=engine.model_id, points=POINTS, architecture="topk", d_sae=48, k=6, n_tokens=9000, epochs=2,
-        rows_per_round=4000, context=64, batch_size=256, lr=3e-3, seed=0, init=None,
+        rows_per_round=4000, context=64, batch_size=256, lr=3e-3, seed=0, init=None, dtype="float32",
+        device="cpu",
     )  # fmt: skip
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -155,6 +156,8 @@ def test_what_is_asked_for_must_be_what_was_begun(
             Training(settings(engine), engine, corpus, tmp_path / "out").run()
     with pytest.raises(InputError, match=r"its unfinished training has k=6, and 7 is asked for"):
         Training(settings(engine, k=7), engine, corpus, tmp_path / "out")
+    with pytest.raises(InputError, match=r"has dtype='float32', and 'bfloat16' is asked for"):
+        Training(settings(engine, dtype="bfloat16"), engine, corpus, tmp_path / "out")
     other = tmp_path / "other.txt"
     other.write_text("another text altogether, as long as you like it to be\n" * 400)
     with pytest.raises(InputError, match="the corpus is not the one this training has read so far"):

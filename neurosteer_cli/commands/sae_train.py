@@ -91,6 +91,8 @@ def train(
             lr=lr,
             seed=seed,
             init=_init_hash(starting),
+            dtype=str(engine.dtype).removeprefix("torch."),
+            device=engine.device.type,
         )
         if settings.rows_per_round < batch_size or n_tokens < batch_size:
             raise InputError(

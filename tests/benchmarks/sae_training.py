@@ -75,7 +75,7 @@ def ours(n_tokens: int) -> dict[str, float]:
     settings = Settings(
         model_id="smollm2", points=(f"blocks.{LAYER}.hook_resid_post",), architecture="topk", d_sae=D_SAE,
         k=K, n_tokens=n_tokens, epochs=1, rows_per_round=n_tokens, context=CONTEXT, batch_size=BATCH,
-        lr=5e-4, seed=0, init=None,
+        lr=5e-4, seed=0, init=None, dtype="float32", device="cpu",
     )  # fmt: skip
     torch.manual_seed(0)
     forward = 0.0
