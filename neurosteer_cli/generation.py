@@ -1,25 +1,22 @@
-"""Steered generation: rows of prompt and alphas, in batches, one token a step.
+"""Steered generation: rows of prompt and alphas, in batches, in their order.
 
-Knows the engine, vectors and sampling; knows nothing of records or the terminal.
+Knows the engine, vectors and batches; knows nothing of records or the terminal.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from functools import partial
 
-import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from .batch import POSITIONS, Batch, Line, Positions
 from .engine import Engine
 from .errors import InputError
-from .hooks import HookPoint, add
-from .sampling import Noise, Sampling, choose
-from .vector import SteeringVector
+from .hooks import HookPoint
+from .sampling import Sampling, generator
+from .vector import SteeringVector, total_pushes
 
-Positions = Literal["all", "prompt", "generated"]
-POSITIONS = get_args(Positions)
 TOKENS_IN_CACHE = 2**16  # rows of a batch times the tokens each may come to
 
 
@@ -97,14 +94,7 @@ def generate(
                 f"context of {engine.max_tokens}: {row.prompt[:40]!r}; shorten it"
             )
     for start, stop in _batches(rows, settings):
-        batch = _Batch(engine, rows[start:stop], vectors, settings)
-
-        def on_batch_text(line: int, text: str, first: int = start) -> None:
-            assert on_text is not None
-            on_text(first + line, text)
-
-        for index, generation in batch.run(on_batch_text if on_text else None):
-            yield start + index, generation
+        yield from _run(engine, start, rows[start:stop], vectors, settings, on_text)
 
 
 def _batches(rows: Sequence[Row], settings: Settings) -> Iterator[tuple[int, int]]:
@@ -120,131 +110,58 @@ def _batches(rows: Sequence[Row], settings: Settings) -> Iterator[tuple[int, int
         yield start, len(rows)
 
 
-class _Batch:
-    """Rows that are written together. Finished ones leave, and the rest goes on in a smaller batch."""
+def _run(
+    engine: Engine,
+    first: int,
+    rows: Sequence[Row],
+    vectors: Sequence[SteeringVector],
+    settings: Settings,
+    on_text: Callable[[int, str], None] | None,
+) -> Iterator[tuple[int, Generation]]:
+    """Write the rows of one batch, the first of which has the number `first`."""
+    number_of = {line: first + i for i, line in enumerate(_lines(rows, vectors, settings))}
+    shown = dict.fromkeys(number_of, "")
+    batch = Batch(engine)
+    batch.join(number_of)
+    while len(batch):
+        for line, *_ in batch.step():
+            if on_text:
+                shown[line] = _show(engine, line, shown[line], partial(on_text, number_of[line]))
+            if line.finish_reason:
+                text = engine.decode(line.ids, line.written)
+                yield number_of[line], Generation(text, len(line.written), line.finish_reason)
 
-    def __init__(
-        self,
-        engine: Engine,
-        rows: Sequence[Row],
-        vectors: Sequence[SteeringVector],
-        settings: Settings,
-    ) -> None:
-        self.engine, self.rows, self.settings = engine, rows, settings
-        self.live = list(range(len(rows)))  # which row each line of the tensors below belongs to
-        self.written: list[list[int]] = [[] for _ in rows]
-        self.ids, self.mask = _left_padded([row.ids for row in rows], engine.device)  # [batch, pos]
-        self.padded = not bool(self.mask.all())
-        self.pushes = _pushes(rows, vectors, engine.device)  # [batch, d_model] each
-        self.cache = DynamicCache(config=engine.model.config)
-        self.noise = Noise(
-            [(row.prompt, row.sample) for row in rows], settings.sampling.seed, engine.shape.d_vocab
+
+def _lines(rows: Sequence[Row], vectors: Sequence[SteeringVector], settings: Settings) -> list[Line]:
+    """Rows of one prompt and sample share their noise; rows of the same alphas their pushes."""
+    keys = {
+        (row.prompt, row.sample): generator(settings.sampling.seed, row.prompt, row.sample) for row in rows
+    }
+    pushes = {alphas: _pushes(vectors, alphas) for alphas in {row.alphas for row in rows}}
+    return [
+        Line(
+            ids=row.ids,
+            pushes=pushes[row.alphas],
+            positions=settings.positions,
+            sampling=settings.sampling,
+            generator=keys[row.prompt, row.sample],
+            max_new_tokens=settings.max_new_tokens,
         )
-        self.seen: Tensor | None = None  # [batch, d_vocab] bool
-        if settings.sampling.repetition_penalty != 1.0:
-            self.seen = torch.zeros(len(rows), engine.shape.d_vocab, dtype=torch.bool, device=engine.device)
-            for line, row in enumerate(rows):
-                self.seen[line, row.ids] = True
-
-    @torch.inference_mode()
-    def run(self, on_text: Callable[[int, str], None] | None) -> Iterator[tuple[int, Generation]]:
-        """Write until every row is finished."""
-        shown = [""] * len(self.rows)
-        while self.live:
-            logits = self._forward()
-            chosen = choose(logits, self.noise, self.settings.sampling, self.seen)  # [batch]
-            going, finished = [], []
-            for line, (row, token) in enumerate(zip(self.live, chosen.tolist(), strict=True)):
-                reason = self._take(row, token)
-                if on_text:
-                    shown[row] = self._show(row, shown[row], on_text, final=reason is not None)
-                if reason is None:
-                    going.append(line)
-                else:
-                    finished.append((row, reason))
-            self._keep(going, chosen)
-            for row, reason in finished:
-                yield row, Generation(self._text(row), len(self.written[row]), reason)
-
-    def _forward(self) -> Tensor:
-        """Logits [batch, d_vocab] after the tokens not yet in the cache."""
-        prefill = self.cache.get_seq_length() == 0
-        steered = self.settings.positions in ("all", "prompt" if prefill else "generated")
-        positions = (self.mask.cumsum(-1) - 1).clamp_min(0)  # [batch, pos so far]
-        with add(self.engine.blocks, self._pushes_at(prefill) if steered else {}):
-            output = self.engine.model(
-                input_ids=self.ids,
-                attention_mask=self.mask if self.padded else None,
-                position_ids=positions[:, -self.ids.shape[1] :],
-                use_cache=True,
-                logits_to_keep=1,
-                **{self.engine.cache_argument: self.cache},
-            )
-        logits: Tensor = output.logits[:, -1]
-        return logits
-
-    def _pushes_at(self, prefill: bool) -> dict[HookPoint, Tensor]:
-        """Pushes [batch, 1 or pos, d_model]; pads are never steered."""
-        if not (prefill and self.padded):
-            return {point: push[:, None] for point, push in self.pushes.items()}
-        return {point: push[:, None] * self.mask[..., None] for point, push in self.pushes.items()}
-
-    def _take(self, row: int, token: int) -> str | None:
-        """Add a token to a row; say why the row is finished, if it is."""
-        if token in self.engine.stop_ids:
-            return "stop"
-        self.written[row].append(token)
-        return "length" if len(self.written[row]) == self.settings.max_new_tokens else None
-
-    def _keep(self, lines: list[int], chosen: Tensor) -> None:
-        """Go on with these lines, each one's chosen token next."""
-        if len(lines) < len(self.live):
-            kept = torch.tensor(lines, dtype=torch.int64, device=self.engine.device)
-            self.live = [self.live[line] for line in lines]
-            if not lines:
-                return
-            self.cache.batch_select_indices(kept)
-            self.mask, chosen = self.mask[kept], chosen[kept]
-            self.pushes = {point: push[kept] for point, push in self.pushes.items()}
-            self.seen = None if self.seen is None else self.seen[kept]
-            self.noise.keep(lines)
-        self.ids = chosen[:, None]
-        self.mask = torch.cat([self.mask, torch.ones_like(self.ids)], dim=1)
-        if self.seen is not None:
-            self.seen.scatter_(1, self.ids, True)
-
-    def _text(self, row: int) -> str:
-        return self.engine.decode(self.rows[row].ids, self.written[row])
-
-    def _show(self, row: int, before: str, on_text: Callable[[int, str], None], *, final: bool) -> str:
-        """Pass on what is new; half a character waits for its other half."""
-        text = self._text(row)
-        if text.endswith("\ufffd") and not final:
-            return before
-        if text != before:
-            on_text(row, text[len(before) :])
-        return text
+        for row in rows
+    ]
 
 
-def _left_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both [batch, pos] int64, padded on the left."""
-    longest = max(map(len, rows))
-    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for line, row in enumerate(rows):
-        ids[line, longest - len(row) :] = torch.tensor(row)
-        mask[line, longest - len(row) :] = 1
-    return ids.to(device), mask.to(device)
+def _pushes(vectors: Sequence[SteeringVector], alphas: tuple[float, ...]) -> dict[HookPoint, Tensor]:
+    """A row's push at each hook point, [d_model]; vectors whose alpha is 0 take no part."""
+    steering = [(vector, alpha) for vector, alpha in zip(vectors, alphas, strict=True) if alpha]
+    return total_pushes([vector for vector, _ in steering], [alpha for _, alpha in steering])
 
 
-def _pushes(
-    rows: Sequence[Row], vectors: Sequence[SteeringVector], device: torch.device
-) -> dict[HookPoint, Tensor]:
-    """Each row's push at each hook point, [batch, d_model]; hook points that no row steers left out."""
-    pushes: dict[HookPoint, Any] = {}
-    for number, vector in enumerate(vectors):
-        alphas = torch.tensor([[row.alphas[number]] for row in rows])  # [batch, 1]
-        if alphas.any():
-            for point, push in vector.pushes.items():
-                pushes[point] = pushes.get(point, 0) + alphas * push
-    return {point: push.to(device) for point, push in pushes.items()}
+def _show(engine: Engine, line: Line, before: str, on_text: Callable[[str], None]) -> str:
+    """Pass on what is new; half a character waits for its other half."""
+    text = engine.decode(line.ids, line.written)
+    if text.endswith("\ufffd") and not line.finish_reason:
+        return before
+    if text != before:
+        on_text(text[len(before) :])
+    return text

@@ -1,4 +1,4 @@
-"""Choose next tokens: temperature, top-k, top-p, repetition penalty, and noise of one's own per row.
+"""Choose next tokens: temperature, top-k, top-p, repetition penalty, and noise of its own for each row.
 
 Knows logits; knows nothing of models, text or steering.
 """
@@ -37,43 +37,31 @@ class Sampling:
             raise InputError(f"--repetition-penalty must be above 0, got {self.repetition_penalty}")
 
 
-class Noise:
-    """Gumbel noise from a generator per key, so that a row's draws do not depend on its company.
+def generator(seed: int, prompt: str, sample: int) -> torch.Generator:
+    """The noise of one continuation, by what it continues: equal prompts and samples draw alike.
 
-    Rows of one key (a prompt at several alphas) share their noise: with Gumbel-max sampling equal
-    distributions then give equal tokens, and what differs between such rows is the steering's.
+    Rows that are written together and share a generator (a prompt at several alphas) share each draw:
+    with Gumbel-max sampling equal distributions then give equal tokens, and what differs between such
+    rows is the steering's.
     """
-
-    def __init__(self, keys: Sequence[tuple[str, int]], seed: int, d_vocab: int) -> None:
-        self._keys = list(keys)
-        self._d_vocab = d_vocab
-        self._generators = {
-            key: torch.Generator().manual_seed(_seed_of(seed, *key)) for key in dict.fromkeys(keys)
-        }
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
-        self._keys = [self._keys[row] for row in rows]
-        self._generators = {key: self._generators[key] for key in dict.fromkeys(self._keys)}
-
-    def draw(self, device: torch.device) -> Tensor:
-        """The next step's uniform numbers, [batch, d_vocab] in [0, 1)."""
-        drawn = {
-            key: torch.rand(self._d_vocab, generator=generator) for key, generator in self._generators.items()
-        }
-        return torch.stack([drawn[key] for key in self._keys]).to(device)  # [batch, d_vocab]
-
-
-def _seed_of(seed: int, prompt: str, sample: int) -> int:
     digest = hashlib.sha256(f"{seed}\0{sample}\0{prompt}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1  # torch takes 63 bits
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # torch takes 63 bits
 
 
-def choose(logits: Tensor, noise: Noise, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
+def uniform(generators: Sequence[torch.Generator], d_vocab: int) -> Tensor:
+    """The next step's numbers of each row, [batch, d_vocab] in [0, 1), drawn once a generator."""
+    drawn = {one: torch.rand(d_vocab, generator=one) for one in dict.fromkeys(generators)}
+    return torch.stack([drawn[one] for one in generators])
+
+
+def choose(
+    logits: Tensor, generators: Sequence[torch.Generator], sampling: Sampling, seen: Tensor | None = None
+) -> Tensor:
     """Choose one token a row.
 
     Args:
         logits: [batch, d_vocab].
+        generators: of each row's noise.
         seen: the tokens each row has so far, [batch, d_vocab] bool; needed for a repetition penalty.
 
     Returns:
@@ -85,8 +73,8 @@ def choose(logits: Tensor, noise: Noise, sampling: Sampling, seen: Tensor | None
     if sampling.temperature == 0:
         return logits.argmax(-1)
     scores, token_ids = nucleus(logits / sampling.temperature, sampling.top_p, sampling.top_k)
-    uniform = noise.draw(logits.device).gather(-1, token_ids)  # [batch, n_candidates]
-    gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+    drawn = uniform(generators, logits.shape[-1]).to(logits.device).gather(-1, token_ids)
+    gumbel = -torch.log(-torch.log(drawn.clamp(1e-20, 1 - 1e-7)))  # [batch, n_candidates]
     return token_ids.gather(-1, (scores + gumbel).argmax(-1, keepdim=True)).squeeze(-1)
 
 

@@ -10,7 +10,7 @@ import torch
 from tiny import D_MODEL, FAMILIES, save_tiny
 from torch import Tensor
 
-from neurosteer_cli import generation
+from neurosteer_cli import batch, generation
 from neurosteer_cli.engine import Engine
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.facts import PointFacts, VectorMetadata
@@ -297,7 +297,7 @@ def test_with_every_alpha_0_no_hook_is_set(llama: Engine, monkeypatch: pytest.Mo
         asked.append(pushes)
         return add(blocks, pushes)
 
-    monkeypatch.setattr(generation, "add", watched)
+    monkeypatch.setattr(batch, "add", watched)
     texts(llama, rows_of(PROMPTS, 0.0), [vector(llama, {POINT: direction(llama)})], n=3)
     assert asked == [{}, {}, {}]
 
@@ -470,7 +470,7 @@ def test_what_is_streamed_is_the_text(engine: Engine) -> None:
 
 def test_half_a_character_at_the_end_is_streamed_too(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     script = iter([*engine.prompt_ids("a€")[:2], 257])  # the first of three bytes, then the end
-    monkeypatch.setattr(generation, "choose", lambda *_: torch.tensor([next(script)]))
+    monkeypatch.setattr(batch, "choose", lambda *_: torch.tensor([next(script)]))
     heard: list[str] = []
     rows = [Row("p", engine.prompt_ids("to be"))]
     ((_, found),) = generate(engine, rows, on_text=lambda _row, text: heard.append(text))

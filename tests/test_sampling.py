@@ -14,7 +14,7 @@ from transformers import (
 
 from neurosteer_cli import sampling
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.sampling import Noise, Sampling, choose, nucleus, penalize
+from neurosteer_cli.sampling import Sampling, choose, generator, nucleus, penalize, uniform
 
 D_VOCAB = 40
 CHI_SQUARE_7 = 24.3  # a fair sample of 8 categories exceeds this once in a thousand times
@@ -44,6 +44,12 @@ def of_transformers(logits: Tensor, top_p: float, top_k: int) -> Tensor:
     if top_p < 1.0:
         logits = TopPLogitsWarper(top_p)(ids, logits)
     return logits
+
+
+def generators(keys: list[tuple[str, int]], seed: int = 0) -> list[torch.Generator]:
+    """One a key."""
+    of_key = {key: generator(seed, *key) for key in keys}
+    return [of_key[key] for key in keys]
 
 
 def keys(n: int) -> list[tuple[str, int]]:
@@ -116,7 +122,7 @@ def test_a_penalty_can_change_the_greedy_token() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0]])
     seen = torch.tensor([[True, False, False]])
     greedy = Sampling(temperature=0, repetition_penalty=2.0)
-    assert choose(logits, Noise(keys(1), 0, 3), greedy, seen).tolist() == [1]
+    assert choose(logits, generators(keys(1)), greedy, seen).tolist() == [1]
 
 
 # --- drawing -----------------------------------------------------------------------------------
@@ -124,7 +130,7 @@ def test_a_penalty_can_change_the_greedy_token() -> None:
 
 def frequencies(logits: Tensor, settings: Sampling, n: int = 8000) -> Tensor:
     """Counts of each token among n draws from one distribution [d_vocab]."""
-    noise = Noise(keys(500), seed=0, d_vocab=len(logits))
+    noise = generators(keys(500))
     batch = logits.expand(500, -1)
     drawn = torch.cat([choose(batch, noise, settings) for _ in range(n // 500)])
     return torch.bincount(drawn, minlength=len(logits))
@@ -166,62 +172,60 @@ def test_the_nucleus_is_taken_after_the_temperature() -> None:
 
 def test_temperature_0_takes_the_most_probable_token_and_draws_nothing() -> None:
     logits = logits_of("random")
-    noise, untouched = Noise(keys(4), 0, D_VOCAB), Noise(keys(4), 0, D_VOCAB)
+    noise, untouched = generators(keys(4)), generators(keys(4))
     chosen = choose(logits, noise, Sampling(temperature=0, top_p=0.1, top_k=1))
     assert chosen.tolist() == logits.argmax(-1).tolist()
-    cpu = torch.device("cpu")
-    assert torch.equal(noise.draw(cpu), untouched.draw(cpu))
+    assert torch.equal(uniform(noise, D_VOCAB), uniform(untouched, D_VOCAB))
 
 
 def test_logits_of_half_precision_are_compared_in_full_precision() -> None:
     logits = logits_of("random").bfloat16()
     settings = Sampling(temperature=0.7)
-    ours = choose(logits, Noise(keys(4), 0, D_VOCAB), settings)
-    assert ours.tolist() == choose(logits.float(), Noise(keys(4), 0, D_VOCAB), settings).tolist()
+    ours = choose(logits, generators(keys(4)), settings)
+    assert ours.tolist() == choose(logits.float(), generators(keys(4)), settings).tolist()
 
 
 # --- noise -------------------------------------------------------------------------------------
 
 
-def draws(noise: Noise, steps: int = 3) -> Tensor:
+def draws(noise: list[torch.Generator], steps: int = 3) -> Tensor:
     """[steps, batch, d_vocab]"""
-    return torch.stack([noise.draw(torch.device("cpu")) for _ in range(steps)])
+    return torch.stack([uniform(noise, D_VOCAB) for _ in range(steps)])
 
 
 def test_a_rows_noise_does_not_depend_on_its_company() -> None:
-    alone = draws(Noise([("b", 1)], 7, D_VOCAB))
-    together = draws(Noise([("a", 0), ("b", 1), ("b", 0)], 7, D_VOCAB))
+    alone = draws(generators([("b", 1)], 7))
+    together = draws(generators([("a", 0), ("b", 1), ("b", 0)], 7))
     assert torch.equal(together[:, 1], alone[:, 0])
 
 
 def test_rows_of_one_key_share_their_noise() -> None:
-    drawn = draws(Noise([("a", 0), ("b", 0), ("a", 0)], 7, D_VOCAB))
+    drawn = draws(generators([("a", 0), ("b", 0), ("a", 0)], 7))
     assert torch.equal(drawn[:, 0], drawn[:, 2])
     assert not torch.equal(drawn[:, 0], drawn[:, 1])
 
 
 def test_prompt_sample_and_seed_each_change_the_noise() -> None:
-    first = draws(Noise([("a", 0)], 7, D_VOCAB))
-    for other in (Noise([("b", 0)], 7, D_VOCAB), Noise([("a", 1)], 7, D_VOCAB),
-                  Noise([("a", 0)], 8, D_VOCAB)):  # fmt: skip
+    first = draws(generators([("a", 0)], 7))
+    for other in (generators([("b", 0)], 7), generators([("a", 1)], 7),
+                  generators([("a", 0)], 8)):  # fmt: skip
         assert not torch.equal(draws(other), first)
 
 
 def test_every_step_draws_anew() -> None:
-    first, second, _ = draws(Noise([("a", 0)], 7, D_VOCAB))
+    first, second, _ = draws(generators([("a", 0)], 7))
     assert not torch.equal(first, second)
 
 
 def test_rows_that_go_on_keep_their_noise() -> None:
-    whole = draws(Noise([("a", 0), ("b", 0), ("c", 0)], 7, D_VOCAB), steps=4)
-    noise = Noise([("a", 0), ("b", 0), ("c", 0)], 7, D_VOCAB)
+    whole = draws(generators([("a", 0), ("b", 0), ("c", 0)], 7), steps=4)
+    noise = generators([("a", 0), ("b", 0), ("c", 0)], 7)
     draws(noise, steps=2)
-    noise.keep([0, 2])
-    assert torch.equal(draws(noise, steps=2), whole[2:, [0, 2]])
+    assert torch.equal(draws([noise[0], noise[2]], steps=2), whole[2:, [0, 2]])
 
 
 def test_uniform_numbers_lie_in_the_unit_interval_with_mean_a_half() -> None:
-    drawn = Noise(keys(100), 0, 1000).draw(torch.device("cpu"))
+    drawn = uniform(generators(keys(100)), 1000)
     assert float(drawn.min()) >= 0 and float(drawn.max()) < 1
     assert float(drawn.mean()) == pytest.approx(0.5, abs=0.005)  # five standard errors
 
