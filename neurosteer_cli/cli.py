@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from . import __version__
 from .commands.calibrate import calibrate
 from .commands.combine import combine
+from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.export import export
 from .commands.fit import fit
@@ -24,6 +25,7 @@ from .commands.import_vector import import_vector
 from .commands.inspect import inspect
 from .commands.layers import layers
 from .commands.sae import app as sae
+from .commands.serve import serve
 from .errors import NeurosteerError
 
 
@@ -57,7 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for command in (fit, gen, combine, inspect, evaluate, calibrate, layers, export):
+for command in (fit, gen, combine, inspect, evaluate, calibrate, layers, export, serve, demo):
     app.command("eval" if command is evaluate else None)(command)
 app.command("import")(import_vector)  # `import` is no name for a function
 app.add_typer(sae, name="sae")

@@ -1,0 +1,260 @@
+"""One thread that owns the model: continuations wait, are written together, and are heard of.
+
+Knows batches and text streams; knows nothing of HTTP. Every method may be called from any thread.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from .batch import Batch, Line, Written
+from .engine import Engine
+from .errors import NeurosteerError
+from .text_stream import TextStream
+
+TOKENS_IN_CACHE = 2**16  # rows of the batch times the tokens each may come to
+TOKENS_PER_PASS = 4096  # of prompts that are run together, pads counted
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class BusyError(NeurosteerError):
+    """Too many continuations wait already."""
+
+
+class ClosedError(NeurosteerError):
+    """No more is taken on: the program is ending."""
+
+
+class TimeLimitError(NeurosteerError):
+    """A continuation was not finished in time."""
+
+
+class Token(NamedTuple):
+    """A written token and its place in the text."""
+
+    written: Written
+    start: int  # characters of text before it
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next part of a continuation, or how it ended."""
+
+    text: str = ""
+    tokens: tuple[Token, ...] = ()  # whose text it is
+    finish_reason: str | None = None  # as a line's; "stop" also at a stop string
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class Writing:
+    """One continuation that somebody waits for."""
+
+    line: Line
+    text: TextStream
+    hear: Callable[[Piece], None]  # called from the model's thread; must not block
+    deadline: float = math.inf  # on the clock time.monotonic
+    held: list[Token] = field(default_factory=list)  # whose text has not been given out
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens it may come to."""
+        return len(self.line.ids) + self.line.max_new_tokens
+
+
+class Scheduler:
+    """Writes what is submitted, in that order as far as there is room, each with its own settings."""
+
+    def __init__(self, engine: Engine, *, max_batch: int = 32, max_waiting: int = 64) -> None:
+        """Start the thread.
+
+        Args:
+            max_batch: continuations written at a time.
+            max_waiting: continuations that may wait for a place.
+        """
+        self.engine, self.max_batch, self.max_waiting = engine, max_batch, max_waiting
+        self.n_tokens_written = 0
+        self._batch = Batch(engine)
+        self._running: dict[Line, Writing] = {}
+        self._waiting: deque[Writing] = deque()
+        self._cancelled: set[Writing] = set()
+        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._closing = False
+        self._seconds_each = 1.0  # between two ends of continuations, of late
+        self._last_end = time.monotonic()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(self, writings: Sequence[Writing]) -> None:
+        """Take on all of these, or none.
+
+        Raises:
+            BusyError: there is no room for them to wait.
+            ClosedError: the scheduler is being closed.
+        """
+        with self._changed:
+            if self._closing:
+                raise ClosedError("shutting down; nothing new is taken on")
+            free = self.max_batch - len(self._running)
+            if len(self._waiting) + len(writings) > self.max_waiting + free:
+                raise BusyError(
+                    f"{len(self._waiting)} continuations wait already, at most {self.max_waiting} may; "
+                    "try again later"
+                )
+            self._waiting.extend(writings)
+            self._changed.notify()
+
+    def cancel(self, writings: Sequence[Writing]) -> None:
+        """Write these no further; nothing more is heard of them."""
+        with self._changed:
+            self._cancelled.update(writings)
+            self._changed.notify()
+
+    def call(self, job: Callable[[], T]) -> "Future[T]":
+        """Run a job on the model's thread, between two tokens."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closing:
+                raise ClosedError("shutting down; nothing new is taken on")
+            self._jobs.append((job, future))
+            self._changed.notify()
+        return future
+
+    def retry_after(self) -> int:
+        """Seconds after which it is worth asking again, 1 to 60."""
+        return min(60, max(1, math.ceil(self._seconds_each * (1 + len(self._waiting) / 2))))
+
+    def close(self, wait: float) -> None:
+        """Take on no more, finish what is there, and end the thread; after `wait` seconds give up."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(wait)
+        if self._thread.is_alive():
+            with self._changed:
+                self._cancelled.update([*self._running.values(), *self._waiting])
+                for one in self._cancelled:
+                    self._tell(one, Piece(error=ClosedError("shut down before the text was finished")))
+                self._changed.notify()
+            self._thread.join()
+
+    # --- on the model's thread -----------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._running or self._waiting or self._jobs or self._closing):
+                    self._changed.wait()
+                if self._closing and not (self._running or self._waiting or self._jobs):
+                    return
+                self._drop()
+                self._admit()
+                jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
+            for job, future in jobs:
+                _run(job, future)
+            if self._running:
+                self._step()
+
+    def _drop(self) -> None:
+        """Let go of what was cancelled and what is late."""
+        now = time.monotonic()
+        late = [one for one in [*self._running.values(), *self._waiting] if one.deadline < now]
+        for one in late:
+            if one not in self._cancelled:
+                self._tell(one, Piece(error=TimeLimitError("the time limit of a request is over")))
+        gone = self._cancelled.union(late)
+        if gone:
+            self._waiting = deque(one for one in self._waiting if one not in gone)
+            for one in gone:
+                self._end(one)
+        self._cancelled = set()
+
+    def _admit(self) -> None:
+        """Let those that wait into the batch, first come first served, while there is room."""
+        longest = max((one.n_tokens for one in self._running.values()), default=0)
+        newcomers: list[Writing] = []
+        longest_prompt = 0
+        while self._waiting and self._batch.is_open:
+            one = self._waiting[0]
+            n = len(self._running) + 1
+            longest = max(longest, one.n_tokens)
+            longest_prompt = max(longest_prompt, len(one.line.ids))
+            too_many = n > self.max_batch or n * longest > TOKENS_IN_CACHE
+            if n > 1 and (too_many or (newcomers and len(newcomers) * longest_prompt > TOKENS_PER_PASS)):
+                break
+            newcomers.append(self._waiting.popleft())
+            self._running[one.line] = one
+        self._batch.join(one.line for one in newcomers)
+
+    def _step(self) -> None:
+        try:
+            steps = self._batch.step()
+        except Exception as error:  # a bug, or no memory: those being written are lost, the rest goes on
+            logger.exception("a step of the model failed")
+            for one in list(self._running.values()):
+                self._tell(one, Piece(error=error))
+            self._running, self._batch = {}, Batch(self.engine)
+            return
+        for written in steps:
+            self._hear(self._running[written.line], written)
+
+    def _hear(self, one: Writing, written: Written) -> None:
+        line, reason = one.line, written.line.finish_reason
+        text = ""
+        if reason != "stop":  # else the token is no text
+            self.n_tokens_written += 1
+            one.held.append(Token(written, len(one.text.text)))
+            text = one.text.take(written.token)
+        if reason and not one.text.stopped:
+            text += one.text.finish()
+        if one.text.stopped:
+            reason = "stop"
+        if text or reason:
+            tokens = tuple(token for token in one.held if token.start < one.text.n_given)
+            one.held = [token for token in one.held if token.start >= one.text.n_given]
+            self._tell(one, Piece(text, tokens, reason))
+        if reason:
+            self._batch.leave(line)
+            self._end(one)
+
+    def _end(self, one: Writing) -> None:
+        self._batch.leave(one.line)
+        if self._running.pop(one.line, None):
+            now = time.monotonic()
+            self._seconds_each += 0.1 * (min(60.0, now - self._last_end) - self._seconds_each)
+            self._last_end = now
+
+    def _tell(self, one: Writing, piece: Piece) -> None:
+        try:
+            one.hear(piece)
+        except Exception:  # whoever waited is gone
+            logger.debug("nobody hears", exc_info=True)
+
+
+def _run(job: Callable[[], T], future: "Future[T]") -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(job())
+    except BaseException as error:
+        future.set_exception(error)

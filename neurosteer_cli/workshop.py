@@ -1,0 +1,76 @@
+"""Vectors fitted while the server runs, on the model it serves.
+
+Knows fits and vector files; knows nothing of HTTP. Nothing is written but into a folder of its own,
+which goes when the program ends.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .fit import fit
+from .forms import FitForm
+from .hooks import HookPoint
+from .methods import NEEDS_SAE
+from .sae import BUNDLED, check_fits, load_sae
+from .service import Service
+from .texts import open_sides
+from .vector import SteeringVector
+
+MAX_FITTED = 100
+
+
+class Workshop:
+    """Fits vectors and adds them to a service's catalogue."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._folder = tempfile.TemporaryDirectory(prefix="neurosteer-")
+        self._n_fitted = 0
+
+    def fit(self, form: FitForm) -> dict[str, Any]:
+        """Fit on the model's thread; what there is to tell of it.
+
+        Raises:
+            InputError: the texts cannot be fitted on, or the name is taken.
+        """
+        if form.name in self.service.catalogue:
+            raise InputError(f"name: there is a vector named {form.name!r} already; choose another name")
+        if self._n_fitted >= MAX_FITTED:
+            raise InputError(f"{MAX_FITTED} vectors were fitted already; start the server anew to go on")
+        vector, facts = self.service.scheduler.call(lambda: self._fit(form)).result()
+        self.service.catalogue.add(form.name, vector, "name")
+        self._n_fitted += 1
+        return facts
+
+    def _fit(self, form: FitForm) -> tuple[SteeringVector, dict[str, Any]]:
+        engine = self.service.engine
+        saes = {}
+        points = [HookPoint(engine.shape.n_layers * 2 // 3)]
+        if form.method in NEEDS_SAE:
+            sae = load_sae(BUNDLED, model_id=engine.model_id)
+            check_fits(sae, model_id=engine.model_id, model_names=engine.model_names, d_model=engine.d_model)
+            sae = sae.for_model(device=engine.device, uses_layer_norm=engine.uses_layer_norm)
+            saes, points = {sae.hook_point: sae}, [sae.hook_point]
+        with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
+            paths = []
+            for side, texts in ((form.name, form.positive), (f"not-{form.name}", form.negative)):
+                path = Path(folder) / f"{side}.jsonl"
+                path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+                paths.append(str(path))
+            with open_sides(paths) as sides:
+                vector, report = fit(engine, sides, points, method=form.method, saes=saes)
+        return vector, {"seconds": round(report.seconds, 2), "warnings": report.warnings}
+
+    def file(self, name: str) -> Path:
+        """A vector of the catalogue, as a file to be sent.
+
+        Raises:
+            UnknownVectorError: no such vector.
+        """
+        vector = self.service.catalogue[name]  # so the name is one that the catalogue took
+        path = Path(self._folder.name) / f"{name}.st"
+        vector.save(path)
+        return path
