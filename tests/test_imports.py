@@ -14,7 +14,7 @@ import neurosteer_cli
 PACKAGE = Path(neurosteer_cli.__file__).parent
 HEAVY = {
     "torch", "transformers", "sae_lens", "sklearn", "vaderSentiment", "profanity_check", "httpx",
-    "matplotlib", "jinja2",
+    "matplotlib", "jinja2", "fastapi", "uvicorn", "prometheus_client",
 }  # fmt: skip
 
 # A module imports only from the levels above it in this list.
@@ -22,27 +22,29 @@ LEVELS = (
     ("__init__", "errors", "files", "estimates"),
     (
         "records", "console", "hooks", "latents", "residuals", "sampling", "metrics", "facts", "wheels",
-        "verdicts", "chat", "panels", "conclusion", "settings", "snapshots",
+        "verdicts", "chat", "panels", "conclusion", "settings", "snapshots", "forms", "gate", "telemetry",
     ),
     ("texts", "checkpoints", "vector", "sae", "llm_judge", "charts", "figures", "corpus", "training"),
-    ("loading", "methods", "encoders", "report", "control_vectors", "bake", "descriptions", "chosen"),
-    ("engine", "data_judge", "hf_judge", "browse"),
+    ("loading", "methods", "encoders", "report", "control_vectors", "bake", "descriptions", "chosen",
+     "catalogue"),
+    ("engine", "data_judge", "hf_judge", "browse", "portrait"),
     (
-        "batch", "reading", "judges", "likelihood", "adopt", "packing", "transfer", "harvest",
+        "batch", "text_stream", "reading", "judges", "likelihood", "adopt", "packing", "transfer", "harvest",
         "describe", "measure", "search",
     ),
-    ("generation", "fit", "train"),
-    ("runs",),
-    ("evaluate",),
-    ("calibrate", "layers"),
+    ("generation", "fit", "train", "scheduler"),
+    ("runs", "service"),
+    ("evaluate", "workshop"),
+    ("calibrate", "layers", "server"),
     ("commands.__init__", "commands.options"),
     ("commands.prompting", "commands.sae_common"),
-    ("commands.continuations", "commands.fit_latents"),
+    ("commands.continuations", "commands.fit_latents", "commands.serving"),
     ("commands.scoring",),
     (
         "commands.fit", "commands.gen", "commands.combine", "commands.inspect", "commands.eval",
         "commands.calibrate", "commands.layers", "commands.export", "commands.import_vector",
         "commands.sae_describe", "commands.sae_info", "commands.sae_search", "commands.sae_train",
+        "commands.serve", "commands.demo",
     ),
     (
         "commands.sae",
@@ -66,6 +68,11 @@ PLACES = {
     "httpx": {"chat"},
     "matplotlib": {"charts"},
     "jinja2": {"report"},
+    "pydantic": {"forms", "server"},
+    "fastapi": {"server"},
+    "starlette": {"server"},
+    "uvicorn": {"commands.serving"},
+    "prometheus_client": {"telemetry"},
     "typer": {"cli", *(name for name in LEVEL if name.startswith("commands."))},
     "click": set(),  # typer carries its own
     "pickle": set(),

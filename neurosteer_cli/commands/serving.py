@@ -91,10 +91,9 @@ def run(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=round(options.shutdown_seconds)
     )
     names = ", ".join(catalogue) or "no vector"
+    numbers = str(engine.dtype).removeprefix("torch.")
     place = address if options.page else f"{address}/v1"
-    console.note(
-        f"serving {catalogue.model_id} ({str(engine.dtype).removeprefix('torch.')}) with {names} on {place}; Ctrl-C ends it"
-    )
+    console.note(f"serving {catalogue.model_id} ({numbers}) with {names} on {place}; Ctrl-C ends it")
     if host not in LOOPBACK and options.api_key is None:
         console.warn(f"{host} may be reached from other machines, and no --api-key is set")
     listening(address)
