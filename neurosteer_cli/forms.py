@@ -33,7 +33,7 @@ class _Writing(Form):
     """What completions and chats share."""
 
     model: Name = Field(description="The model's name, with vectors or without: smollm2+polite:8")
-    n: int = Field(1, ge=1, le=MAX_CONTINUATIONS)
+    n: Annotated[int, Field(ge=1, le=MAX_CONTINUATIONS)] | None = 1
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
@@ -52,6 +52,8 @@ class _Writing(Form):
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     # OpenAI's, refused unless they ask for nothing
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
@@ -85,13 +87,15 @@ class TextPart(Form):
 
 class Message(Form):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)] | list[TextPart]
+    content: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)] | list[TextPart] | None
     name: str | None = None
+    refusal: None = None
 
     @property
     def said(self) -> dict[str, str]:
         """As chat templates take it."""
-        text = self.content if isinstance(self.content, str) else "".join(one.text for one in self.content)
+        parts = self.content or ""
+        text = parts if isinstance(parts, str) else "".join(one.text for one in parts)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
@@ -111,6 +115,8 @@ class ChatForm(_Writing):
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+    reasoning_effort: str | None = None
 
 
 class DoseForm(Form):

@@ -15,6 +15,8 @@ from .errors import InputError
 
 NUCLEUS_GUESS = 512  # tokens sorted first in the search for the nucleus; all are, if it is larger
 
+COLDEST = 1e-5  # below, the most probable token is taken: logits would be divided into infinities
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -70,7 +72,7 @@ def choose(
     logits = logits.float()
     if sampling.repetition_penalty != 1.0 and seen is not None:
         logits = penalize(logits, seen, sampling.repetition_penalty)
-    if sampling.temperature == 0:
+    if sampling.temperature < COLDEST:
         return logits.argmax(-1)
     scores, token_ids = nucleus(logits / sampling.temperature, sampling.top_p, sampling.top_k)
     drawn = uniform(generators, logits.shape[-1]).to(logits.device).gather(-1, token_ids)

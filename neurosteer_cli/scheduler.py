@@ -20,6 +20,8 @@ from .text_stream import TextStream
 
 TOKENS_IN_CACHE = 2**16  # rows of the batch times the tokens each may come to
 TOKENS_PER_PASS = 4096  # of prompts that are run together, pads counted
+SECONDS_TO_GIVE_UP = 5.0
+CUT_OFF = "shut down before it was finished"
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Piece:
     text: str = ""
     tokens: tuple[Token, ...] = ()  # whose text it is
     finish_reason: str | None = None  # as a line's; "stop" also at a stop string
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @dataclass(eq=False)
@@ -86,10 +88,11 @@ class Scheduler:
         self._waiting: deque[Writing] = deque()
         self._cancelled: set[Writing] = set()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._closing = False
+        self._closing = self._given_up = False
+        self._has_let_in = False  # in the last round
         self._seconds_each = 1.0  # between two ends of continuations, of late
         self._last_end = time.monotonic()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -148,32 +151,72 @@ class Scheduler:
         """Take on no more, finish what is there, and end the thread; after `wait` seconds give up."""
         with self._changed:
             self._closing = True
+            for _, future in self._jobs:
+                future.cancel()
+            self._jobs.clear()
             self._changed.notify()
         self._thread.join(wait)
-        if self._thread.is_alive():
-            with self._changed:
-                self._cancelled.update([*self._running.values(), *self._waiting])
-                for one in self._cancelled:
-                    self._tell(one, Piece(error=ClosedError("shut down before the text was finished")))
-                self._changed.notify()
-            self._thread.join()
+        self._given_up = True
+        with self._changed:
+            self._changed.notify()
+        self._thread.join(SECONDS_TO_GIVE_UP)
+
+    def breathe(self) -> None:
+        """For a long job, between its parts: write a token of what is being written.
+
+        Raises:
+            ClosedError: the job is to be given up.
+        """
+        if self._given_up:
+            raise ClosedError(CUT_OFF)
+        self._round()
 
     # --- on the model's thread -----------------------------------------------------------------
 
     def _work(self) -> None:
-        while True:
+        try:
+            while self._wait():
+                job = None
+                with self._changed:
+                    if self._jobs:
+                        job = self._jobs.popleft()
+                if job:
+                    _run(*job)
+                self._round()
+        except BaseException as error:  # a bug: nobody is to wait for ever
+            logger.exception("the model's thread has ended")
+            self._fail_all(error)
+        finally:
             with self._changed:
-                while not (self._running or self._waiting or self._jobs or self._closing):
-                    self._changed.wait()
-                if self._closing and not (self._running or self._waiting or self._jobs):
-                    return
-                self._drop()
-                self._admit()
-                jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
-            for job, future in jobs:
-                _run(job, future)
-            if self._running:
-                self._step()
+                self._closing = True
+                for _, future in self._jobs:
+                    future.cancel()
+
+    def _wait(self) -> bool:
+        """Wait for something to do; whether there is."""
+        with self._changed:
+            while not (self._running or self._waiting or self._jobs or self._closing):
+                self._changed.wait()
+            if self._given_up:
+                self._fail_all(ClosedError(CUT_OFF))
+            return bool(self._running or self._waiting or self._jobs)
+
+    def _round(self) -> None:
+        """Let go of some, let in others, write a token."""
+        with self._changed:
+            self._drop()
+            self._admit()
+        if self._running:
+            self._step()
+        if not self._running:
+            self._batch = Batch(self.engine)  # its cache goes
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._changed:
+            for one in [*self._running.values(), *self._waiting]:
+                self._tell(one, Piece(error=error))
+            self._running, self._batch = {}, Batch(self.engine)
+            self._waiting.clear()
 
     def _drop(self) -> None:
         """Let go of what was cancelled and what is late."""
@@ -190,7 +233,13 @@ class Scheduler:
         self._cancelled = set()
 
     def _admit(self) -> None:
-        """Let those that wait into the batch, first come first served, while there is room."""
+        """Let those that wait into the batch, first come first served, while there is room.
+
+        Newcomers hold up the others for a step, so between two lots of them the others have one.
+        """
+        if self._has_let_in and self._running:
+            self._has_let_in = False
+            return
         longest = max((one.n_tokens for one in self._running.values()), default=0)
         newcomers: list[Writing] = []
         longest_prompt = 0
@@ -200,10 +249,12 @@ class Scheduler:
             longest = max(longest, one.n_tokens)
             longest_prompt = max(longest_prompt, len(one.line.ids))
             too_many = n > self.max_batch or n * longest > TOKENS_IN_CACHE
-            if n > 1 and (too_many or (newcomers and len(newcomers) * longest_prompt > TOKENS_PER_PASS)):
+            too_long = (len(newcomers) + 1) * longest_prompt > TOKENS_PER_PASS
+            if n > 1 and (too_many or (newcomers and too_long)):
                 break
             newcomers.append(self._waiting.popleft())
             self._running[one.line] = one
+        self._has_let_in = bool(newcomers)
         self._batch.join(one.line for one in newcomers)
 
     def _step(self) -> None:
@@ -216,25 +267,35 @@ class Scheduler:
             self._running, self._batch = {}, Batch(self.engine)
             return
         for written in steps:
-            self._hear(self._running[written.line], written)
+            one = self._running[written.line]
+            try:
+                self._hear(one, written)
+            except Exception as error:
+                logger.exception("a token could not be made text")
+                self._tell(one, Piece(error=error))
+                self._end(one)
 
     def _hear(self, one: Writing, written: Written) -> None:
-        line, reason = one.line, written.line.finish_reason
+        reason, stream = one.line.finish_reason, one.text
         text = ""
         if reason != "stop":  # else the token is no text
             self.n_tokens_written += 1
-            one.held.append(Token(written, len(one.text.text)))
-            text = one.text.take(written.token)
-        if reason and not one.text.stopped:
-            text += one.text.finish()
-        if one.text.stopped:
+            one.held.append(Token(written, len(stream.text)))
+            text = stream.take(written.token)
+        if reason and not stream.stopped:
+            text += stream.finish()
+        tokens = one.held
+        if stream.stopped:
             reason = "stop"
+            tokens = [token for token in one.held if token.start < stream.n_given]
+        elif not reason:
+            tokens = [token for token in one.held if token.start < stream.n_given]
+            one.held = one.held[len(tokens) :]
         if text or reason:
-            tokens = tuple(token for token in one.held if token.start < one.text.n_given)
-            one.held = [token for token in one.held if token.start >= one.text.n_given]
-            self._tell(one, Piece(text, tokens, reason))
+            self._tell(one, Piece(text, tuple(tokens), reason))
+        elif tokens:
+            one.held = tokens + one.held
         if reason:
-            self._batch.leave(line)
             self._end(one)
 
     def _end(self, one: Writing) -> None:

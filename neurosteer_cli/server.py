@@ -31,6 +31,7 @@ from .service import Order, Service, TooLongError
 from .telemetry import CONTENT_TYPE, Counted, Telemetry
 from .workshop import Workshop
 
+GONE = 499  # nobody reads it
 SECONDS_BETWEEN_LOOKS = 0.2  # whether a client is still there
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "A field is wrong, or asks for what cannot be had",
         401: "No valid API key",
+        403: "Asked for under another host's name",
         404: "No such model or vector",
+        408: "The request's body did not come",
         413: "The request is too large",
         415: "The body is not JSON",
         429: "Too many wait already; see Retry-After",
@@ -70,6 +73,7 @@ class Options:
 
     max_bytes: int = 1_000_000  # of a request
     api_key: str | None = None
+    hosts: tuple[str, ...] | None = None  # names it may be asked for under; None: any
     shutdown_seconds: float = 30.0  # for what runs when it is told to stop
     page: bool = False  # whether / is the demo
     fitting: bool = False  # whether vectors can be fitted
@@ -77,11 +81,14 @@ class Options:
 
 def create_app(service: Service, options: Options = Options()) -> FastAPI:  # noqa: B008  frozen
     """The application, for an ASGI server. Its end closes the service's scheduler."""
+    workshop = Workshop(service) if options.fitting else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await to_thread.run_sync(service.scheduler.close, options.shutdown_seconds)
+        if workshop is not None:
+            workshop.close()
 
     app = FastAPI(
         title="neurosteer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -92,13 +99,13 @@ def create_app(service: Service, options: Options = Options()) -> FastAPI:  # no
     writer = _Writer(service, telemetry)
     _add_errors(app)
     _add_openai_routes(app, service, writer)
-    _add_vector_routes(app, service, Workshop(service) if options.fitting else None)
+    _add_vector_routes(app, service, workshop)
     _add_state_routes(app, service, telemetry)
     if options.page:
         page = (files("neurosteer_cli") / "pages" / "demo.html").read_text(encoding="utf-8")
         app.get("/", include_in_schema=False)(lambda: HTMLResponse(page))
 
-    app.add_middleware(Gate, max_bytes=options.max_bytes, api_key=options.api_key)
+    app.add_middleware(Gate, max_bytes=options.max_bytes, api_key=options.api_key, hosts=options.hosts)
     app.add_middleware(Counted, telemetry=telemetry)
     return app
 
@@ -106,7 +113,7 @@ def create_app(service: Service, options: Options = Options()) -> FastAPI:  # no
 # --- errors ------------------------------------------------------------------------------------
 
 
-def _status(error: Exception) -> int:
+def _status(error: BaseException) -> int:
     for kind, status in (
         (UnknownVectorError, 404), (InputError, 400), (BusyError, 429), (ClosedError, 503),
         (TimeLimitError, 504), (NeurosteerError, 400),
@@ -116,7 +123,7 @@ def _status(error: Exception) -> int:
     return 500
 
 
-def _body_of(error: Exception) -> dict[str, Any]:
+def _body_of(error: BaseException) -> dict[str, Any]:
     status = _status(error)
     if status == 500:
         return error_body("the server failed; its log says why", "server_error")
@@ -219,10 +226,13 @@ def _add_vector_routes(app: FastAPI, service: Service, workshop: "Workshop | Non
     if workshop is not None:
         shop = workshop
 
-        @app.post("/v1/vectors", responses=_REFUSALS)
-        def fit(form: FitForm) -> dict[str, Any]:
+        @app.post("/v1/vectors", responses=_REFUSALS, response_model=None)
+        async def fit(form: FitForm, request: Request) -> Response:
             """Fit a vector, and keep it while the server runs."""
-            return {**shop.fit(form), **portrait(catalogue, form.name)}
+            facts = await _unless_gone(request, asyncio.wrap_future(shop.begin(form)))
+            if facts is None:
+                return Response(status_code=GONE)
+            return JSONResponse({**facts, **portrait(catalogue, form.name)})
 
         @app.get("/v1/vectors/{name}/file", responses={404: _REFUSALS[404]}, response_class=FileResponse)
         def file(name: str) -> FileResponse:
@@ -267,7 +277,7 @@ class _Writer:
         parts = await _unless_gone(request, self._collected(order, pieces))
         if parts is None:
             self.telemetry.cancelled.inc()
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=GONE)
         return JSONResponse(self.service.answer(order, parts), headers={"x-request-id": order.id})
 
     def _pieces(self, order: Order) -> AsyncIterator[tuple[int, Piece]]:

@@ -16,7 +16,7 @@ from .errors import InputError
 from .forms import ChatForm, CompletionForm
 from .sampling import Sampling, generator
 from .scheduler import Piece, Scheduler, Token, Writing
-from .text_stream import TextStream
+from .text_stream import TextStream, token_bytes
 from .vector import total_dose, total_pushes
 
 
@@ -67,10 +67,6 @@ class Service:
         if prompts and isinstance(prompts[0], int):
             prompts = [prompts]
         ids = [self._ids(prompt) for prompt in prompts]  # type: ignore[arg-type]
-        if len(ids) * form.n > self.scheduler.max_batch:
-            raise InputError(
-                f"{len(ids)} prompts, n {form.n}: at most {self.scheduler.max_batch} continuations"
-            )
         return self._order(form, "cmpl", ids, form.max_tokens or 16, form.logprobs)
 
     def chat(self, form: ChatForm) -> Order:
@@ -105,6 +101,11 @@ class Service:
         n_log_probs: int | None,
     ) -> Order:
         alphas = self.catalogue.alphas(form.model, form.steering)
+        n = form.n or 1
+        if len(prompts) * n > self.scheduler.max_batch:
+            raise InputError(
+                f"{len(prompts)} prompts, n {n}: at most {self.scheduler.max_batch} continuations"
+            )
         if max_new_tokens > self.limits.max_new_tokens:
             raise TooLongError(
                 f"max_tokens {max_new_tokens}: this server writes at most {self.limits.max_new_tokens}"
@@ -132,12 +133,12 @@ class Service:
                 pushes=pushes,
                 positions=form.positions,
                 sampling=sampling,
-                generator=generator(seed, self.engine.decode([], ids), sample),
+                generator=generator(seed, self.engine.decode([], ids), sample),  # unlike that of the others
                 max_new_tokens=max_new_tokens,
                 n_log_probs=n_log_probs,
             )
-            for ids in prompts
-            for sample in range(form.n)
+            for number, ids in enumerate(prompts)
+            for sample in range(n * prompts[:number].count(ids), n * prompts[: number + 1].count(ids))
         ]
         return Order(
             form=form,
@@ -181,7 +182,9 @@ class Service:
         for index, parts in enumerate(pieces):
             text = "".join(part.text for part in parts)
             tokens = [token for part in parts for token in part.tokens]
-            said = {"message": {"role": "assistant", "content": text}} if order.is_chat else {"text": text}
+            said: dict[str, Any] = {"text": text}
+            if order.is_chat:
+                said = {"message": {"role": "assistant", "content": text, "refusal": None}}
             choices.append(self._choice(order, index, said, tokens, parts[-1].finish_reason))
         kind = "chat.completion" if order.is_chat else "text_completion"
         return {**self._head(order, kind), "choices": choices, "usage": self.usage(order)}
@@ -221,7 +224,9 @@ class Service:
         }
 
     def _chunk_head(self, order: Order) -> dict[str, Any]:
-        return self._head(order, "chat.completion.chunk" if order.is_chat else "text_completion")
+        head = self._head(order, "chat.completion.chunk" if order.is_chat else "text_completion")
+        options = order.form.stream_options
+        return {**head, "usage": None} if options and options.include_usage else head
 
     def _choice(
         self, order: Order, index: int, said: dict[str, Any], tokens: list[Token], reason: str | None
@@ -247,8 +252,8 @@ class Service:
         """As chats tell them."""
 
         def entry(token: int, log_prob: float | None) -> dict[str, Any]:
-            piece = self._piece(token)
-            return {"token": piece, "logprob": log_prob, "bytes": list(piece.encode())}
+            raw = token_bytes(self.engine.tokenizer, token)
+            return {"token": self._piece(token), "logprob": log_prob, "bytes": list(raw)}
 
         return {
             "content": [
@@ -262,5 +267,9 @@ class Service:
         }
 
     def _piece(self, token: int) -> str:
-        piece: str = self.engine.tokenizer.decode([token])
-        return piece
+        """A token's text; of a part of a character its bytes, as OpenAI's API spells them."""
+        raw = token_bytes(self.engine.tokenizer, token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

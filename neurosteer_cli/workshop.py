@@ -6,6 +6,7 @@ which goes when the program ends.
 
 import json
 import tempfile
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from .forms import FitForm
 from .hooks import HookPoint
 from .methods import NEEDS_SAE
 from .sae import BUNDLED, check_fits, load_sae
+from .scheduler import BusyError
 from .service import Service
 from .texts import open_sides
-from .vector import SteeringVector
 
 MAX_FITTED = 100
 
@@ -29,23 +30,30 @@ class Workshop:
         self.service = service
         self._folder = tempfile.TemporaryDirectory(prefix="neurosteer-")
         self._n_fitted = 0
+        self._current: Future[dict[str, Any]] | None = None
 
-    def fit(self, form: FitForm) -> dict[str, Any]:
-        """Fit on the model's thread; what there is to tell of it.
+    def begin(self, form: FitForm) -> "Future[dict[str, Any]]":
+        """Have a vector fitted on the model's thread, while texts are written; what there is to tell of it.
 
         Raises:
-            InputError: the texts cannot be fitted on, or the name is taken.
+            InputError: the name is taken, or enough have been fitted.
+            BusyError: another fit is under way.
+            ClosedError: nothing new is taken on.
         """
+        if self._current and not self._current.done():
+            raise BusyError("another vector is being fitted; try again in a while")
         if form.name in self.service.catalogue:
             raise InputError(f"name: there is a vector named {form.name!r} already; choose another name")
         if self._n_fitted >= MAX_FITTED:
             raise InputError(f"{MAX_FITTED} vectors were fitted already; start the server anew to go on")
-        vector, facts = self.service.scheduler.call(lambda: self._fit(form)).result()
-        self.service.catalogue.add(form.name, vector, "name")
-        self._n_fitted += 1
-        return facts
+        self._current = self.service.scheduler.call(lambda: self._fit(form))
+        return self._current
 
-    def _fit(self, form: FitForm) -> tuple[SteeringVector, dict[str, Any]]:
+    def close(self) -> None:
+        """Remove the folder."""
+        self._folder.cleanup()
+
+    def _fit(self, form: FitForm) -> dict[str, Any]:
         engine = self.service.engine
         saes = {}
         points = [HookPoint(engine.shape.n_layers * 2 // 3)]
@@ -60,9 +68,17 @@ class Workshop:
                 path = Path(folder) / f"{side}.jsonl"
                 path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
                 paths.append(str(path))
-            with open_sides(paths) as sides:
-                vector, report = fit(engine, sides, points, method=form.method, saes=saes)
-        return vector, {"seconds": round(report.seconds, 2), "warnings": report.warnings}
+            try:
+                with open_sides(paths) as sides:
+                    vector, report = fit(
+                        engine, sides, points, method=form.method, saes=saes,
+                        advance=lambda _n: self.service.scheduler.breathe(),
+                    )  # fmt: skip
+            except InputError as error:
+                raise InputError(str(error).replace(f"{folder}/", "")) from error
+        self.service.catalogue.add(form.name, vector, "name")
+        self._n_fitted += 1
+        return {"seconds": round(report.seconds, 2), "warnings": report.warnings}
 
     def file(self, name: str) -> Path:
         """A vector of the catalogue, as a file to be sent.

@@ -1,5 +1,6 @@
 """The server, by the official client and by hand: what it writes, whom it refuses, how it ends."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 from live import running
 from tiny import D_MODEL, tiny_vector
 
+from neurosteer_cli import gate
 from neurosteer_cli.batch import Batch
 from neurosteer_cli.catalogue import Catalogue
 from neurosteer_cli.engine import Engine
@@ -26,6 +28,7 @@ from neurosteer_cli.sampling import Sampling
 from neurosteer_cli.scheduler import Scheduler
 from neurosteer_cli.server import Options, create_app
 from neurosteer_cli.service import Limits, Service
+from neurosteer_cli.text_stream import TextStream
 from neurosteer_cli.vector import SteeringVector
 
 GREEDY = Sampling(temperature=0)
@@ -185,6 +188,13 @@ def test_several_prompts_as_texts_and_as_tokens(client: openai.OpenAI, engine: E
     assert [one.index for one in texts.choices] == [0, 1, 2, 3]
     assert [one.text for one in texts.choices] == [one.text for one in tokens.choices]
     assert texts.choices[0].text == texts.choices[1].text != texts.choices[2].text
+
+
+def test_the_same_prompt_several_times_gives_different_samples(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "max_tokens": 12, "seed": 3}
+    three = [one.text for one in client.completions.create(prompt=["x"] * 3, **asked).choices]
+    assert len(set(three)) == 3
+    assert three == [one.text for one in client.completions.create(prompt="x", n=3, **asked).choices]
 
 
 def test_a_text_ends_before_a_stop_string(client: openai.OpenAI) -> None:
@@ -354,6 +364,81 @@ def test_shutting_down_finishes_what_runs(
         assert answer.result().json()["usage"]["completion_tokens"] > 0
 
 
+def test_a_text_that_cannot_be_finished_in_time_is_answered_all_the_same(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, 0.05)
+    catalogue = Catalogue(engine.shape, "tiny")
+    scheduler = Scheduler(engine)
+    app = create_app(Service(engine, catalogue, scheduler, Limits()))
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 110, "temperature": 0}
+    with running(app) as address, ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(post, address, "/v1/completions", body)
+        stream = pool.submit(post, address, "/v1/completions", {**body, "stream": True})
+        wait_for(lambda: scheduler.n_running == 2)
+        scheduler.close(0.2)  # as a signal does
+        assert not scheduler.is_alive
+        assert whole.result().status_code == 503
+        assert "shut down before it was finished" in whole.result().json()["error"]["message"]
+        assert "shut down before it was finished" in stream.result().text
+        assert post(address, "/v1/completions", body).status_code == 503
+        assert httpx.get(f"{address}/health").status_code == 503
+
+
+def test_newcomers_do_not_starve_those_that_are_being_written(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, 0.005)
+    stop = threading.Event()
+    with served(engine, vectors) as (address, service), ThreadPoolExecutor(7) as pool:
+
+        def hurry() -> None:
+            while not stop.is_set():
+                post(address, "/v1/completions", {**PLAIN, "max_tokens": 1})
+
+        others = [pool.submit(hurry) for _ in range(6)]
+        wait_for(lambda: service.scheduler.n_tokens_written > 10)
+        before = service.scheduler.n_tokens_written
+        answer = post(address, "/v1/completions", {**PLAIN, "max_tokens": 30, "temperature": 0})
+        n_others = service.scheduler.n_tokens_written - before - answer.json()["usage"]["completion_tokens"]
+        stop.set()
+        for other in others:
+            other.result()
+    assert answer.status_code == 200
+    assert n_others < 30 * 8  # a lot of newcomers, at most eight, before each of its tokens
+
+
+def test_a_token_that_is_no_text_ends_its_request_and_no_other(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = TextStream.take
+
+    def failing(stream: TextStream, token: int) -> str:
+        if stream._stops:
+            raise RuntimeError("no text")
+        return take(stream, token)
+
+    monkeypatch.setattr(TextStream, "take", failing)
+    with served(engine, vectors) as (address, _):
+        assert post(address, "/v1/completions", {**PLAIN, "stop": "x"}).status_code == 500
+        assert post(address, "/v1/completions", PLAIN).status_code == 200
+
+
+def test_if_the_models_thread_ends_nobody_waits_for_ever(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(engine, vectors) as (address, _):
+        with monkeypatch.context() as patch:
+
+            def fail(_scheduler: Scheduler) -> None:
+                raise RuntimeError("a bug")
+
+            patch.setattr(Scheduler, "_admit", fail)
+            assert post(address, "/v1/completions", PLAIN).status_code == 500
+        assert post(address, "/v1/completions", PLAIN).status_code == 503
+        assert httpx.get(f"{address}/health").status_code == 503
+
+
 def test_a_failing_step_fails_those_written_and_no_others(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -495,6 +580,31 @@ def test_a_vector_of_another_model_is_refused_before_anything_is_served(
         catalogue.add("polite", vectors["polite"], "file")
 
 
+def test_without_a_key_it_is_asked_for_under_its_own_names_only(
+    engine: Engine, vectors: dict[str, SteeringVector]
+) -> None:
+    with served(engine, vectors, hosts=("127.0.0.1", "localhost", "::1")) as (address, _):
+        port = address.rsplit(":", 1)[1]
+        for host, status in (
+            (f"127.0.0.1:{port}", 200), ("localhost", 200), ("LOCALHOST", 200), (f"[::1]:{port}", 200),
+            ("evil.example", 403), (f"evil.example:{port}", 403), ("127.0.0.1.evil.example", 403), ("", 403),
+        ):  # fmt: skip
+            assert httpx.get(f"{address}/v1/models", headers={"host": host}).status_code == status, host
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_long(
+    server: tuple[str, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "SECONDS_FOR_A_BODY", 0.2)
+    host, port = server[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
 # --- state and vectors -------------------------------------------------------------------------
 
 
@@ -558,7 +668,58 @@ def test_a_vector_is_fitted_used_and_sent(
             refused = post(address, "/v1/vectors", {**form, **changes})
             assert refused.status_code == 400
             assert message in refused.json()["error"]["message"]
+        blank = post(address, "/v1/vectors", {**form, "name": "blank", "positive": [" "] * 9})
+        assert blank.json()["error"]["message"].startswith("blank.jsonl:1: ")
         assert httpx.get(f"{address}/v1/vectors/nothing/file").status_code == 404
+
+
+def test_texts_are_written_while_a_vector_is_fitted_and_no_two_vectors_at_once(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    breathe, begun = Scheduler.breathe, threading.Event()
+
+    def noted(scheduler: Scheduler) -> None:
+        begun.set()
+        time.sleep(0.5)
+        before = scheduler.n_tokens_written
+        breathe(scheduler)
+        written.append(scheduler.n_tokens_written - before)
+
+    monkeypatch.setattr(Scheduler, "breathe", noted)
+    form = {
+        "method": "diffmean", "positive": [f"aaa {'b' * 30} {n}" for n in range(40)],
+        "negative": [f"zzz {'y' * 30} {n}" for n in range(40)],
+    }  # fmt: skip
+    with served(engine, vectors, fitting=True) as (address, _), ThreadPoolExecutor(2) as pool:
+        fitted = pool.submit(post, address, "/v1/vectors", {**form, "name": "one"})
+        assert begun.wait(10)
+        other = post(address, "/v1/vectors", {**form, "name": "two"})
+        assert (other.status_code, "another vector" in other.text) == (429, True)
+        assert post(address, "/v1/completions", {**PLAIN, "max_tokens": 3, "temperature": 0}).is_success
+        assert fitted.result().status_code == 200
+    assert sum(written) > 0
+
+
+def test_a_fit_ends_when_the_server_does(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breathe = Scheduler.breathe
+
+    def slowly(scheduler: Scheduler) -> None:
+        time.sleep(0.3)
+        breathe(scheduler)
+
+    monkeypatch.setattr(Scheduler, "breathe", slowly)
+    texts = [f"{'b' * 60} {n}" for n in range(300)]
+    form = {"name": "ab", "method": "diffmean", "positive": texts, "negative": [f"{one} z" for one in texts]}
+    with ThreadPoolExecutor(1) as pool, served(engine, vectors, fitting=True) as (address, service):
+        fitted = pool.submit(post, address, "/v1/vectors", form)
+        time.sleep(0.5)
+        start = time.monotonic()
+        service.scheduler.close(0.1)
+        assert time.monotonic() - start < 3
+        assert fitted.result().status_code == 503
 
 
 # --- helpers -----------------------------------------------------------------------------------

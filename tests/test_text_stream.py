@@ -3,33 +3,28 @@
 import pytest
 
 from neurosteer_cli.engine import Engine
-from neurosteer_cli.text_stream import TextStream
+from neurosteer_cli.text_stream import STRETCH, TextStream, token_bytes
 
 PROMPT = "to be"
 
 
-def said(engine: Engine, text: str | bytes, *stops: str) -> tuple[list[str], TextStream]:
-    """What a text's bytes give out one by one, and at the end."""
-    stream = TextStream(engine, engine.prompt_ids(PROMPT), stops)
-    alphabet = {token: i for token, i in engine.tokenizer.get_vocab().items()}
-    from tokenizers import pre_tokenizers
+def tokens_of(engine: Engine, raw: bytes) -> list[int]:
+    """A token a byte, also for what is no text."""
+    found = {token_bytes(engine.tokenizer, token): token for token in range(256)}
+    return [found[bytes([byte])] for byte in raw]
 
-    raw = text.encode() if isinstance(text, str) else text
-    spelled = _byte_tokens(raw)
-    assert set(spelled) <= set(pre_tokenizers.ByteLevel.alphabet())
+
+def said(
+    engine: Engine, text: str | bytes, *stops: str, prompt: str = PROMPT
+) -> tuple[list[str], TextStream]:
+    """What a text's bytes give out one by one, and at the end."""
+    stream = TextStream(engine, engine.prompt_ids(prompt), stops)
     pieces = []
-    for char in spelled:
-        pieces.append(stream.take(alphabet[char]))
+    for token in tokens_of(engine, text.encode() if isinstance(text, str) else text):
+        pieces.append(stream.take(token))
         if stream.stopped:
             return pieces, stream
     return [*pieces, stream.finish()], stream
-
-
-def _byte_tokens(raw: bytes) -> list[str]:
-    """Byte-level BPE's character of each byte."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = {byte: 256 + n for n, byte in enumerate(b for b in range(256) if b not in plain)}
-    return [chr(byte if byte in plain else others[byte]) for byte in raw]
 
 
 def test_each_token_gives_out_its_text(engine: Engine) -> None:
@@ -62,7 +57,7 @@ def test_a_text_ends_before_the_first_stop_string(
     engine: Engine, text: str, stops: tuple[str, ...], expected: list[str]
 ) -> None:
     pieces, stream = said(engine, text, *stops)
-    assert [piece for piece in pieces] == expected
+    assert pieces == expected
     assert stream.text == "".join(pieces)
 
 
@@ -70,3 +65,35 @@ def test_a_special_token_is_no_text(engine: Engine) -> None:
     stream = TextStream(engine, engine.prompt_ids(PROMPT))
     assert stream.take(engine.tokenizer.bos_token_id) == ""
     assert stream.finish() == ""
+
+
+@pytest.mark.parametrize(
+    "prompt", ["p", "ends with \ufffd", "\ufffd\ufffd", "€ and more than sixteen tokens of it"]
+)
+@pytest.mark.parametrize("text", ["or not", "a€b" * STRETCH, "\ufffd\ufffdx", "y" * (2 * STRETCH)])
+def test_the_pieces_are_the_text_that_gen_writes(engine: Engine, prompt: str, text: str) -> None:
+    pieces, stream = said(engine, text, prompt=prompt)
+    ids = tokens_of(engine, text.encode())
+    assert "".join(pieces) == stream.text == engine.decode(engine.prompt_ids(prompt), ids) == text
+
+
+def test_a_prompt_may_end_in_half_a_character(engine: Engine) -> None:
+    stream = TextStream(engine, tokens_of(engine, "a€".encode()[:3]))
+    pieces = [stream.take(token) for token in tokens_of(engine, b"\xacb")]
+    assert "".join(pieces).endswith("b")
+    assert "a" not in "".join(pieces)
+
+
+def test_every_byte_has_its_token(engine: Engine) -> None:
+    assert sorted(token_bytes(engine.tokenizer, token)[0] for token in range(256)) == list(range(256))
+
+
+def test_bytes_of_other_tokenizers() -> None:
+    class Fallback:
+        def decode(self, _ids: list[int]) -> str:
+            return "\ufffd"
+
+        def convert_ids_to_tokens(self, _token: int) -> str:
+            return "<0xE2>"
+
+    assert token_bytes(Fallback(), 5) == b"\xe2"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Device, Dtype, Model
-from .serving import Port, Vectors, check_installed, load, run
+from .serving import LOOPBACK, Port, Vectors, bound, check_installed, load, run
 
 SECONDS_TO_START = 1.0
 
@@ -32,6 +32,7 @@ def demo(
     from ..checkpoints import DEFAULT_MODEL
     from ..server import Options
 
+    listener = bound("127.0.0.1", port)
     if vectors or model not in (None, DEFAULT_MODEL):
         engine, catalogue = load(vectors or [], model, dtype, device)
     else:
@@ -47,8 +48,7 @@ def demo(
     run(
         engine,
         catalogue,
-        Options(page=True, fitting=True, shutdown_seconds=5),
-        host="127.0.0.1",
-        port=port,
+        Options(page=True, fitting=True, hosts=LOOPBACK, shutdown_seconds=5),
+        listener,
         listening=open_page,
     )

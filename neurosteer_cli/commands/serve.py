@@ -6,7 +6,7 @@ import typer
 
 from ..errors import InputError
 from .options import Device, Dtype, Model, parse_count
-from .serving import Host, MaxBatch, Port, Vectors, check_installed, check_numbers, load, run
+from .serving import LOOPBACK, Host, MaxBatch, Port, Vectors, bound, check_installed, check_numbers, load, run
 
 
 def serve(
@@ -55,13 +55,18 @@ def serve(
     max_bytes = parse_count(max_request, "--max-request")
     from ..server import Options
 
+    listener = bound(host, port)
     engine, catalogue = load(vectors or [], model, dtype, device)
     run(
         engine,
         catalogue,
-        Options(max_bytes=max_bytes, api_key=api_key, shutdown_seconds=shutdown_time),
-        host=host,
-        port=port,
+        Options(
+            max_bytes=max_bytes,
+            api_key=api_key,
+            hosts=LOOPBACK if host in LOOPBACK and api_key is None else None,
+            shutdown_seconds=shutdown_time,
+        ),
+        listener,
         max_batch=max_batch,
         max_waiting=max_waiting,
         max_new_tokens=max_new_tokens,

@@ -1,7 +1,9 @@
 """What serve and demo share: load the model and its vectors, and run the server until it is told to stop."""
 
 import logging
+import math
 import socket
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +16,14 @@ from .prompting import load_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from ..catalogue import Catalogue
     from ..engine import Engine
     from ..server import Options
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+MAX_CONNECTIONS = 1024
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Vectors = Annotated[
@@ -61,9 +65,8 @@ def run(
     engine: "Engine",
     catalogue: "Catalogue",
     options: "Options",
+    listener: socket.socket,
     *,
-    host: str,
-    port: int,
     max_batch: int = 32,
     max_waiting: int = 64,
     max_new_tokens: int = 1024,
@@ -73,6 +76,7 @@ def run(
     """Serve until SIGINT or SIGTERM; what runs then is finished.
 
     Args:
+        listener: bound already.
         listening: told the address once connections are taken.
     """
     import uvicorn
@@ -82,14 +86,25 @@ def run(
     from ..service import Limits, Service
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    listener = _listener(host, port)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     scheduler = Scheduler(engine, max_batch=max_batch, max_waiting=max_waiting)
     limits = Limits(max_new_tokens=max_new_tokens, seconds=time_limit)
     app = create_app(Service(engine, catalogue, scheduler, limits), options)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=round(options.shutdown_seconds)
+        app,
+        log_config=None,
+        access_log=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=math.ceil(options.shutdown_seconds) + 2,  # then all have been told
     )
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: "FrameType | None") -> None:
+            """Begin to end what runs at once, so that what cannot be finished is still answered."""
+            threading.Thread(target=scheduler.close, args=(options.shutdown_seconds,)).start()
+            super().handle_exit(sig, frame)
+
     names = ", ".join(catalogue) or "no vector"
     numbers = str(engine.dtype).removeprefix("torch.")
     place = address if options.page else f"{address}/v1"
@@ -98,7 +113,7 @@ def run(
         console.warn(f"{host} may be reached from other machines, and no --api-key is set")
     listening(address)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
     except (KeyboardInterrupt, SystemExit):  # the signal, once more, after everything has been finished
         console.note("stopped")
     finally:
@@ -112,11 +127,17 @@ def check_numbers(**values: float) -> None:
         InputError: one is not.
     """
     for name, value in values.items():
-        if not value > 0:
-            raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
+        if not 0 < value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} must be a finite number above 0, got {value:g}")
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """A socket with an address of its own, so that a taken one is told before a model is loaded.
+
+    Raises:
+        InputError: no such port.
+        NeurosteerError: the address cannot be had.
+    """
     if not 0 <= port <= 65535:
         raise InputError(f"--port must be between 0 and 65535, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
