@@ -28,7 +28,7 @@ import httpx
 PROMPTS = [
     json.loads(line)["prompt"]
     for line in (Path(__file__).parents[2] / "examples" / "prompts.jsonl").read_text().splitlines()
-][:12]
+][:6]
 MAX_TOKENS = 40
 ALPHAS = (-15.0, 0.0, 15.0)
 
@@ -81,7 +81,7 @@ def measure(address: str, pid: int, options: argparse.Namespace) -> None:
     asks = [Ask(prompt, name, alpha) for prompt in PROMPTS for name in names for alpha in ALPHAS]
     with httpx.Client(base_url=address, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
         post(client, asks[0])  # warm
-        few = asks[:: max(1, len(asks) // 32)][:32]
+        few = asks[:12]
         ratios = []
         for _ in range(3):  # in turn: the machine's speed drifts
             single, _ = run(client, few, 1)
