@@ -68,11 +68,6 @@ class Batch:
         is_empty = len(self.lines) == len(self._gone)
         return is_empty or all(type(layer) in _MERGED for layer in self._running.cache.layers)
 
-    @property
-    def n_cached(self) -> int:
-        """Tokens held in the cache, pads counted."""
-        return self._running.mask.numel()
-
     def join(self, lines: Iterable[Line]) -> None:
         """Take lines in; the next step gives each its first token. `is_open` must hold."""
         self._new.extend(lines)

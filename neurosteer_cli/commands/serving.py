@@ -115,9 +115,10 @@ def run(
     try:
         Server(config).run(sockets=[listener])
     except (KeyboardInterrupt, SystemExit):  # the signal, once more, after everything has been finished
-        console.note("stopped")
+        pass
     finally:
         listener.close()
+    console.note("stopped")
 
 
 def check_numbers(**values: float) -> None:
