@@ -6,7 +6,6 @@ Knows the engine, vectors and batches; knows nothing of records or the terminal.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from .engine import Engine
 from .errors import InputError
 from .hooks import HookPoint
 from .sampling import Sampling, generator
+from .text_stream import TextStream
 from .vector import SteeringVector, total_pushes
 
 TOKENS_IN_CACHE = 2**16  # rows of a batch times the tokens each may come to
@@ -120,13 +120,16 @@ def _run(
 ) -> Iterator[tuple[int, Generation]]:
     """Write the rows of one batch, the first of which has the number `first`."""
     number_of = {line: first + i for i, line in enumerate(_lines(rows, vectors, settings))}
-    shown = dict.fromkeys(number_of, "")
+    streams = {line: TextStream(engine, line.ids) for line in number_of}
     batch = Batch(engine)
     batch.join(number_of)
     while len(batch):
-        for line, *_ in batch.step():
+        for line, token, *_ in batch.step():
             if on_text:
-                shown[line] = _show(engine, line, shown[line], partial(on_text, number_of[line]))
+                text = streams[line].take(token) if line.finish_reason != "stop" else ""
+                text += streams[line].finish() if line.finish_reason else ""
+                if text:
+                    on_text(number_of[line], text)
             if line.finish_reason:
                 text = engine.decode(line.ids, line.written)
                 yield number_of[line], Generation(text, len(line.written), line.finish_reason)
@@ -155,13 +158,3 @@ def _pushes(vectors: Sequence[SteeringVector], alphas: tuple[float, ...]) -> dic
     """A row's push at each hook point, [d_model]; vectors whose alpha is 0 take no part."""
     steering = [(vector, alpha) for vector, alpha in zip(vectors, alphas, strict=True) if alpha]
     return total_pushes([vector for vector, _ in steering], [alpha for _, alpha in steering])
-
-
-def _show(engine: Engine, line: Line, before: str, on_text: Callable[[str], None]) -> str:
-    """Pass on what is new; half a character waits for its other half."""
-    text = engine.decode(line.ids, line.written)
-    if text.endswith("\ufffd") and not line.finish_reason:
-        return before
-    if text != before:
-        on_text(text[len(before) :])
-    return text

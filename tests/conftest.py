@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,18 @@ def tiny_sae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(tiny_folder: Path) -> Engine:
     """The tiny Llama, loaded whole."""
     return Engine.load(str(tiny_folder), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def endless_engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Engine]:
+    """A tiny model of each family, none of whose tokens ends a text."""
+
+    @cache
+    def engine(family: str) -> Engine:
+        folder = save_tiny(tmp_path_factory.mktemp("models") / family, family)
+        return replace(Engine.load(str(folder), device="cpu", dtype="float32"), stop_ids=frozenset())
+
+    return engine
 
 
 @pytest.fixture

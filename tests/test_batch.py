@@ -3,12 +3,11 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from tiny import D_MODEL, D_VOCAB, FAMILIES, save_tiny
+from tiny import D_MODEL, D_VOCAB, FAMILIES
 from transformers.cache_utils import DynamicLayer
 
 from neurosteer_cli import batch as batch_module
@@ -25,25 +24,14 @@ SAMPLINGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Engine]:
-    @cache
-    def engine(family: str) -> Engine:
-        folder = save_tiny(tmp_path_factory.mktemp("models") / family, family)
-        loaded = Engine.load(str(folder), device="cpu", dtype="float32")
-        return replace(loaded, stop_ids=frozenset())
-
-    return engine
-
-
 @pytest.fixture(params=FAMILIES)
-def engine(request: pytest.FixtureRequest, engines: Callable[[str], Engine]) -> Engine:
-    return engines(request.param)
+def engine(request: pytest.FixtureRequest, endless_engines: Callable[[str], Engine]) -> Engine:
+    return endless_engines(request.param)
 
 
 @pytest.fixture
-def llama(engines: Callable[[str], Engine]) -> Engine:
-    return engines("llama")
+def llama(endless_engines: Callable[[str], Engine]) -> Engine:
+    return endless_engines("llama")
 
 
 def line(number: int, **changes: Any) -> Line:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import D_MODEL, FAMILIES, save_tiny
+from tiny import D_MODEL, FAMILIES
 from torch import Tensor
 
 from neurosteer_cli import batch, generation
@@ -38,16 +38,9 @@ def spelled(ids: Sequence[int]) -> str:
 
 
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Engine]:
+def engines(endless_engines: Callable[[str], Engine]) -> Callable[[str], Engine]:
     """A family's engine; its texts are token numbers and no token ends them."""
-
-    @cache
-    def engine(family: str) -> Engine:
-        folder = save_tiny(tmp_path_factory.mktemp("models") / family, family)
-        loaded = Engine.load(str(folder), device="cpu", dtype="float32")
-        return replace(loaded, tokenizer=TokenNumbers(), stop_ids=frozenset())
-
-    return engine
+    return cache(lambda family: replace(endless_engines(family), tokenizer=TokenNumbers()))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
