@@ -231,6 +231,7 @@ def _add_vector_routes(app: FastAPI, service: Service, workshop: "Workshop | Non
             """Fit a vector, and keep it while the server runs."""
             facts = await _unless_gone(request, asyncio.wrap_future(shop.begin(form)))
             if facts is None:
+                shop.abandon()
                 return Response(status_code=GONE)
             return JSONResponse({**facts, **portrait(catalogue, form.name)})
 

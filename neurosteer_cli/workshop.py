@@ -16,7 +16,7 @@ from .forms import FitForm
 from .hooks import HookPoint
 from .methods import NEEDS_SAE
 from .sae import BUNDLED, check_fits, load_sae
-from .scheduler import BusyError
+from .scheduler import BusyError, ClosedError
 from .service import Service
 from .texts import open_sides
 
@@ -31,6 +31,7 @@ class Workshop:
         self._folder = tempfile.TemporaryDirectory(prefix="neurosteer-")
         self._n_fitted = 0
         self._current: Future[dict[str, Any]] | None = None
+        self._is_wanted = True  # what is being fitted
 
     def begin(self, form: FitForm) -> "Future[dict[str, Any]]":
         """Have a vector fitted on the model's thread, while texts are written; what there is to tell of it.
@@ -46,8 +47,13 @@ class Workshop:
             raise InputError(f"name: there is a vector named {form.name!r} already; choose another name")
         if self._n_fitted >= MAX_FITTED:
             raise InputError(f"{MAX_FITTED} vectors were fitted already; start the server anew to go on")
+        self._is_wanted = True
         self._current = self.service.scheduler.call(lambda: self._fit(form))
         return self._current
+
+    def abandon(self) -> None:
+        """Go on with the fit that is under way no further."""
+        self._is_wanted = False
 
     def close(self) -> None:
         """Remove the folder."""
@@ -72,13 +78,18 @@ class Workshop:
                 with open_sides(paths) as sides:
                     vector, report = fit(
                         engine, sides, points, method=form.method, saes=saes,
-                        advance=lambda _n: self.service.scheduler.breathe(),
+                        advance=self._advance,
                     )  # fmt: skip
             except InputError as error:
                 raise InputError(str(error).replace(f"{folder}/", "")) from error
         self.service.catalogue.add(form.name, vector, "name")
         self._n_fitted += 1
         return {"seconds": round(report.seconds, 2), "warnings": report.warnings}
+
+    def _advance(self, _n: int) -> None:
+        if not self._is_wanted:
+            raise ClosedError("nobody waits for this vector any more")
+        self.service.scheduler.breathe()
 
     def file(self, name: str) -> Path:
         """A vector of the catalogue, as a file to be sent.

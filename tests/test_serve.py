@@ -701,6 +701,29 @@ def test_texts_are_written_while_a_vector_is_fitted_and_no_two_vectors_at_once(
     assert sum(written) > 0
 
 
+def test_a_fit_ends_when_its_client_leaves(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breathe = Scheduler.breathe
+
+    def slowly(scheduler: Scheduler) -> None:
+        time.sleep(0.3)
+        breathe(scheduler)
+
+    texts = [f"{'b' * 60} {n}" for n in range(300)]
+    form = {"name": "ab", "method": "diffmean", "positive": texts, "negative": [f"{one} z" for one in texts]}
+    with served(engine, vectors, fitting=True) as (address, service):
+        with monkeypatch.context() as patch:
+            patch.setattr(Scheduler, "breathe", slowly)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{address}/v1/vectors", json=form, timeout=0.5)
+            time.sleep(1.2)  # till that is seen, and the batch at hand is read
+        few = {**form, "positive": texts[:20], "negative": [f"{one} z" for one in texts[:20]]}
+        again = post(address, "/v1/vectors", few)  # neither busy nor is the name taken
+        assert (again.status_code, again.json().get("n_texts")) == (200, 40)
+        assert len(service.catalogue) == 3
+
+
 def test_a_fit_ends_when_the_server_does(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
