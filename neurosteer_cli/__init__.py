@@ -19,7 +19,7 @@ _HOME = {
     "SteeringVector": ".vector",
     "combine": ".vector",
     "generate": ".generation",
-    "load_sae": ".sae",
+    "load_sae": ".sae_sources",
     "open_sides": ".texts",
 }
 

@@ -11,9 +11,9 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from .refusals import body_of, status_of
-from .scheduler import Piece
 from .service import Order, Service
 from .telemetry import Telemetry
+from .writing import Piece
 
 GONE = 499  # nobody reads it
 SECONDS_BETWEEN_LOOKS = 0.2  # whether a client is still there

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from . import __version__
 from .descriptions import FORMAT_VERSION, About, Context, Description, Descriptions
 from .engine import Engine, ResidualBatch, Tokens
+from .logit_lens import promoted_tokens
 from .residuals import MedianNorm
 from .sae import SparseAutoencoder
 
@@ -63,7 +64,7 @@ class LatentLog:
         tokens = [
             found
             for start in range(0, self.sae.d_sae, ROWS_AT_ONCE)
-            for found in engine.promoted_tokens(rows[start : start + ROWS_AT_ONCE], n_tokens_shown)
+            for found in promoted_tokens(engine, rows[start : start + ROWS_AT_ONCE], n_tokens_shown)
         ]
         latents = [
             Description(

@@ -13,7 +13,8 @@ from typing import Any
 from .errors import InputError, SAEError
 from .files import replace_file
 from .records import read_records
-from .sae import SparseAutoencoder, sae_folder
+from .sae import SparseAutoencoder
+from .sae_sources import sae_folder
 from .wheels import cache_folder
 
 FORMAT_VERSION = 1

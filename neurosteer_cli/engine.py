@@ -4,7 +4,6 @@ Knows transformers; knows nothing of labels, SAEs or how a vector is fitted.
 """
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -260,52 +259,11 @@ class Engine:
             ids=ids,
         )
 
-    # --- the output head -----------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def promoted_tokens(self, directions: Tensor, k: int) -> list[tuple[list[str], list[str]]]:
-        """The tokens whose logits directions [n, d_model] raise and lower most (logit lens).
-
-        The direction goes through the final norm and the output head; the norm's division is left
-        out, as it changes no order (nostalgebraist 2020, "interpreting GPT: the logit lens").
-        """
-        head = self.model.get_output_embeddings()
-        norm = _final_norm(self.model, self.d_model)
-        x = directions.to(self.device, torch.float32)
-        if isinstance(norm, nn.LayerNorm):
-            x = x - x.mean(-1, keepdim=True)
-        logits = (x * _gain(norm) if norm is not None else x) @ head.weight.float().T
-        logits = logits[:, : len(self.tokenizer)]
-        up, down = logits.topk(k).indices, (-logits).topk(k).indices
-        return [(self._pieces(u.tolist()), self._pieces(d.tolist())) for u, d in zip(up, down, strict=True)]
-
-    def _pieces(self, ids: list[int]) -> list[str]:
-        return [self.tokenizer.decode([token]) for token in ids]
-
 
 def _stored_id(model: str) -> str:
     """A local path is stored whole, so that a vector finds its model from any folder."""
     is_path = model != DEFAULT_MODEL and Path(model).exists()
     return str(Path(model).resolve()) if is_path else model
-
-
-def _final_norm(model: nn.Module, d_model: int) -> Any:
-    """The norm before the output head: the last norm-like module outside the blocks, if any."""
-    norms = [
-        module
-        for name, module in model.named_modules()
-        if "norm" in type(module).__name__.lower()
-        and getattr(module, "weight", None) is not None
-        and module.weight.shape == (d_model,)
-        and not re.search(r"\.\d+\.", name)
-    ]
-    return norms[-1] if norms else None
-
-
-def _gain(norm: Any) -> Tensor:
-    gain: Tensor = norm.weight.float()
-    # Gemma keeps the gain less one
-    return gain + 1 if "gemma" in type(norm).__name__.lower() else gain
 
 
 def batches(order: list[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

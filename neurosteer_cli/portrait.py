@@ -9,7 +9,7 @@ from .catalogue import Catalogue
 from .descriptions import find, names
 from .errors import NeurosteerError
 from .hooks import HookPoint
-from .sae import load_sae
+from .sae_sources import load_sae
 from .vector import SteeringVector
 
 N_LATENTS = 8  # at each hook point

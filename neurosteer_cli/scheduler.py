@@ -10,13 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from .batch import Batch, Line, Written
+from .batch import Batch, Line
 from .engine import Engine
 from .errors import NeurosteerError
-from .text_stream import TextStream
+from .writing import Piece, Writing
 
 TOKENS_IN_CACHE = 2**16  # rows of the batch times the tokens each may come to
 TOKENS_PER_PASS = 4096  # of prompts that are run together, pads counted
@@ -36,39 +35,6 @@ class ClosedError(NeurosteerError):
 
 class TimeLimitError(NeurosteerError):
     """A continuation was not finished in time."""
-
-
-class Token(NamedTuple):
-    """A written token and its place in the text."""
-
-    written: Written
-    start: int  # characters of text before it
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The next part of a continuation, or how it ended."""
-
-    text: str = ""
-    tokens: tuple[Token, ...] = ()  # whose text it is
-    finish_reason: str | None = None  # as a line's; "stop" also at a stop string
-    error: BaseException | None = None
-
-
-@dataclass(eq=False)
-class Writing:
-    """One continuation that somebody waits for."""
-
-    line: Line
-    text: TextStream
-    hear: Callable[[Piece], None]  # called from the model's thread; must not block
-    deadline: float = math.inf  # on the clock time.monotonic
-    held: list[Token] = field(default_factory=list)  # whose text has not been given out
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens it may come to."""
-        return len(self.line.ids) + self.line.max_new_tokens
 
 
 class Scheduler:
@@ -268,34 +234,15 @@ class Scheduler:
         for written in steps:
             one = self._running[written.line]
             try:
-                self._hear(one, written)
+                piece = one.take(written)
             except Exception as error:
                 logger.exception("a token could not be made text")
-                self._tell(one, Piece(error=error))
-                self._end(one)
-
-    def _hear(self, one: Writing, written: Written) -> None:
-        reason, stream = one.line.finish_reason, one.text
-        text = ""
-        if reason != "stop":  # else the token is no text
-            self.n_tokens_written += 1
-            one.held.append(Token(written, len(stream.text)))
-            text = stream.take(written.token)
-        if reason and not stream.stopped:
-            text += stream.finish()
-        tokens = one.held
-        if stream.stopped:
-            reason = "stop"
-            tokens = [token for token in one.held if token.start < stream.n_given]
-        elif not reason:
-            tokens = [token for token in one.held if token.start < stream.n_given]
-            one.held = one.held[len(tokens) :]
-        if text or reason:
-            self._tell(one, Piece(text, tuple(tokens), reason))
-        elif tokens:
-            one.held = tokens + one.held
-        if reason:
-            self._end(one)
+                piece = Piece(error=error)
+            self.n_tokens_written += written.line.finish_reason != "stop"  # that token is no text
+            if piece:
+                self._tell(one, piece)
+                if piece.finish_reason or piece.error:
+                    self._end(one)
 
     def _end(self, one: Writing) -> None:
         self._batch.leave(one.line)

@@ -15,9 +15,10 @@ from .engine import Engine
 from .errors import InputError
 from .forms import ChatForm, CompletionForm
 from .sampling import Sampling, generator
-from .scheduler import Piece, Scheduler, Token, Writing
+from .scheduler import Scheduler
 from .text_stream import TextStream, token_bytes
 from .vector import total_dose, total_pushes
+from .writing import Piece, Token, Writing
 
 
 class TooLongError(InputError):

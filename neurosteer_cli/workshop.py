@@ -15,7 +15,8 @@ from .fit import fit
 from .forms import FitForm
 from .hooks import HookPoint
 from .methods import NEEDS_SAE
-from .sae import BUNDLED, check_fits, load_sae
+from .sae import check_fits
+from .sae_sources import BUNDLED, load_sae
 from .scheduler import BusyError, ClosedError
 from .service import Service
 from .texts import open_sides

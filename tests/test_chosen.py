@@ -10,7 +10,7 @@ from neurosteer_cli.chosen import Choice, choose, parse_latents
 from neurosteer_cli.engine import Engine
 from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.hooks import HookPoint
-from neurosteer_cli.sae import load_sae
+from neurosteer_cli.sae_sources import load_sae
 from neurosteer_cli.vector import SteeringVector
 
 

@@ -25,9 +25,11 @@ from neurosteer_cli.descriptions import (
 from neurosteer_cli.engine import Engine, Tokens
 from neurosteer_cli.errors import InputError, SAEError
 from neurosteer_cli.hooks import HookPoint
+from neurosteer_cli.logit_lens import promoted_tokens
 from neurosteer_cli.packing import packed
 from neurosteer_cli.residuals import MedianNorm
-from neurosteer_cli.sae import SparseAutoencoder, load_sae, sae_layers
+from neurosteer_cli.sae import SparseAutoencoder
+from neurosteer_cli.sae_sources import load_sae, sae_layers
 from neurosteer_cli.search import LEAD, search
 
 TEXTS = [f"text number {n} has some {'more ' * (n % 4)}words" for n in range(30)]
@@ -92,7 +94,7 @@ def test_promoted_tokens_are_those_of_the_logit_lens(
     engine: Engine, sae: SparseAutoencoder, described: Descriptions
 ) -> None:
     rows = sae.decoder_rows(torch.arange(sae.d_sae))
-    for latent, (up, down) in zip(described.latents, engine.promoted_tokens(rows, 5), strict=True):
+    for latent, (up, down) in zip(described.latents, promoted_tokens(engine, rows, 5), strict=True):
         assert (list(latent.promoted), list(latent.suppressed)) == (up, down)
 
 

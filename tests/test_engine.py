@@ -28,6 +28,7 @@ from neurosteer_cli.engine import Engine, Tokens
 from neurosteer_cli.errors import InputError, ModelError
 from neurosteer_cli.hooks import RESID_PRE, HookPoint
 from neurosteer_cli.loading import choose_device, choose_dtype
+from neurosteer_cli.logit_lens import promoted_tokens
 from neurosteer_cli.records import Passage
 
 FINAL_NORMS = {"gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm"}
@@ -137,7 +138,7 @@ def test_no_block_and_the_head_give_the_same_promoted_tokens(
     part = load(folders(family), n_blocks=0)
     assert len(part.blocks) == 0
     directions = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(7))
-    assert part.promoted_tokens(directions, 4) == engines(family).promoted_tokens(directions, 4)
+    assert promoted_tokens(part, directions, 4) == promoted_tokens(engines(family), directions, 4)
 
 
 def test_the_whole_model_gives_the_logits_of_transformers(whole: Engine) -> None:
@@ -611,7 +612,7 @@ def test_promoted_tokens_are_those_the_final_norm_and_the_head_raise_most(
     logits = change @ engine.model.get_output_embeddings().weight.T  # [6, d_vocab]
     falling = logits[:, :258].argsort(-1, descending=True).tolist()
     expected = [([f"<{i}>" for i in row[:3]], [f"<{i}>" for i in row[:-4:-1]]) for row in falling]
-    assert engine.promoted_tokens(directions, 3) == expected
+    assert promoted_tokens(engine, directions, 3) == expected
 
 
 def test_the_length_of_a_direction_does_not_matter_and_its_sign_swaps_the_two(
@@ -619,13 +620,13 @@ def test_the_length_of_a_direction_does_not_matter_and_its_sign_swaps_the_two(
 ) -> None:
     engine, _ = promoting
     directions = torch.randn(6, D_MODEL, generator=torch.Generator().manual_seed(9))
-    found = engine.promoted_tokens(directions, 3)
-    assert engine.promoted_tokens(100 * directions, 3) == found
-    assert engine.promoted_tokens(-directions, 3) == [(down, up) for up, down in found]
+    found = promoted_tokens(engine, directions, 3)
+    assert promoted_tokens(engine, 100 * directions, 3) == found
+    assert promoted_tokens(engine, -directions, 3) == [(down, up) for up, down in found]
 
 
 def test_tokens_that_the_tokenizer_does_not_have_are_never_promoted(engine: Engine) -> None:
     numbered = replace(engine, tokenizer=TokenNumbers())
     beyond = tiny_model("llama").get_output_embeddings().weight[299:].detach()
-    (up, down), = numbered.promoted_tokens(beyond, 258)  # fmt: skip
+    (up, down), = promoted_tokens(numbered, beyond, 258)  # fmt: skip
     assert set(up) == set(down) == {f"<{i}>" for i in range(258)}

@@ -22,7 +22,8 @@ from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.fit import FitReport, fit
 from neurosteer_cli.hooks import HookPoint
 from neurosteer_cli.records import Passage
-from neurosteer_cli.sae import SparseAutoencoder, load_sae
+from neurosteer_cli.sae import SparseAutoencoder
+from neurosteer_cli.sae_sources import load_sae
 from neurosteer_cli.texts import open_sides, text_hash
 from neurosteer_cli.vector import SteeringVector
 

@@ -11,7 +11,8 @@ from neurosteer_cli.hooks import HookPoint
 from neurosteer_cli.likelihood import log_probs
 from neurosteer_cli.measure import Tally, reconstruct, tally
 from neurosteer_cli.packing import packed
-from neurosteer_cli.sae import SparseAutoencoder, from_state, load_sae
+from neurosteer_cli.sae import SparseAutoencoder, from_state
+from neurosteer_cli.sae_sources import load_sae
 from neurosteer_cli.transfer import Moments, transferred
 
 TEXTS = [f"text number {n} has some {'more ' * (n % 4)}words" for n in range(30)]

@@ -18,7 +18,8 @@ from torch import Tensor
 from neurosteer_cli.descriptions import find
 from neurosteer_cli.errors import SAEError
 from neurosteer_cli.hooks import RESID_PRE, HookPoint, capture, find_blocks
-from neurosteer_cli.sae import SparseAutoencoder, check_fits, from_state, load_sae, sae_folder
+from neurosteer_cli.sae import SparseAutoencoder, check_fits, from_state
+from neurosteer_cli.sae_sources import load_sae, sae_folder
 
 D_SAE = 64
 HOOK = "blocks.2.hook_resid_post"
@@ -636,7 +637,7 @@ def modules_after(code: str) -> tuple[str, set[str]]:
 def test_the_bundled_sae_is_read_without_sae_lens() -> None:
     shown = "sae.hook_point, sae.architecture, sae.k, sae.d_model, sae.d_sae, sae.sae_id"
     first, modules = modules_after(
-        "from neurosteer_cli.sae import load_sae; "
+        "from neurosteer_cli.sae_sources import load_sae; "
         f"sae = load_sae('bundled', model_id='smollm2'); print({shown})"
     )
     assert first == "blocks.20.hook_resid_post topk 32 576 4608 bundled"
@@ -645,7 +646,7 @@ def test_the_bundled_sae_is_read_without_sae_lens() -> None:
 
 
 def test_a_layer_without_a_bundled_sae_is_answered_with_those_that_have_one() -> None:
-    message = r"^no SAE is bundled for block 3 of 'smollm2'; there is one for \[11, 14, 17, 20\]$"
+    message = r"^no SAE is bundled with 'smollm2' for block 3; there is one for \[11, 14, 17, 20\]$"
     with pytest.raises(SAEError, match=message):
         load_sae("bundled", model_id="smollm2", layer=3)
 

@@ -161,7 +161,7 @@ def test_descriptions_of_a_registry_sae_are_kept_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from neurosteer_cli.descriptions import file_for
-    from neurosteer_cli.sae import load_sae
+    from neurosteer_cli.sae_sources import load_sae
 
     monkeypatch.setenv("NEUROSTEER_CACHE", str(tmp_path / "cache"))
     sae = load_sae(str(save_tiny_sae(tmp_path / "sae")), model_id="tiny")

@@ -127,7 +127,7 @@ def test_without_its_libraries_it_says_what_to_install(monkeypatch: pytest.Monke
 
 def test_the_vectors_that_come_along_fit_the_embedded_default() -> None:
     from neurosteer_cli.catalogue import vector_files
-    from neurosteer_cli.sae import load_sae
+    from neurosteer_cli.sae_sources import load_sae
     from neurosteer_cli.vector import SteeringVector
 
     files = vector_files([Path(serving.__file__).parents[1] / "vectors"])

@@ -18,7 +18,7 @@ from neurosteer_cli.engine import Engine
 from neurosteer_cli.errors import InputError, OutputError
 from neurosteer_cli.harvest import Harvest
 from neurosteer_cli.hooks import HookPoint
-from neurosteer_cli.sae import load_sae
+from neurosteer_cli.sae_sources import load_sae
 from neurosteer_cli.settings import STATE_FOLDER, Average, Progress, Settings
 from neurosteer_cli.snapshots import order_of
 from neurosteer_cli.train import Training

@@ -11,7 +11,7 @@ from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from neurosteer_cli.sae import load_sae
+from neurosteer_cli.sae_sources import load_sae
 from neurosteer_cli.settings import Recipe
 from neurosteer_cli.training import ARCHITECTURES, Apprentice, SparseTopK
 

@@ -142,7 +142,7 @@ def _load_saes(
     """The SAE of each hook point, for a method that needs them; the SAE says where it belongs."""
     from ..errors import SAEError
     from ..methods import NEEDS_SAE
-    from ..sae import BUNDLED, load_sae
+    from ..sae_sources import BUNDLED, load_sae
 
     if method not in NEEDS_SAE:
         return {}

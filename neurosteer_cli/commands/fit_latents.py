@@ -61,7 +61,7 @@ def _by_sae(
     chosen: dict[int | None, dict[int, float]], sae: str | None, layers: str | None, model: str
 ) -> "list[tuple[SparseAutoencoder, dict[int, float]]]":
     """Each SAE that is needed and the weights of its latents."""
-    from ..sae import BUNDLED, load_sae
+    from ..sae_sources import BUNDLED, load_sae
 
     asked: list[int | None] = list(parse_layers(layers)) if layers is not None else []
     if None in chosen and len(asked) > 1 or None in chosen and len(chosen) > 1:

@@ -83,7 +83,8 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
 
     from ..descriptions import find, names
     from ..engine import Engine
-    from ..sae import load_sae
+    from ..logit_lens import promoted_tokens
+    from ..sae_sources import load_sae
 
     try:
         engine = Engine.load(model_id, n_blocks=0, say=console.note)
@@ -112,7 +113,7 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
                 for row in rows:
                     row["name"] = described.get(row["latent_id"])
                 directions += list(loaded.decoder_rows(torch.tensor([row["latent_id"] for row in rows])))
-        found = engine.promoted_tokens(torch.stack(directions), N_TOKENS)
+        found = promoted_tokens(engine, torch.stack(directions), N_TOKENS)
         whole = {"latent_id": None, "weight": None}
         for row, (promoted, suppressed) in zip([whole, *rows], found, strict=False):
             row.update(promoted=promoted, suppressed=suppressed)

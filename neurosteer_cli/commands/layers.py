@@ -160,7 +160,7 @@ def _points(only: str | None, engine: "Engine") -> "list[HookPoint]":
 
 def _bundled(engine: "Engine", points: "Sequence[HookPoint]") -> "dict[HookPoint, SparseAutoencoder]":
     """The bundled SAEs of these points, if the model has any."""
-    from ..sae import BUNDLED, bundled_layers, load_sae
+    from ..sae_sources import BUNDLED, bundled_layers, load_sae
 
     layers = bundled_layers(engine.model_id)
     return {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def load_family(sae_id: str, model: str, layers: str | None) -> "list[SparseAutoencoder]":
     """The SAE asked for, or those of a family at the blocks asked for; all of them if none is named."""
-    from ..sae import load_sae, sae_layers
+    from ..sae_sources import load_sae, sae_layers
     from .options import parse_layers
 
     wanted = parse_layers(layers) if layers is not None else sae_layers(sae_id, model_id=model)

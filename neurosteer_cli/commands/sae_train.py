@@ -162,7 +162,7 @@ def _load_init(
     init: str | None, model: str, architecture: str, d_sae: int, points: "list[HookPoint]"
 ) -> "dict[HookPoint, SparseAutoencoder] | None":
     """What each hook point starts from: of a family, the SAE of its block or of the nearest one."""
-    from ..sae import load_sae, sae_layers
+    from ..sae_sources import load_sae, sae_layers
 
     if init is None:
         return None

@@ -32,7 +32,7 @@ from neurosteer_cli.hooks import HookPoint
 from neurosteer_cli.methods import METHODS
 from neurosteer_cli.reading import Reading
 from neurosteer_cli.runs import PROMPTING, UNSTEERED, Prompt, Setting, plan, random_counterpart, write_all
-from neurosteer_cli.sae import BUNDLED, bundled_layers, load_sae
+from neurosteer_cli.sae_sources import BUNDLED, bundled_layers, load_sae
 from neurosteer_cli.texts import open_sides
 from neurosteer_cli.vector import SteeringVector
 
