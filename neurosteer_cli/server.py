@@ -65,7 +65,7 @@ def create_app(service: Service, options: Options = Options()) -> FastAPI:  # no
         app.get("/", include_in_schema=False)(lambda: HTMLResponse(page))
 
     app.add_middleware(Gate, max_bytes=options.max_bytes, api_key=options.api_key, hosts=options.hosts)
-    app.add_middleware(Counted, telemetry=telemetry)
+    app.add_middleware(Counted, telemetry=telemetry, routes=app.routes)
     return app
 
 

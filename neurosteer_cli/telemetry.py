@@ -1,12 +1,13 @@
 """What the server counts, for Prometheus.
 
-Knows prometheus_client and ASGI only.
+Knows prometheus_client and routes only.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.routing import BaseRoute, Match
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -46,10 +47,10 @@ class Telemetry:
 
 
 class Counted:
-    """Counts an application's answers by route and status."""
+    """Counts an application's answers by route and status, those included that never reach a route."""
 
-    def __init__(self, app: Any, telemetry: Telemetry) -> None:
-        self.app, self.telemetry = app, telemetry
+    def __init__(self, app: Any, telemetry: Telemetry, routes: Sequence[BaseRoute]) -> None:
+        self.app, self.telemetry, self.routes = app, telemetry, routes
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -65,5 +66,10 @@ class Counted:
         try:
             await self.app(scope, receive, noting)
         finally:
-            endpoint = getattr(scope.get("route"), "path", "other")
-            self.telemetry.requests.labels(endpoint, str(status)).inc()
+            self.telemetry.requests.labels(self._endpoint(scope), str(status)).inc()
+
+    def _endpoint(self, scope: MutableMapping[str, Any]) -> str:
+        for route in self.routes:
+            if route.matches(scope)[0] is not Match.NONE:
+                return str(getattr(route, "path", "other"))
+        return "other"

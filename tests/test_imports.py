@@ -74,7 +74,7 @@ PLACES = {
     "jinja2": {"report"},
     "pydantic": {"forms", "refusals"},
     "fastapi": {"answers", "refusals", "server"},
-    "starlette": {"refusals"},
+    "starlette": {"refusals", "telemetry"},
     "uvicorn": {"commands.serving"},
     "prometheus_client": {"telemetry"},
     "typer": {"cli", *(name for name in LEVEL if name.startswith("commands."))},

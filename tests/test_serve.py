@@ -563,6 +563,9 @@ def test_a_key_is_asked_for_under_v1_only(engine: Engine, vectors: dict[str, Ste
             assert client.completions.create(model="tiny", prompt="x", max_tokens=1).choices
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=f"{address}/v1", api_key="other").models.list()
+        counted = httpx.get(f"{address}/metrics").text.splitlines()
+    assert 'neurosteer_requests_total{endpoint="/v1/completions",status="401"} 3.0' in counted
+    assert 'neurosteer_requests_total{endpoint="/v1/models",status="401"} 4.0' in counted
 
 
 def test_a_vector_of_another_model_is_refused_before_anything_is_served(
