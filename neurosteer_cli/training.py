@@ -181,9 +181,16 @@ class Apprentice:
         self.trainer = SAETrainer(_trainer_config(recipe), self.sae, _nothing())
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Take W_enc, W_dec, b_enc and b_dec in place of the fresh ones."""
-        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
-            getattr(self.sae, name).data.copy_(weights[name])
+        """Take W_enc, W_dec, b_enc and b_dec in place of the fresh ones.
+
+        Decoder rows are given the length 1, and activations what they lose: the reconstruction stays
+        as it is, and a learning rate means the same whatever the unit of the weights was.
+        """
+        lengths = weights["W_dec"].norm(dim=-1).clamp_min(1e-6)  # [d_sae]
+        self.sae.W_enc.data.copy_(weights["W_enc"] * lengths)
+        self.sae.b_enc.data.copy_(weights["b_enc"] * lengths)
+        self.sae.W_dec.data.copy_(weights["W_dec"] / lengths[:, None])
+        self.sae.b_dec.data.copy_(weights["b_dec"])
 
     def step(self, batch: Tensor) -> Quality:
         """Train on activations [batch_size, d_model] float32 in training units."""

@@ -62,6 +62,24 @@ def test_sparse_topk_has_the_loss_and_the_gradients_of_sae_lens(n_dead: int) -> 
         torch.testing.assert_close(mine.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "jumprelu"])
+def test_weights_to_start_from_may_be_in_any_unit(architecture: str) -> None:
+    data = batches(3)
+    first = Apprentice(recipe(architecture), torch.cat(data).mean(0))
+    weights = {name: parameter.detach().clone() for name, parameter in first.sae.named_parameters()}
+    stretch = torch.linspace(0.1, 8, D_SAE)
+    weights["W_enc"] *= stretch
+    weights["b_enc"] *= stretch
+    weights["W_dec"] /= stretch[:, None]
+    second = Apprentice(recipe(architecture), torch.zeros(D_MODEL))
+    second.start_from(weights)
+    torch.testing.assert_close(second.sae.W_dec.norm(dim=-1), torch.ones(D_SAE))
+    expected, found = (
+        one.sae.training_forward_pass(step_input(data[0], None)).sae_out for one in (first, second)
+    )
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_learns_and_is_loaded_by_sae_lens_with_equal_encodings(
     architecture: str, tmp_path: Path
