@@ -6,7 +6,8 @@ A task is a folder's NAME.pos.jsonl and NAME.neg.jsonl, steered up (NAME+) or do
 side the odd texts fit the vector, the even ones train the judge (logistic regression on sentence
 embeddings). On one half of the prompts each method is calibrated: for every bound on the
 perplexity ratio, the strength whose expected rate is best within it. What is reported is measured
-on the other half: rate and ratio there, with 95 % intervals over prompts.
+on the other half: rate and ratio there, with 95 % intervals over prompts, and how many points the
+default method is ahead of it, paired by prompt (positive: the default moved text further).
 
 Prompts are prompts.NAME.jsonl, else prompts.neutral.jsonl, else the built-in openings.
 """
@@ -17,19 +18,22 @@ import math
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from neurosteer_cli.calibrate import monotone
 from neurosteer_cli.commands.prompting import prompt_records
-from neurosteer_cli.data_judge import DataJudge, train
+from neurosteer_cli.data_judge import THRESHOLD, DataJudge, train
 from neurosteer_cli.engine import Engine
 from neurosteer_cli.evaluate import Result, evaluate
 from neurosteer_cli.fit import build
 from neurosteer_cli.generation import Settings
 from neurosteer_cli.hooks import HookPoint
 from neurosteer_cli.methods import METHODS
+from neurosteer_cli.metrics import Bootstrap, Sums
 from neurosteer_cli.reading import Reading
 from neurosteer_cli.runs import PROMPTING, UNSTEERED, Prompt, Setting, plan, random_counterpart, write_all
 from neurosteer_cli.sae_sources import BUNDLED, bundled_layers, load_sae
@@ -41,6 +45,7 @@ DOSES = (4.0, 8.0, 14.0, 20.0, 28.0)
 SETTINGS = Settings(max_new_tokens=30, batch_size=64)
 TOP_K = 100
 SINGLE = HookPoint(20)
+DEFAULT = "neurosteer 20"
 INSTRUCTIONS = {
     "sentiment": ("Write a positive, happy text.", "Write a negative, unhappy text."),
     "politeness": ("Please be polite.", "Be rude."),
@@ -80,6 +85,14 @@ class Cell:
     alpha: float
     rate: dict[str, Any]
     ratio: dict[str, Any]
+    behind: dict[str, Any]  # the default's rate less this one's, in the direction asked for
+
+
+class Outcome(NamedTuple):
+    """What a strength does."""
+
+    result: Result
+    hits: Sums  # texts the judge finds positive, a prompt
 
 
 def find_tasks(folder: Path, pairs: Sequence[str]) -> list[Task]:
@@ -87,9 +100,9 @@ def find_tasks(folder: Path, pairs: Sequence[str]) -> list[Task]:
         path.name.removesuffix(".pos.jsonl"): (path, folder / path.name.replace(".pos.", ".neg."))
         for path in sorted(folder.glob("*.pos.jsonl"))
     }
-    files |= {
-        pair.split(":")[0]: tuple(folder / f"{name}.jsonl" for name in pair.split(":")) for pair in pairs
-    }
+    for pair in pairs:
+        up, down = pair.split(":")
+        files[up] = (folder / f"{up}.jsonl", folder / f"{down}.jsonl")
     found = []
     for name, (positive, negative) in files.items():
         candidates = (
@@ -133,8 +146,6 @@ def fit_all(engine: Engine, files: tuple[str, str]) -> dict[str, SteeringVector]
         reading.run(sides, lambda _n: None)
         for name, method in METHODS.items():
             for where, chosen in {"20": [SINGLE], "14,17,20": spread}.items():
-                if name in ("neurosteer", "paper") and not set(chosen) <= set(saes):
-                    continue
                 if name in ("pca", "paper") and len(chosen) > 1:
                     continue
                 found = {point: method(reading.at[point].all, TOP_K) for point in chosen}
@@ -152,7 +163,7 @@ def write(
     doses: Mapping[str, Sequence[float]],
     n: int,
     seed: int,
-) -> tuple[dict[tuple[str, float], Result], Result, Result | None]:
+) -> dict[tuple[str, float], Outcome]:
     """Every method at its doses, unsteered and prompted, scored: all rows share batches and noise."""
     names = [name for name in doses if doses[name]]
     none = (0.0,) * len(names)
@@ -162,21 +173,24 @@ def write(
     for number, name in enumerate(names):
         for alpha in dict.fromkeys(doses[name]):
             only = tuple(alpha if other == number else 0.0 for other in range(len(names)))
-            settings_of.append((Setting((name,), (alpha,)), only))
+            if alpha:
+                settings_of.append((Setting((name,), (alpha,)), only))
     settings = replace(SETTINGS, sampling=replace(SETTINGS.sampling, seed=seed))
     chosen = [vectors[name] for name in names]
     planned = plan(engine, prompts, chosen, settings_of, settings, n=n, instructed=instructed)
     samples = write_all(planned, lambda _n: None)
-    results = evaluate(engine, samples, [judge]).results
-    by_setting = {result.setting: result for result in results}
-    unsteered = next(result for result in results if result.setting.baseline == UNSTEERED)
-    prompted = next((result for result in results if result.setting.baseline == PROMPTING), None)
-    steered = {
-        (setting.vectors[0], setting.alphas[0]): result
-        for setting, result in by_setting.items()
-        if setting.baseline is None and setting.alphas
-    }
-    return steered, unsteered, prompted
+    found = evaluate(engine, samples, [judge])
+    unit = {prompt.shown: number for number, prompt in enumerate(prompts)}
+    outcomes = {}
+    for result in found.results:
+        totals = torch.zeros(2, len(unit), dtype=torch.float64)
+        for sample, score in zip(samples, found.scores["data"], strict=True):
+            if sample.setting == result.setting and score is not None:
+                totals[:, unit[sample.prompt]] += torch.tensor([score >= THRESHOLD, 1])
+        setting = result.setting
+        key = (setting.baseline or setting.vectors[0], sum(setting.alphas or ()))
+        outcomes[key] = Outcome(result, Sums(*totals))
+    return outcomes
 
 
 def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:
@@ -214,27 +228,33 @@ def measure(engine: Engine, task: Task, n: int) -> list[Cell]:
     said = INSTRUCTIONS.get(task.name, ("", ""))[0 if task.up else 1]
     instructed = [Prompt(p.record, p.shown, engine.prompt_ids(f"{said}\n{p.shown}")) for p in prompts]
     doses = {name: [sign * dose for dose in DOSES] for name in vectors}
-    curves, unsteered, _ = write(engine, judge, prompts[::2], [], vectors, doses, 1, seed=1)
-    zero = Point(0.0, rate_of(unsteered), 1.0)
+    found = write(engine, judge, prompts[::2], [], vectors, doses, n, seed=1)
+    zero = Point(0.0, rate_of(found[UNSTEERED, 0.0].result), 1.0)
     chosen = {}
     for name in vectors:
-        curve = [
-            zero,
-            *(Point(alpha, rate_of(r), ratio_of(r)) for (one, alpha), r in curves.items() if one == name),
-        ]
+        results = {alpha: outcome.result for (one, alpha), outcome in found.items() if one == name}
+        curve = [zero, *(Point(alpha, rate_of(one), ratio_of(one)) for alpha, one in results.items())]
         chosen[name] = {bound: round(best_alpha(curve, bound, task.up), 1) for bound in BOUNDS}
     doses = {name: list(alphas.values()) for name, alphas in chosen.items()}
-    found, unsteered, prompted = write(
-        engine, judge, prompts[1::2], instructed[1::2] if said else [], vectors, doses, n, seed=2
-    )
+    measured = prompts[1::2]
+    found = write(engine, judge, measured, instructed[1::2] if said else [], vectors, doses, n, seed=2)
+    bootstrap = Bootstrap(len(measured))
+
+    def cell(method: str, bound: float | None, alpha: float, key: tuple[str, float]) -> Cell:
+        default_alpha = chosen[DEFAULT][bound or BOUNDS[-1]]
+        default = found[(DEFAULT, default_alpha) if default_alpha else (UNSTEERED, 0.0)]
+        behind = bootstrap.compare(lambda a, b: sign * (a - b), default.hits, found[key].hits)
+        assert behind is not None
+        row = found[key].result.to_json()
+        rate, ratio = row["judges"]["data"]["rate"], row["perplexity_ratio"]
+        return Cell(str(task), method, bound, alpha, rate, ratio, asdict(behind))
+
     cells = [
-        cell(task, name, bound, alpha, found[name, alpha] if alpha else unsteered)
+        cell(name, bound, alpha, (name, alpha) if alpha else (UNSTEERED, 0.0))
         for name, alphas in chosen.items()
         for bound, alpha in alphas.items()
     ]
-    cells.append(cell(task, "unsteered", math.inf, 0.0, unsteered))
-    if prompted is not None:
-        cells.append(cell(task, "prompting", math.inf, 0.0, prompted))
+    cells += [cell(key[0], None, 0.0, key) for key in ((UNSTEERED, 0.0), (PROMPTING, 0.0)) if key in found]
     show(cells)
     return cells
 
@@ -250,11 +270,6 @@ def ratio_of(result: Result) -> float:
     return result.perplexity_ratio.value
 
 
-def cell(task: Task, method: str, bound: float, alpha: float, result: Result) -> Cell:
-    row = result.to_json()
-    return Cell(str(task), method, bound, alpha, row["judges"]["data"]["rate"], row["perplexity_ratio"])
-
-
 def show(cells: Sequence[Cell]) -> None:
     for method in dict.fromkeys(one.method for one in cells):
         shown = " | ".join(_shown(one) for one in cells if one.method == method)
@@ -262,9 +277,10 @@ def show(cells: Sequence[Cell]) -> None:
 
 
 def _shown(one: Cell) -> str:
-    within = "" if math.isinf(one.bound) else f"<= {one.bound:<4g} "
+    within = f"<= {one.bound:<4g} alpha {one.alpha:+5.1f}: " if one.bound else ""
     rate = f"{one.rate['value']:4.0%} [{one.rate['low']:.0%}, {one.rate['high']:.0%}]"
-    return f"{within}alpha {one.alpha:+5.1f}: {rate} at {one.ratio['value']:.2f}"
+    value, low, high = (100 * one.behind[key] for key in ("value", "low", "high"))
+    return f"{within}{rate} at {one.ratio['value']:.2f}, default ahead {value:+.0f} [{low:+.0f}, {high:+.0f}]"
 
 
 def main() -> None:
@@ -285,7 +301,6 @@ def main() -> None:
     cells = [c for task in tasks if not options.tasks or str(task) in options.tasks
              for c in measure(engine, task, options.n)]  # fmt: skip
     if options.json:
-        cells = [replace(one, bound=None) if one.bound == math.inf else one for one in cells]
         options.json.write_text("".join(json.dumps(vars(one)) + "\n" for one in cells))
 
 
