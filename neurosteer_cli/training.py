@@ -30,7 +30,7 @@ from torch.nn.functional import embedding_bag
 
 from .settings import Recipe
 
-DEAD_AFTER_TOKENS = 250_000  # a latent that has not fired for so long is dead while training
+DEAD_AFTER_TOKENS = 100_000  # a latent that has not fired for so long is dead while training
 JUMPRELU_L0_COEFFICIENT = 10.0  # the weight of (L0 / target - 1)^2
 WARM_UP_SHARE, DECAY_SHARE = 0.02, 0.3  # of the steps
 
