@@ -214,11 +214,13 @@ def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:
     return max(within)[2]
 
 
-def measure(engine: Engine, task: Task, n: int) -> list[Cell]:
+def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> list[Cell]:
     sign = 1 if task.up else -1
     with tempfile.TemporaryDirectory() as folder:
         fit_files, judge_files = halves(task, Path(folder))
         vectors = fit_all(engine, fit_files)
+        if methods:
+            vectors = {name: vectors[name] for name in (DEFAULT, *methods)}
         judge = train(judge_files)
     print(f"== {task}: judge right on {judge.facts['balanced_accuracy']:.2f} of held-out texts", flush=True)
     texts = [
@@ -228,7 +230,7 @@ def measure(engine: Engine, task: Task, n: int) -> list[Cell]:
     said = INSTRUCTIONS.get(task.name, ("", ""))[0 if task.up else 1]
     instructed = [Prompt(p.record, p.shown, engine.prompt_ids(f"{said}\n{p.shown}")) for p in prompts]
     doses = {name: [sign * dose for dose in DOSES] for name in vectors}
-    found = write(engine, judge, prompts[::2], [], vectors, doses, n, seed=1)
+    found = write(engine, judge, prompts[::2], [], vectors, doses, max(1, n // 2), seed=1)
     zero = Point(0.0, rate_of(found[UNSTEERED, 0.0].result), 1.0)
     chosen = {}
     for name in vectors:
@@ -290,7 +292,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tasks", nargs="*", help="such as sentiment+ toxicity-; all if left out")
     parser.add_argument("--pairs", nargs="*", default=[], help="POS:NEG of files POS.jsonl, NEG.jsonl")
-    parser.add_argument("-n", type=int, default=4, help="continuations of each prompt")
+    parser.add_argument("--methods", nargs="*", help="such as 'neurosteer 20' 'diffmean 14,17,20'")
+    parser.add_argument("-n", type=int, default=4, help="continuations a prompt; half as many to calibrate")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     tasks = find_tasks(options.folder, options.pairs)
@@ -299,7 +302,7 @@ def main() -> None:
         sys.exit(f"no task {sorted(unknown)}; there are {known}")
     engine = Engine.load()
     cells = [c for task in tasks if not options.tasks or str(task) in options.tasks
-             for c in measure(engine, task, options.n)]  # fmt: skip
+             for c in measure(engine, task, options.n, options.methods or ())]  # fmt: skip
     if options.json:
         options.json.write_text("".join(json.dumps(vars(one)) + "\n" for one in cells))
 
