@@ -245,7 +245,7 @@ def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> list[
     def cell(method: str, bound: float | None, alpha: float, key: tuple[str, float]) -> Cell:
         default_alpha = chosen[DEFAULT][bound or BOUNDS[-1]]
         default = found[(DEFAULT, default_alpha) if default_alpha else (UNSTEERED, 0.0)]
-        behind = bootstrap.compare(lambda a, b: sign * (a - b), default.hits, found[key].hits)
+        behind = bootstrap.compare(lambda a, b: sign * (a - b) + 0.0, default.hits, found[key].hits)
         assert behind is not None
         row = found[key].result.to_json()
         rate, ratio = row["judges"]["data"]["rate"], row["perplexity_ratio"]
