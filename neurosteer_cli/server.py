@@ -69,9 +69,6 @@ def create_app(service: Service, options: Options = Options()) -> FastAPI:  # no
     return app
 
 
-# --- routes ------------------------------------------------------------------------------------
-
-
 def _add_openai_routes(app: FastAPI, service: Service, writer: Writer) -> None:
     model_id = service.catalogue.model_id
     app.state.retry_after = service.scheduler.retry_after

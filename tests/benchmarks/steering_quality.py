@@ -181,16 +181,17 @@ def write(
     samples = write_all(planned, lambda _n: None)
     found = evaluate(engine, samples, [judge])
     unit = {prompt.shown: number for number, prompt in enumerate(prompts)}
-    outcomes = {}
-    for result in found.results:
-        totals = torch.zeros(2, len(unit), dtype=torch.float64)
-        for sample, score in zip(samples, found.scores["data"], strict=True):
-            if sample.setting == result.setting and score is not None:
-                totals[:, unit[sample.prompt]] += torch.tensor([score >= THRESHOLD, 1])
-        setting = result.setting
-        key = (setting.baseline or setting.vectors[0], sum(setting.alphas or ()))
-        outcomes[key] = Outcome(result, Sums(*totals))
-    return outcomes
+    hits = {result.setting: torch.zeros(2, len(unit), dtype=torch.float64) for result in found.results}
+    for sample, score in zip(samples, found.scores["data"], strict=True):
+        if score is not None:
+            hits[sample.setting][:, unit[sample.prompt]] += torch.tensor([score >= THRESHOLD, 1])
+    return {
+        (setting.baseline or setting.vectors[0], sum(setting.alphas or ())): Outcome(
+            result, Sums(*hits[setting])
+        )
+        for result in found.results
+        for setting in [result.setting]
+    }
 
 
 def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:
