@@ -21,7 +21,7 @@ from .errors import InputError, OutputError
 from .files import replace_file
 from .hooks import HookPoint
 
-SEQUENCES_PER_GROUP = 32  # run, written and noted down together
+SEQUENCES_PER_GROUP = 32  # at most: run, written and noted down together
 OUTLIER = 5.0  # times the median norm: left out
 BYTES_PER_NUMBER = 2
 
@@ -90,7 +90,7 @@ class Harvest:
             OutputError: the file cannot be written.
         """
         self._pass_over(sequences)
-        while self.place.n_rows < n_rows and (group := list(islice(sequences, SEQUENCES_PER_GROUP))):
+        while group := _group(sequences, n_rows - self.place.n_rows):
             resid = torch.cat(
                 [torch.stack([batch.resid[point] for point in self.points], 1).cpu()
                  for batch in engine.residuals(group, self.points)]
@@ -104,19 +104,13 @@ class Harvest:
         self.place.save(self.place_file)
 
     def _pass_over(self, sequences: Iterator[Tokens]) -> None:
-        digest = hashlib.sha256().hexdigest()
-        passed = 0
-        while group := list(islice(sequences, self._step(passed))):
-            passed += len(group)
-            digest = _chained(digest, group)
+        digest, passed = hashlib.sha256().hexdigest(), 0
+        for tokens in islice(sequences, self.place.n_sequences):
+            digest, passed = _chained(digest, [tokens]), passed + 1
         if passed != self.place.n_sequences or digest != self.place.sha256:
             raise InputError(
                 "the corpus is not the one this training has read so far; give the same files in that order"
             )
-
-    def _step(self, passed: int) -> int:
-        """Sequences of the next group already read: groups end where they ended then."""
-        return min(SEQUENCES_PER_GROUP, self.place.n_sequences - passed)
 
     def _take(self, resid: Tensor, group: list[Tokens], n_rows: int) -> None:
         """Scale a group's residuals, leave outliers out, and append them to the file."""
@@ -169,9 +163,17 @@ def _usual(resid: Tensor, medians: Sequence[float]) -> Tensor:
     return usual
 
 
-def _chained(before: str, group: Sequence[Tokens]) -> str:
-    """The hash of a group's token ids and of all that came before."""
-    digest = hashlib.sha256(before.encode())
+def _group(sequences: Iterator[Tokens], n_rows: int) -> list[Tokens]:
+    """The next sequences to run together: no more than give n_rows tokens that count."""
+    group: list[Tokens] = []
+    while n_rows > 0 and len(group) < SEQUENCES_PER_GROUP and (tokens := next(sequences, None)):
+        group.append(tokens)
+        n_rows -= sum(tokens.counts)
+    return group
+
+
+def _chained(digest: str, group: Sequence[Tokens]) -> str:
+    """The hash of all token ids so far and of a group's, however they are grouped."""
     for tokens in group:
-        digest.update(json.dumps(tokens.ids).encode())
-    return digest.hexdigest()
+        digest = hashlib.sha256((digest + json.dumps(tokens.ids)).encode()).hexdigest()
+    return digest

@@ -70,6 +70,14 @@ def test_it_stops_at_the_rows_asked_for_and_goes_on_with_what_comes_next(
     assert harvest.place.n_sequences > read
 
 
+def test_no_more_sequences_are_run_than_the_rows_need(engine: Engine, tmp_path: Path) -> None:
+    harvest = Harvest(tmp_path, POINTS, D_MODEL)
+    harvest.fill(engine, sequences(engine), 100, ignore)
+    n_counted = [sum(tokens.counts) for tokens in sequences(engine)]
+    n_read = harvest.place.n_sequences
+    assert sum(n_counted[:n_read]) >= 100 > sum(n_counted[: n_read - 1])
+
+
 def test_an_outlier_in_norm_is_left_out(tmp_path: Path) -> None:
     harvest = Harvest(tmp_path, POINTS, D_MODEL)
     resid = torch.randn(40, 2, D_MODEL)

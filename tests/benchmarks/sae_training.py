@@ -1,12 +1,10 @@
 """Training throughput against sae-lens's own runner: same model, block, width and machine.
 
-    python tests/benchmarks/sae_training.py [--tokens 15360] [--runs 3]
+    python tests/benchmarks/sae_training.py [--tokens 16384] [--runs 3]
 
 Both train a TopK SAE (4608 latents, k 32) on the output of block 20 of the embedded default for one
 epoch, batches of 1024 tokens, sequences of 256, float32. Loading the model and sae-lens is left out;
 each run is a process of its own, in turn. sae-lens reads the same checkpoint as AutoModelForCausalLM.
-Ours reads in groups of 32 sequences: 15,360 tokens are what two of them hold beside the tokens left out;
-with 16,384 a third would be read for the last few, which at a million tokens makes no difference.
 The corpus is made of the examples' texts, over and over: what they say makes no difference to the time.
 """
 
@@ -26,7 +24,7 @@ LAYER, D_SAE, K, BATCH, CONTEXT = 20, 4608, 32, 1024, 256
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=15_360)
+    parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--one", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = parser.parse_args()
