@@ -23,6 +23,7 @@ LEVELS = (
     (
         "records", "console", "hooks", "latents", "residuals", "sampling", "metrics", "facts", "wheels",
         "verdicts", "chat", "panels", "conclusion", "settings", "snapshots", "forms", "gate", "telemetry",
+        "sparse_topk",
     ),
     ("texts", "checkpoints", "vector", "sae", "llm_judge", "charts", "figures", "corpus", "training"),
     ("sae_sources",),
@@ -62,7 +63,7 @@ PLACES = {
     "jsonlines": {"records"},
     "rich": {"console"},
     "safetensors": {"vector", "sae_sources", "loading", "checkpoints", "bake", "snapshots", "training"},
-    "sae_lens": {"sae_sources", "training"},
+    "sae_lens": {"sae_sources", "sparse_topk", "training"},
     "huggingface_hub": {"checkpoints"},
     "gguf": {"checkpoints", "control_vectors"},
     "transformers": {"loading", "batch", "checkpoints", "encoders"},

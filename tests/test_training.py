@@ -13,7 +13,8 @@ from torch import Tensor
 
 from neurosteer_cli.sae_sources import load_sae
 from neurosteer_cli.settings import Recipe
-from neurosteer_cli.training import ARCHITECTURES, Apprentice, SparseTopK
+from neurosteer_cli.sparse_topk import SparseTopK
+from neurosteer_cli.training import ARCHITECTURES, Apprentice
 
 D_MODEL, D_SAE, K = 12, 40, 5
 
