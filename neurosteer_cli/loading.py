@@ -124,6 +124,8 @@ def load_weights(
         for module in model.modules():
             if type(module) is nn.Linear:
                 module.__class__ = _DecodingLinear
+        if not head:
+            _narrow(model.get_input_embeddings())
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -141,6 +143,24 @@ class _DecodingLinear(nn.Linear):
             return super().forward(x)
         y = (self.weight @ x[:, 0].T).T  # [batch, out_features]
         return (y if self.bias is None else y + self.bias)[:, None]
+
+
+class _NarrowEmbedding(nn.Embedding):
+    """An embedding kept in bfloat16 that gives the float32 values it was made from."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = super().forward(ids).float()
+        return found
+
+
+def _narrow(embedding: nn.Module) -> None:
+    """Keep a float32 embedding in half the memory where every value is a bfloat16 one."""
+    if type(embedding) is not nn.Embedding:
+        return
+    weight = embedding.weight.data
+    if all(torch.equal(part, part.bfloat16().float()) for part in torch.split(weight, 4096)):
+        embedding.weight.data = weight.bfloat16()
+        embedding.__class__ = _NarrowEmbedding
 
 
 def _truncate(config: Any, n_blocks: int) -> None:

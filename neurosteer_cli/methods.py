@@ -103,3 +103,4 @@ METHODS: dict[str, Method] = {
     "pca": pca,
 }
 NEEDS_SAE = {"neurosteer", "paper"}
+SPREAD = {"neurosteer"}  # at several blocks where there are SAEs for several

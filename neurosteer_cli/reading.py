@@ -135,7 +135,7 @@ class Reading:
         step = max(1, ENCODED_AT_ONCE // at.sae.d_sae)
         for start in range(0, len(resid), step):
             tokens = slice(start, start + step)
-            activations = at.sae.encode(resid[tokens]) * at.sae.raw_scale(resid[tokens])
+            activations = at.sae.encode(resid[tokens]).mul_(at.sae.raw_scale(resid[tokens]))
             part = fold(activations, batch.text_index[tokens], len(batch.texts))
             at.peaks.add(activations, _windows(batch, tokens))
             folded = TextFold(*map(torch.add, folded, part)) if folded else part

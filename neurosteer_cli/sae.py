@@ -7,6 +7,7 @@ transformers, texts or labels.
 import hashlib
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class SparseAutoencoder:
     normalize_activations: str  # one of NORMALIZATIONS
     rescale_acts_by_decoder_norm: bool
     centred: bool  # trained on a residual stream whose mean over d_model was removed
-    weights: dict[str, Tensor]  # W_enc [d_model, d_sae], W_dec [d_sae, d_model], biases
+    weights: dict[str, Tensor]  # W_enc [d_model, d_sae] and biases float32, W_dec [d_sae, d_model] as stored
 
     @property
     def d_model(self) -> int:
@@ -76,10 +77,16 @@ class SparseAutoencoder:
 
     def decoder_rows(self, latent_ids: Tensor) -> Tensor:
         """What one unit of each latent adds to the reconstruction, [k, d_model]."""
-        rows: Tensor = self.weights["W_dec"][latent_ids.to(self.weights["W_dec"].device)]
+        rows: Tensor = self.weights["W_dec"][latent_ids.to(self.weights["W_dec"].device)].float()
         if self.rescale_acts_by_decoder_norm:
             rows = rows / rows.norm(dim=-1, keepdim=True)
         return rows
+
+    @cached_property
+    def decoder_norms(self) -> Tensor:
+        """Length of each latent's decoder row, [d_sae] float32."""
+        norms: Tensor = torch.linalg.vector_norm(self.weights["W_dec"], dim=-1, dtype=torch.float32)
+        return norms
 
     def _centre(self, resid: Tensor) -> Tensor:
         # TransformerLens's center_writing_weights, which sae-lens's GPT-2 SAEs were trained with
@@ -99,7 +106,7 @@ def _encode_relu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
 def _encode_topk(sae: SparseAutoencoder, x: Tensor) -> Tensor:
     pre = torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"])
     if sae.rescale_acts_by_decoder_norm:
-        pre = pre * sae.weights["W_dec"].norm(dim=-1)
+        pre *= sae.decoder_norms
     assert sae.k is not None
     top = pre.topk(sae.k, dim=-1, sorted=False)
     return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu_())
@@ -208,7 +215,9 @@ def _checked_weights(
         shape = tuple(weights[name].shape) if name in weights else None
         if shape != shapes.get(name, (d_sae,)):
             raise SAEError(f"SAE {sae_id!r}: {name} has shape {shape}, expected {shapes.get(name, (d_sae,))}")
-    return {name: weights[name].float() for name in WEIGHTS[architecture]}
+    # The decoder is read a few rows at a time, so a float16 one is not blown up; a copy lets go of the file.
+    kept = {"W_dec": weights["W_dec"].clone()}
+    return {name: kept[name] if name in kept else weights[name].float() for name in WEIGHTS[architecture]}
 
 
 def _fact(sae_id: str, facts: dict[str, Any], key: str) -> Any:

@@ -18,6 +18,7 @@ from .hooks import HookPoint
 from .sae import SparseAutoencoder, from_state
 
 BUNDLED = "bundled"
+N_SPREAD = 3  # blocks to share a push where a family has SAEs for more
 
 
 def load_sae(sae_id: str, *, model_id: str, layer: int | None = None) -> SparseAutoencoder:
@@ -54,6 +55,15 @@ def sae_folder(sae_id: str, *, model_id: str, layer: int | None = None) -> Path 
 def sae_layers(sae_id: str, *, model_id: str) -> list[int]:
     """The blocks of a family of SAEs, `bundled` or a folder of folders; none for a single SAE."""
     return sorted(_members(_bundled_family(model_id) if sae_id == BUNDLED else Path(sae_id)))
+
+
+def default_layers(sae_id: str, *, model_id: str, spread: bool) -> list[int | None]:
+    """The blocks to steer at when nothing says so: of a family the last, or the last few to spread over.
+
+    None stands for the block that a single SAE belongs to.
+    """
+    family: list[int | None] = [*sae_layers(sae_id, model_id=model_id)]
+    return family[-(N_SPREAD if spread else 1) :] or [None]
 
 
 def _members(family: Path) -> dict[int, Path]:

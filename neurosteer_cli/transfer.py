@@ -65,6 +65,6 @@ def transferred(sae: SparseAutoencoder, source: Moments, target: Moments) -> dic
     return {
         "W_enc": ratio * W_enc,
         "b_enc": b_enc + (source.mean - ratio * target.mean) @ W_enc,
-        "W_dec": sae.weights["W_dec"] / ratio,
+        "W_dec": sae.weights["W_dec"].float() / ratio,
         "b_dec": (b_dec - source.mean) / ratio + target.mean,
     }

@@ -14,9 +14,9 @@ from .errors import InputError
 from .fit import fit
 from .forms import FitForm
 from .hooks import HookPoint
-from .methods import NEEDS_SAE
+from .methods import NEEDS_SAE, SPREAD
 from .sae import check_fits
-from .sae_sources import BUNDLED, load_sae
+from .sae_sources import BUNDLED, default_layers, load_sae
 from .scheduler import BusyError, ClosedError
 from .service import Service
 from .texts import open_sides
@@ -65,10 +65,15 @@ class Workshop:
         saes = {}
         points = [HookPoint(engine.shape.n_layers * 2 // 3)]
         if form.method in NEEDS_SAE:
-            sae = load_sae(BUNDLED, model_id=engine.model_id)
-            check_fits(sae, model_id=engine.model_id, model_names=engine.model_names, d_model=engine.d_model)
-            sae = sae.for_model(device=engine.device, uses_layer_norm=engine.uses_layer_norm)
-            saes, points = {sae.hook_point: sae}, [sae.hook_point]
+            for layer in default_layers(BUNDLED, model_id=engine.model_id, spread=form.method in SPREAD):
+                sae = load_sae(BUNDLED, model_id=engine.model_id, layer=layer)
+                check_fits(
+                    sae, model_id=engine.model_id, model_names=engine.model_names, d_model=engine.d_model
+                )
+                saes[sae.hook_point] = sae.for_model(
+                    device=engine.device, uses_layer_norm=engine.uses_layer_norm
+                )
+            points = list(saes)
         with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
             paths = []
             for side, texts in ((form.name, form.positive), (f"not-{form.name}", form.negative)):

@@ -84,7 +84,8 @@ def test_fit_writes_the_file_and_tells_the_rest_on_stderr(tmp_path: Path) -> Non
     assert lines[2].startswith("up 20 texts, 600 tokens; down 20 texts, 600 tokens; ")
     assert lines[3].startswith(f"{POINT}: held-out AUROC 1.00 on 4 + 4 texts; the sides differ by ")
     assert lines[4].strip() == "strongest latents"
-    assert " ".join(lines[6].split()) == "latent weight t fires up fires down fires most at"
+    assert " ".join(lines[6].split()) == "fires fires"
+    assert " ".join(lines[7].split()) == "latent weight t up down fires most at"
     assert lines[-1] == f"wrote {tmp_path / 'v.st'}"
 
 

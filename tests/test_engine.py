@@ -131,6 +131,23 @@ def test_the_first_blocks_alone_give_the_residuals_of_the_whole_model(
             assert torch.equal(ours[text][point], expected[text][point])
 
 
+def test_an_embedding_of_bfloat16_values_is_kept_in_half_the_memory(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole = load(folders("llama"))
+    wide = load(folders("llama"), n_blocks=1, head=False)
+    assert wide.model.get_input_embeddings().weight.dtype == torch.float32
+    whole.model.to(torch.bfloat16).save_pretrained(tmp_path)
+    whole.tokenizer.save_pretrained(tmp_path)
+    texts = [whole.tokenize(passage(text)) for text in TEXTS]
+    narrow, plain = (load(tmp_path, n_blocks=1, head=head) for head in (False, True))
+    assert narrow.model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert plain.model.get_input_embeddings().weight.dtype == torch.float32
+    ours, expected = (by_text(engine, texts, [HookPoint(0)]) for engine in (narrow, plain))
+    for text in ours:
+        assert torch.equal(ours[text][HookPoint(0)], expected[text][HookPoint(0)])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_block_and_the_head_give_the_same_promoted_tokens(
     folders: Callable[[str], Path], engines: Callable[[str], Engine], family: str

@@ -57,7 +57,7 @@ def test_fit_reports_the_examples_as_they_are(sentiment: tuple[SteeringVector, d
     assert facts.positive is not None and facts.negative is not None
     assert (facts.positive.label, facts.positive.n_texts) == ("happy", 220)
     assert (facts.negative.label, facts.negative.n_texts) == ("sad", 220)
-    assert list(vector.pushes) == [HookPoint(20)]
+    assert list(vector.pushes) == [HookPoint(14), HookPoint(17), HookPoint(20)]
     assert vector.dose(8) == pytest.approx(0.08, rel=1e-4)
     point = facts.points["blocks.20.hook_resid_post"]
     assert point.auroc is not None and point.auroc > 0.75

@@ -19,7 +19,7 @@ from neurosteer_cli.descriptions import find
 from neurosteer_cli.errors import SAEError
 from neurosteer_cli.hooks import RESID_PRE, HookPoint, capture, find_blocks
 from neurosteer_cli.sae import SparseAutoencoder, check_fits, from_state
-from neurosteer_cli.sae_sources import load_sae, sae_folder
+from neurosteer_cli.sae_sources import default_layers, load_sae, sae_folder
 
 D_SAE = 64
 HOOK = "blocks.2.hook_resid_post"
@@ -187,7 +187,9 @@ def test_weights_saved_in_half_precision_are_read_as_float32(
     theirs = of_lens(lens, architecture="standard").to(dtype=torch.bfloat16)
     theirs.save_model(tmp_path)
     sae = ours(tmp_path)
-    assert {weight.dtype for weight in sae.weights.values()} == {torch.float32}
+    kept = {name: weight.dtype for name, weight in sae.weights.items() if weight.dtype != torch.float32}
+    assert kept == {"W_dec": torch.bfloat16}  # read a few rows at a time
+    assert sae.decoder_rows(torch.tensor([0])).dtype == sae.decoder_norms.dtype == torch.float32
     assert_near(sae.encode(resid), theirs.to(dtype=torch.float32).encode(resid))
 
 
@@ -658,13 +660,24 @@ def test_each_bundled_sae_is_small_and_described(layer: int) -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) < 11_000_000
     sae = load_sae("bundled", model_id="smollm2", layer=layer)
     assert (sae.hook_point, sae.architecture, sae.k, sae.d_sae) == (HookPoint(layer), "topk", 32, 4608)
-    torch.testing.assert_close(sae.weights["W_dec"].norm(dim=-1), torch.ones(4608), rtol=2e-3, atol=0.0)
+    torch.testing.assert_close(sae.decoder_norms, torch.ones(4608), rtol=2e-3, atol=0.0)
     described = find(sae, "smollm2")
     assert described is not None
     assert described.about.hook_point == f"blocks.{layer}.hook_resid_post"
     assert sum(not latent.contexts for latent in described.latents) < 46  # 1 %
     contexts = [context for latent in described.latents for context in latent.contexts]
     assert max(len(f"{one.before}{one.token}{one.after}".split()) for one in contexts) < 9  # fragments
+
+
+def test_a_push_is_spread_over_the_last_three_blocks_of_a_family(tmp_path: Path) -> None:
+    assert default_layers("bundled", model_id="smollm2", spread=True) == [14, 17, 20]
+    assert default_layers("bundled", model_id="smollm2", spread=False) == [20]
+    assert default_layers("release/sae", model_id="smollm2", spread=True) == [None]
+    for layer in (3, 7):
+        save_tiny_sae(tmp_path / f"blocks.{layer}.hook_resid_post")
+    assert default_layers(str(tmp_path), model_id="smollm2", spread=True) == [3, 7]
+    single = str(tmp_path / "blocks.3.hook_resid_post")
+    assert default_layers(single, model_id="smollm2", spread=True) == [None]
 
 
 @pytest.mark.parametrize("model", ["gpt2", "openai-community/gpt2", "", "."])

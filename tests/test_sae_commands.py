@@ -136,11 +136,14 @@ def test_described_latents_are_searched_named_and_steered_by(
     assert "described as" in run("inspect", file).stdout
     assert run("gen", "-v", file, "--alpha", "5", "-m", tiny_folder, "hello", "--max-new-tokens", "3").stdout
 
-    fitted = run(
-        "fit", *two_sides, "--sae", family, "--layers", "1,2", "-m", tiny_folder, "-o", file, "--top-k", "4"
-    )
-    assert fitted.stderr.count("described as") == 2
+    fit = ("fit", *two_sides, "--sae", family, "-m", tiny_folder, "-o", file, "--top-k", "4")
+    fitted = run(*fit)  # spread over the family's blocks
     assert [str(point) for point in SteeringVector.load(file).pushes] == list(POINTS)
+    assert fitted.stderr.count("strongest latents") == 1 and "described" in fitted.stderr
+    blocks = [line[:6].strip() for line in fitted.stderr.splitlines()]
+    assert [blocks.count(block) for block in ("1", "2")] == [2, 2]  # two of either sign at one block
+    run(*fit, "--method", "paper")  # as published: at one block
+    assert [str(point) for point in SteeringVector.load(file).pushes] == [POINTS[-1]]
 
 
 def test_latents_of_an_undescribed_sae_take_the_norm_from_texts(

@@ -39,14 +39,19 @@ def fit(
         str | None,
         typer.Option(help="bundled, a sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry."),
     ] = None,
-    top_k: Annotated[int, typer.Option(help="SAE latents to keep.")] = 100,
+    top_k: Annotated[int, typer.Option(help="SAE latents to keep at a block.")] = 100,
     latent: Annotated[
         list[str] | None,
         typer.Option(help="In place of texts: a latent and its weight, 960:-1, or BLOCK/960:-1; repeatable."),
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option("--layers", "--layer", help="Blocks to steer at, from 0: 20 or 14,17,20."),
+        typer.Option(
+            "--layers",
+            "--layer",
+            help="Blocks to steer at, from 0: 20 or 14,17,20 "
+            "[default: the last three with an SAE; where none is used, two thirds up].",
+        ),
     ] = None,
     hook_point: Annotated[
         str | None,
@@ -141,17 +146,19 @@ def _load_saes(
 ) -> "dict[HookPoint, SparseAutoencoder]":
     """The SAE of each hook point, for a method that needs them; the SAE says where it belongs."""
     from ..errors import SAEError
-    from ..methods import NEEDS_SAE
-    from ..sae_sources import BUNDLED, load_sae
+    from ..methods import NEEDS_SAE, SPREAD
+    from ..sae_sources import BUNDLED, default_layers, load_sae
 
     if method not in NEEDS_SAE:
         return {}
-    wanted: list[int | None] = [point.layer for point in points] or [None]
-    loaded = [load_sae(sae or BUNDLED, model_id=model, layer=layer) for layer in wanted]
+    sae = sae or BUNDLED
+    asked: list[int | None] = [point.layer for point in points]
+    wanted = asked or default_layers(sae, model_id=model, spread=method in SPREAD)
+    loaded = [load_sae(sae, model_id=model, layer=layer) for layer in wanted]
     found = {one.hook_point: one for one in loaded}
     if points and set(found) != set(points):
         raise SAEError(
-            f"SAE {sae or BUNDLED!r} belongs to {', '.join(map(str, found))}, "
+            f"SAE {sae!r} belongs to {', '.join(map(str, found))}, "
             f"not to {', '.join(map(str, points))}; leave out {option}, or choose another SAE"
         )
     return found
@@ -213,16 +220,30 @@ def _summarize(vector: "SteeringVector", report: "FitReport", out: Path) -> None
             f"{name}: {held}; the sides differ by {point.shift_norm:.1f}, the median residual is "
             f"{point.resid_norm:.1f} long"
         )
-        rows = report.strongest[name]
-        named = any(row.name for row in rows)
-        if rows:
-            console.table(
-                "strongest latents",
-                (">latent", ">weight", ">t", f">fires {facts.positive.label}",
-                 f">fires {facts.negative.label}", "fires most at", *(["described as"] * named)),
-                [_latent_cells(row) + (row.name or "",) * named for row in rows],
-            )  # fmt: skip
+    _show_latents(report, (facts.positive.label, facts.negative.label))
     console.note(f"wrote {out}")
+
+
+def _show_latents(report: "FitReport", labels: tuple[str, str]) -> None:
+    """The strongest latents of either sign, as many in all at several blocks as at one."""
+    from ..hooks import HookPoint
+
+    n_points = len(report.strongest)
+    rows = [
+        (str(HookPoint.parse(name).layer), row)
+        for name, found in report.strongest.items()
+        for turned in ([r for r in found if r.weight > 0], [r for r in found if r.weight < 0])
+        for row in turned[: max(1, len(turned) // n_points)]
+    ]
+    if not rows:
+        return
+    several, named = n_points > 1, any(row.name for _, row in rows)
+    console.table(
+        "strongest latents",
+        ([">block"] * several + [">latent", ">weight", ">t", *(f">fires\n{label}" for label in labels)]
+         + ["fires most at"] + ["described as"] * named),
+        [(block,) * several + _latent_cells(row) + (row.name or "",) * named for block, row in rows],
+    )  # fmt: skip
 
 
 def _latent_cells(row: Any) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Which method steers best: the judge's rate each reaches within a bound on perplexity.
 
-python tests/benchmarks/steering_quality.py DATA_DIR [--tasks sentiment+ toxicity-] [--pairs happy:sad]
+python tests/benchmarks/steering_quality.py DATA_DIR [...] [--tasks sentiment+ toxicity-] [--pairs happy:sad]
 
 A task is a folder's NAME.pos.jsonl and NAME.neg.jsonl, steered up (NAME+) or down (NAME-). Of each
 side the odd texts fit the vector, the even ones train the judge (logistic regression on sentence
@@ -8,7 +8,6 @@ embeddings). On one half of the prompts each method is calibrated: for every bou
 perplexity ratio, the strength whose expected rate is best within it. What is reported is measured
 on the other half: rate and ratio there, with 95 % intervals over prompts, and how many points the
 default method is ahead of it, paired by prompt (positive: the default moved text further).
-
 Prompts are prompts.NAME.jsonl, else prompts.neutral.jsonl, else the built-in openings.
 """
 
@@ -35,7 +34,16 @@ from neurosteer_cli.hooks import HookPoint
 from neurosteer_cli.methods import METHODS
 from neurosteer_cli.metrics import Bootstrap, Sums
 from neurosteer_cli.reading import Reading
-from neurosteer_cli.runs import PROMPTING, UNSTEERED, Prompt, Setting, plan, random_counterpart, write_all
+from neurosteer_cli.runs import (
+    PROMPTING,
+    UNSTEERED,
+    Prompt,
+    Sample,
+    Setting,
+    plan,
+    random_counterpart,
+    write_all,
+)
 from neurosteer_cli.sae_sources import BUNDLED, bundled_layers, load_sae
 from neurosteer_cli.texts import open_sides
 from neurosteer_cli.vector import SteeringVector
@@ -45,7 +53,7 @@ DOSES = (4.0, 8.0, 14.0, 20.0, 28.0)
 SETTINGS = Settings(max_new_tokens=30, batch_size=64)
 TOP_K = 100
 SINGLE = HookPoint(20)
-DEFAULT = "neurosteer 20"
+DEFAULT = "neurosteer 14,17,20"
 INSTRUCTIONS = {
     "sentiment": ("Write a positive, happy text.", "Write a negative, unhappy text."),
     "politeness": ("Please be polite.", "Be rude."),
@@ -102,7 +110,8 @@ def find_tasks(folder: Path, pairs: Sequence[str]) -> list[Task]:
     }
     for pair in pairs:
         up, down = pair.split(":")
-        files[up] = (folder / f"{up}.jsonl", folder / f"{down}.jsonl")
+        if (folder / f"{up}.jsonl").is_file():
+            files[up] = (folder / f"{up}.jsonl", folder / f"{down}.jsonl")
     found = []
     for name, (positive, negative) in files.items():
         candidates = (
@@ -154,17 +163,27 @@ def fit_all(engine: Engine, files: tuple[str, str]) -> dict[str, SteeringVector]
     return vectors
 
 
+def ready(engine: Engine, task: Task, methods: Sequence[str]) -> tuple[dict[str, SteeringVector], DataJudge]:
+    """Every method's vector, the default's first, and the judge."""
+    with tempfile.TemporaryDirectory() as folder:
+        fit_files, judge_files = halves(task, Path(folder))
+        vectors = fit_all(engine, fit_files)
+        vectors = {name: vectors[name] for name in dict.fromkeys((DEFAULT, *(methods or vectors)))}
+        judge = train(judge_files)
+    print(f"== {task}: judge right on {judge.facts['balanced_accuracy']:.2f} of held-out texts", flush=True)
+    return vectors, judge
+
+
 def write(
     engine: Engine,
-    judge: DataJudge,
     prompts: Sequence[Prompt],
     instructed: Sequence[Prompt],
     vectors: Mapping[str, SteeringVector],
     doses: Mapping[str, Sequence[float]],
     n: int,
     seed: int,
-) -> dict[tuple[str, float], Outcome]:
-    """Every method at its doses, unsteered and prompted, scored: all rows share batches and noise."""
+) -> list[Sample]:
+    """Every method at its doses, unsteered and prompted: all rows share batches and noise."""
     names = [name for name in doses if doses[name]]
     none = (0.0,) * len(names)
     settings_of = [(Setting(("",), (0.0,), "all", UNSTEERED), none)]
@@ -178,20 +197,24 @@ def write(
     settings = replace(SETTINGS, sampling=replace(SETTINGS.sampling, seed=seed))
     chosen = [vectors[name] for name in names]
     planned = plan(engine, prompts, chosen, settings_of, settings, n=n, instructed=instructed)
-    samples = write_all(planned, lambda _n: None)
+    return write_all(planned, lambda _n: None)
+
+
+def key_of(setting: Setting) -> tuple[str, float]:
+    """A setting as cells and curves name it: method and strength."""
+    return setting.baseline or setting.vectors[0], sum(setting.alphas or ())
+
+
+def outcomes(
+    engine: Engine, judge: DataJudge, prompts: Sequence[Prompt], samples: Sequence[Sample]
+) -> dict[tuple[str, float], Outcome]:
     found = evaluate(engine, samples, [judge])
     unit = {prompt.shown: number for number, prompt in enumerate(prompts)}
     hits = {result.setting: torch.zeros(2, len(unit), dtype=torch.float64) for result in found.results}
     for sample, score in zip(samples, found.scores["data"], strict=True):
         if score is not None:
             hits[sample.setting][:, unit[sample.prompt]] += torch.tensor([score >= THRESHOLD, 1])
-    return {
-        (setting.baseline or setting.vectors[0], sum(setting.alphas or ())): Outcome(
-            result, Sums(*hits[setting])
-        )
-        for result in found.results
-        for setting in [result.setting]
-    }
+    return {key_of(result.setting): Outcome(result, Sums(*hits[result.setting])) for result in found.results}
 
 
 def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:
@@ -217,13 +240,7 @@ def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:
 
 def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> list[Cell]:
     sign = 1 if task.up else -1
-    with tempfile.TemporaryDirectory() as folder:
-        fit_files, judge_files = halves(task, Path(folder))
-        vectors = fit_all(engine, fit_files)
-        if methods:
-            vectors = {name: vectors[name] for name in (DEFAULT, *methods)}
-        judge = train(judge_files)
-    print(f"== {task}: judge right on {judge.facts['balanced_accuracy']:.2f} of held-out texts", flush=True)
+    vectors, judge = ready(engine, task, methods)
     texts = [
         located.record["prompt"] for located in prompt_records(str(task.prompts) if task.prompts else None)
     ]
@@ -231,7 +248,8 @@ def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> list[
     said = INSTRUCTIONS.get(task.name, ("", ""))[0 if task.up else 1]
     instructed = [Prompt(p.record, p.shown, engine.prompt_ids(f"{said}\n{p.shown}")) for p in prompts]
     doses = {name: [sign * dose for dose in DOSES] for name in vectors}
-    found = write(engine, judge, prompts[::2], [], vectors, doses, max(1, n // 2), seed=1)
+    samples = write(engine, prompts[::2], [], vectors, doses, max(1, n // 2), seed=1)
+    found = outcomes(engine, judge, prompts[::2], samples)
     zero = Point(0.0, rate_of(found[UNSTEERED, 0.0].result), 1.0)
     chosen = {}
     for name in vectors:
@@ -240,7 +258,8 @@ def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> list[
         chosen[name] = {bound: round(best_alpha(curve, bound, task.up), 1) for bound in BOUNDS}
     doses = {name: list(alphas.values()) for name, alphas in chosen.items()}
     measured = prompts[1::2]
-    found = write(engine, judge, measured, instructed[1::2] if said else [], vectors, doses, n, seed=2)
+    samples = write(engine, measured, instructed[1::2] if said else [], vectors, doses, n, seed=2)
+    found = outcomes(engine, judge, measured, samples)
     bootstrap = Bootstrap(len(measured))
 
     def cell(method: str, bound: float | None, alpha: float, key: tuple[str, float]) -> Cell:
@@ -286,24 +305,30 @@ def _shown(one: Cell) -> str:
     return f"{within}{rate} at {one.ratio['value']:.2f}, default ahead {value:+.0f} [{low:+.0f}, {high:+.0f}]"
 
 
-def main() -> None:
+def asked(description: str, *, n: str) -> argparse.Namespace:
+    """The options, and as `tasks` the tasks they name."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="+")
     parser.add_argument("--tasks", nargs="*", help="such as sentiment+ toxicity-; all if left out")
     parser.add_argument("--pairs", nargs="*", default=[], help="POS:NEG of files POS.jsonl, NEG.jsonl")
     parser.add_argument("--methods", nargs="*", help="such as 'neurosteer 20' 'diffmean 14,17,20'")
-    parser.add_argument("-n", type=int, default=4, help="continuations a prompt; half as many to calibrate")
+    parser.add_argument("-n", type=int, default=4, help=n)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    tasks = find_tasks(options.folder, options.pairs)
+    tasks = [task for folder in options.folder for task in find_tasks(folder, options.pairs)]
     known = [str(task) for task in tasks]
     if unknown := set(options.tasks or []) - set(known):
         sys.exit(f"no task {sorted(unknown)}; there are {known}")
+    options.tasks = [task for task in tasks if not options.tasks or str(task) in options.tasks]
+    return options
+
+
+def main() -> None:
+    options = asked(__doc__, n="continuations a prompt; half as many to calibrate")
     engine = Engine.load()
-    cells = [c for task in tasks if not options.tasks or str(task) in options.tasks
-             for c in measure(engine, task, options.n, options.methods or ())]  # fmt: skip
+    cells = [one for task in options.tasks for one in measure(engine, task, options.n, options.methods or ())]
     if options.json:
         options.json.write_text("".join(json.dumps(vars(one)) + "\n" for one in cells))
 

@@ -1,0 +1,132 @@
+"""How far each method moves text at equal cost, without a calibration, which few prompts place roughly.
+
+python tests/benchmarks/steering_frontier.py DATA_DIR [...] [--tasks sentiment+] [--pairs happy:sad]
+
+Tasks, halves and judge are those of steering_quality.py. Every method writes at every dose on all
+neutral prompts of the folders and the built-in openings. A method's gain within a bound is how many
+points the judge's mean probability moves up to where the curve of dose against perplexity ratio
+first crosses the bound; its 95 % interval is over prompts. The default's lead over a method is the
+difference of their gains, mean over the bounds, paired by prompt: a task, and over all tasks.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from steering_quality import BOUNDS, DEFAULT, Task, asked, key_of, ready, write
+from torch import Tensor
+
+from neurosteer_cli.commands.prompting import prompt_records
+from neurosteer_cli.engine import Engine
+from neurosteer_cli.likelihood import log_probs
+from neurosteer_cli.metrics import Bootstrap, Sums
+from neurosteer_cli.runs import UNSTEERED, Prompt
+
+DOSES = (8.0, 14.0, 20.0)
+
+
+class Dose(NamedTuple):
+    """What a strength does, a prompt: the judge's probability, and negative log-probability a token."""
+
+    score: Sums
+    cost: Sums
+
+
+Curves = dict[str, list[Dose]]  # by method: unsteered, then dose after dose
+
+
+def curves(engine: Engine, task: Task, prompts: Sequence[Prompt], n: int, methods: Sequence[str]) -> Curves:
+    """What every method does at every dose."""
+    vectors, judge = ready(engine, task, methods)
+    doses = [dose if task.up else -dose for dose in DOSES]
+    samples = write(engine, prompts, [], vectors, dict.fromkeys(vectors, doses), n, seed=3)
+    scores = judge.score([one.prompt for one in samples], [one.text for one in samples], lambda _n: None)
+    unit = {prompt.shown: number for number, prompt in enumerate(prompts)}
+    pairs = []
+    for one in samples:
+        ids = prompts[unit[one.prompt]].ids
+        pairs.append((ids, engine.continuation_ids(one.prompt, ids, one.text, rendered=False)))
+    sums: dict[tuple[str, float], Tensor] = {}  # [2, 2, n_prompts]: score and cost, total and count
+    for one, score, text in zip(samples, scores.scores, log_probs(engine, pairs), strict=True):
+        empty = torch.zeros(2, 2, len(unit), dtype=torch.float64)
+        at = sums.setdefault(key_of(one.setting), empty)[:, :, unit[one.prompt]]
+        if score is not None and len(text):
+            at += torch.tensor([[score, 1.0], [-float(text.double().mean()), 1.0]])
+    return {
+        name: [
+            Dose(Sums(*sums[key][0]), Sums(*sums[key][1]))
+            for key in ((UNSTEERED, 0.0), *((name, dose) for dose in doses))
+        ]
+        for name in vectors
+    }
+
+
+def reach(scores: Sequence[Tensor], costs: Sequence[Tensor], bound: float) -> Tensor:
+    """The furthest that a curve gets up to where its perplexity ratio first exceeds the bound.
+
+    scores, costs: unsteered, then dose after dose; between two, both are taken as straight lines.
+    """
+    furthest, is_within = scores[0], torch.ones_like(scores[0], dtype=torch.bool)
+    for i in range(1, len(scores)):
+        low, high = costs[i - 1] - costs[0], costs[i] - costs[0]
+        crossing = ((math.log(bound) - low) / (high - low).clamp_min(1e-9)).clamp(0.0, 1.0)
+        share = torch.where(high <= math.log(bound), 1.0, crossing)
+        there = torch.maximum(furthest, scores[i - 1] + share * (scores[i] - scores[i - 1]))
+        furthest = torch.where(is_within, there, furthest)
+        is_within = is_within & (high <= math.log(bound))
+    return furthest
+
+
+def frontier(found: Mapping[Task, Curves], bounds: Sequence[float], first: str, other: str | None) -> Any:
+    """How much further the first method gets than the other, or than unsteered text: mean over tasks, bounds.
+
+    In points of the judge's mean probability, with a 95 % interval over prompts.
+    """
+    used = [(task, name) for task in found for name in (first, *([other] if other else []))]
+    doses = [dose for task, name in used for dose in found[task][name]]
+    n_doses = 1 + len(DOSES)
+
+    def difference(*means: Tensor) -> Tensor:
+        total = torch.zeros_like(means[0])
+        for number, (task, name) in enumerate(used):
+            mine = means[2 * number * n_doses : 2 * (number + 1) * n_doses]
+            sign = 100.0 if task.up else -100.0
+            moved = [sign * (score - mine[0]) for score in mine[::2]]
+            got = sum(reach(moved, mine[1::2], bound) for bound in bounds)
+            total = total + (got if name == first else -got)
+        return total / len(found) / len(bounds)
+
+    n_prompts = len(doses[0].score.counts)
+    return Bootstrap(n_prompts).compare(difference, *(sums for dose in doses for sums in dose))
+
+
+def show(title: str, found: Mapping[Task, Curves]) -> None:
+    """A line a method: how far it gets at each bound, and the default's lead over all bounds."""
+
+    def shown(one: Any) -> str:
+        return f"{one.value:+5.1f} [{one.low:+.1f}, {one.high:+.1f}]"
+
+    print(f"-- {title}: points gained within {', '.join(map(str, BOUNDS))}; the default's lead", flush=True)
+    for name in next(iter(found.values())):
+        gains = " | ".join(shown(frontier(found, [bound], name, None)) for bound in BOUNDS)
+        lead = "" if name == DEFAULT else f" | lead {shown(frontier(found, BOUNDS, DEFAULT, name))}"
+        print(f"{name:20} {gains}{lead}", flush=True)
+
+
+def main() -> None:
+    options = asked(__doc__, n="continuations a prompt")
+    engine = Engine.load()
+    sources = [str(file) for folder in options.folder if (file := folder / "prompts.neutral.jsonl").is_file()]
+    records = [one.record for source in (*sources, None) for one in prompt_records(source)]
+    texts = dict.fromkeys(record["prompt"] for record in records)
+    prompts = [Prompt({"prompt": text}, text, engine.prompt_ids(text)) for text in texts]
+    found = {}
+    for task in options.tasks:
+        found[task] = curves(engine, task, prompts, options.n, options.methods or ())
+        show(str(task), {task: found[task]})
+    show(f"all {len(found)} tasks, {len(prompts)} prompts", found)
+
+
+if __name__ == "__main__":
+    main()
