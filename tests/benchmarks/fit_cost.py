@@ -5,7 +5,7 @@
 
 The plain procedure loads the whole model in float32 with its output head and the SAE with sae-lens,
 keeps every hidden state of a batch, and takes batches of 32 texts in file order. Both fit the first
-200 texts of either side of the politeness examples with the same method.
+200 texts of either side of the politeness examples with the same method, at block 20.
 """
 
 import argparse
@@ -44,7 +44,17 @@ def main() -> None:
 def compare(n_runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sides = [str(head(EXAMPLES / name, Path(folder) / name)) for name in ("polite.jsonl", "rude.jsonl")]
-        ours = [sys.executable, "-m", "neurosteer_cli", "fit", *sides, "-o", f"{folder}/out.st"]
+        ours = [
+            sys.executable,
+            "-m",
+            "neurosteer_cli",
+            "fit",
+            *sides,
+            "--layers",
+            "20",
+            "-o",
+            f"{folder}/out.st",
+        ]
         theirs = [sys.executable, __file__, "--plain", *sides]
         costs = [(run(ours), run(theirs)) for _ in range(n_runs)]  # in turn: the machine's speed drifts
         for name, column in (("fit", 0), ("plain procedure", 1)):

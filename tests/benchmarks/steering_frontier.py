@@ -11,6 +11,7 @@ difference of their gains, mean over the bounds, paired by prompt: a task, and o
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +19,12 @@ from steering_quality import BOUNDS, DEFAULT, Task, asked, key_of, ready, write
 from torch import Tensor
 
 from neurosteer_cli.commands.prompting import prompt_records
+from neurosteer_cli.data_judge import DataJudge
 from neurosteer_cli.engine import Engine
 from neurosteer_cli.likelihood import log_probs
 from neurosteer_cli.metrics import Bootstrap, Sums
 from neurosteer_cli.runs import UNSTEERED, Prompt
+from neurosteer_cli.vector import SteeringVector
 
 DOSES = (8.0, 14.0, 20.0)
 
@@ -36,10 +39,17 @@ class Dose(NamedTuple):
 Curves = dict[str, list[Dose]]  # by method: unsteered, then dose after dose
 
 
-def curves(engine: Engine, task: Task, prompts: Sequence[Prompt], n: int, methods: Sequence[str]) -> Curves:
+def curves(
+    engine: Engine,
+    vectors: Mapping[str, SteeringVector],
+    judge: DataJudge,
+    prompts: Sequence[Prompt],
+    n: int,
+    *,
+    up: bool,
+) -> Curves:
     """What every method does at every dose."""
-    vectors, judge = ready(engine, task, methods)
-    doses = [dose if task.up else -dose for dose in DOSES]
+    doses = [dose if up else -dose for dose in DOSES]
     samples = write(engine, prompts, [], vectors, dict.fromkeys(vectors, doses), n, seed=3)
     scores = judge.score([one.prompt for one in samples], [one.text for one in samples], lambda _n: None)
     unit = {prompt.shown: number for number, prompt in enumerate(prompts)}
@@ -122,10 +132,14 @@ def main() -> None:
     texts = dict.fromkeys(record["prompt"] for record in records)
     prompts = [Prompt({"prompt": text}, text, engine.prompt_ids(text)) for text in texts]
     found = {}
-    for task in options.tasks:
-        found[task] = curves(engine, task, prompts, options.n, options.methods or ())
-        show(str(task), {task: found[task]})
-    show(f"all {len(found)} tasks, {len(prompts)} prompts", found)
+    for _, directions in groupby(options.tasks, key=lambda task: task.name):
+        both = list(directions)
+        vectors, judge = ready(engine, both[0], options.methods or ())
+        for task in both:
+            found[task] = curves(engine, vectors, judge, prompts, options.n, up=task.up)
+            show(str(task), {task: found[task]})
+            if len(found) > 1:
+                show(f"{len(found)} tasks together, {len(prompts)} prompts", found)
 
 
 if __name__ == "__main__":

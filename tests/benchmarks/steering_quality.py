@@ -12,7 +12,6 @@ Prompts are prompts.NAME.jsonl, else prompts.neutral.jsonl, else the built-in op
 """
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -170,7 +169,9 @@ def ready(engine: Engine, task: Task, methods: Sequence[str]) -> tuple[dict[str,
         vectors = fit_all(engine, fit_files)
         vectors = {name: vectors[name] for name in dict.fromkeys((DEFAULT, *(methods or vectors)))}
         judge = train(judge_files)
-    print(f"== {task}: judge right on {judge.facts['balanced_accuracy']:.2f} of held-out texts", flush=True)
+    print(
+        f"== {task.name}: judge right on {judge.facts['balanced_accuracy']:.2f} of held-out texts", flush=True
+    )
     return vectors, judge
 
 
@@ -238,7 +239,8 @@ def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:
     return max(within)[2]
 
 
-def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> list[Cell]:
+def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> None:
+    """Calibrate every method on half of the prompts and print what it does on the rest."""
     sign = 1 if task.up else -1
     vectors, judge = ready(engine, task, methods)
     texts = [
@@ -278,7 +280,6 @@ def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> list[
     ]
     cells += [cell(key[0], None, 0.0, key) for key in ((UNSTEERED, 0.0), (PROMPTING, 0.0)) if key in found]
     show(cells)
-    return cells
 
 
 def rate_of(result: Result) -> float:
@@ -315,7 +316,6 @@ def asked(description: str, *, n: str) -> argparse.Namespace:
     parser.add_argument("--pairs", nargs="*", default=[], help="POS:NEG of files POS.jsonl, NEG.jsonl")
     parser.add_argument("--methods", nargs="*", help="such as 'neurosteer 20' 'diffmean 14,17,20'")
     parser.add_argument("-n", type=int, default=4, help=n)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     tasks = [task for folder in options.folder for task in find_tasks(folder, options.pairs)]
     known = [str(task) for task in tasks]
@@ -328,9 +328,8 @@ def asked(description: str, *, n: str) -> argparse.Namespace:
 def main() -> None:
     options = asked(__doc__, n="continuations a prompt; half as many to calibrate")
     engine = Engine.load()
-    cells = [one for task in options.tasks for one in measure(engine, task, options.n, options.methods or ())]
-    if options.json:
-        options.json.write_text("".join(json.dumps(vars(one)) + "\n" for one in cells))
+    for task in options.tasks:
+        measure(engine, task, options.n, options.methods or ())
 
 
 if __name__ == "__main__":
