@@ -154,7 +154,10 @@ class _NarrowEmbedding(nn.Embedding):
 
 
 def _narrow(embedding: nn.Module) -> None:
-    """Keep a float32 embedding in half the memory where every value is a bfloat16 one."""
+    """Keep a float32 embedding in half the memory where every value is a bfloat16 one.
+
+    One that does more than look up, such as Gemma's, which scales, is left as it is.
+    """
     if type(embedding) is not nn.Embedding:
         return
     weight = embedding.weight.data
