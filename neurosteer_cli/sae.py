@@ -215,7 +215,7 @@ def _checked_weights(
         shape = tuple(weights[name].shape) if name in weights else None
         if shape != shapes.get(name, (d_sae,)):
             raise SAEError(f"SAE {sae_id!r}: {name} has shape {shape}, expected {shapes.get(name, (d_sae,))}")
-    # The decoder is read a few rows at a time, so a float16 one is not blown up; a copy lets go of the file.
+    # A fit reads few of the decoder's rows, so a float16 one is not blown up; a copy lets go of the file.
     kept = {"W_dec": weights["W_dec"].clone()}
     return {name: kept[name] if name in kept else weights[name].float() for name in WEIGHTS[architecture]}
 

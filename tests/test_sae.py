@@ -181,16 +181,16 @@ def test_a_topk_sae_saved_for_inference_is_read_as_sae_lens_reads_it(
     assert bool(((sae.encode(resid) > 0).sum(-1) <= 6).all())
 
 
-def test_weights_saved_in_half_precision_are_read_as_float32(
-    lens: Any, tmp_path: Path, resid: Tensor
-) -> None:
+def test_weights_saved_in_half_precision_compute_in_float32(lens: Any, tmp_path: Path, resid: Tensor) -> None:
     theirs = of_lens(lens, architecture="standard").to(dtype=torch.bfloat16)
     theirs.save_model(tmp_path)
     sae = ours(tmp_path)
     kept = {name: weight.dtype for name, weight in sae.weights.items() if weight.dtype != torch.float32}
     assert kept == {"W_dec": torch.bfloat16}  # read a few rows at a time
-    assert sae.decoder_rows(torch.tensor([0])).dtype == sae.decoder_norms.dtype == torch.float32
-    assert_near(sae.encode(resid), theirs.to(dtype=torch.float32).encode(resid))
+    wide = theirs.to(dtype=torch.float32)
+    assert torch.equal(sae.decoder_rows(torch.arange(D_SAE)), wide.W_dec)
+    torch.testing.assert_close(sae.decoder_norms, wide.W_dec.norm(dim=-1))
+    assert_near(sae.encode(resid), wide.encode(resid))
 
 
 def test_the_facts_of_a_folder_saved_by_sae_lens_are_kept(lens: Any, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def fit(
             "--layers",
             "--layer",
             help="Blocks to steer at, from 0: 20 or 14,17,20 "
-            "[default: the last three with an SAE; where none is used, two thirds up].",
+            "[default: the last three with an SAE, for paper the last; without an SAE, two thirds up].",
         ),
     ] = None,
     hook_point: Annotated[

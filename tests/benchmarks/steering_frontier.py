@@ -12,7 +12,7 @@ difference of their gains, mean over the bounds, paired by prompt: a task, and o
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from steering_quality import BOUNDS, DEFAULT, Task, asked, key_of, ready, write
@@ -22,7 +22,7 @@ from neurosteer_cli.commands.prompting import prompt_records
 from neurosteer_cli.data_judge import DataJudge
 from neurosteer_cli.engine import Engine
 from neurosteer_cli.likelihood import log_probs
-from neurosteer_cli.metrics import Bootstrap, Sums
+from neurosteer_cli.metrics import Bootstrap, Estimate, Sums
 from neurosteer_cli.runs import UNSTEERED, Prompt
 from neurosteer_cli.vector import SteeringVector
 
@@ -88,7 +88,9 @@ def reach(scores: Sequence[Tensor], costs: Sequence[Tensor], bound: float) -> Te
     return furthest
 
 
-def frontier(found: Mapping[Task, Curves], bounds: Sequence[float], first: str, other: str | None) -> Any:
+def frontier(
+    found: Mapping[Task, Curves], bounds: Sequence[float], first: str, other: str | None
+) -> Estimate:
     """How much further the first method gets than the other, or than unsteered text: mean over tasks, bounds.
 
     In points of the judge's mean probability, with a 95 % interval over prompts.
@@ -108,13 +110,15 @@ def frontier(found: Mapping[Task, Curves], bounds: Sequence[float], first: str, 
         return total / len(found) / len(bounds)
 
     n_prompts = len(doses[0].score.counts)
-    return Bootstrap(n_prompts).compare(difference, *(sums for dose in doses for sums in dose))
+    lead = Bootstrap(n_prompts).compare(difference, *(sums for dose in doses for sums in dose))
+    assert lead is not None  # some text was scored
+    return lead
 
 
 def show(title: str, found: Mapping[Task, Curves]) -> None:
     """A line a method: how far it gets at each bound, and the default's lead over all bounds."""
 
-    def shown(one: Any) -> str:
+    def shown(one: Estimate) -> str:
         return f"{one.value:+5.1f} [{one.low:+.1f}, {one.high:+.1f}]"
 
     print(f"-- {title}: points gained within {', '.join(map(str, BOUNDS))}; the default's lead", flush=True)
