@@ -9,18 +9,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Engine": ".engine",
-    "HookPoint": ".hooks",
+    "Engine": ".models.engine",
+    "HookPoint": ".models.hooks",
     "NeurosteerError": ".errors",
-    "Row": ".generation",
-    "Sampling": ".sampling",
-    "Settings": ".generation",
-    "SparseAutoencoder": ".sae",
-    "SteeringVector": ".vector",
-    "combine": ".vector",
-    "generate": ".generation",
-    "load_sae": ".sae_sources",
-    "open_sides": ".texts",
+    "Row": ".generation.generate",
+    "Sampling": ".generation.sampling",
+    "Settings": ".generation.generate",
+    "SparseAutoencoder": ".saes.sae",
+    "SteeringVector": ".vectors.vector",
+    "combine": ".vectors.combine",
+    "generate": ".generation.generate",
+    "load_sae": ".saes.load",
+    "open_sides": ".data.sides",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -14,18 +14,18 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .commands.calibrate import calibrate
 from .commands.combine import combine
-from .commands.demo import demo
-from .commands.eval import evaluate
+from .commands.evaluation.calibrate import calibrate
+from .commands.evaluation.eval import evaluate
+from .commands.evaluation.layers import layers
 from .commands.export import export
 from .commands.fit import fit
 from .commands.gen import gen
-from .commands.import_vector import import_vector
+from .commands.import_ import import_vector
 from .commands.inspect import inspect
-from .commands.layers import layers
 from .commands.sae import app as sae
-from .commands.serve import serve
+from .commands.serving.demo import demo
+from .commands.serving.serve import serve
 from .errors import NeurosteerError
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import save_tiny, save_tiny_sae
+from support.tiny import save_tiny, save_tiny_sae
 
-from neurosteer_cli.engine import Engine
+from neurosteer_cli.models.engine import Engine
 
 ALL_THREADS = torch.get_num_threads()
 

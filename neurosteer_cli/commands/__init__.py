@@ -1,1 +1,4 @@
-"""The commands, a file each. What they share is in `options`."""
+"""The commands: options, one call of the library each, what a person reads.
+
+Knows typer and the terminal. Knows nothing that a notebook could not do without it.
+"""

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__, console
+from .. import __version__
 from ..errors import InputError
+from .shared import console
 
 
 def combine(
@@ -25,8 +26,9 @@ def combine(
     Example: neurosteer combine polite.st:1 happy.st:0.5 -o warm.st
     """
     from ..files import check_target
-    from ..vector import SteeringVector, cosine, file_sha256
-    from ..vector import combine as sum_vectors
+    from ..vectors.combine import combine as sum_vectors
+    from ..vectors.combine import cosine
+    from ..vectors.vector import SteeringVector, file_sha256
 
     check_target(out)
     named = [_split(part) for part in parts]

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import __version__, console
+from .. import __version__
 from ..errors import InputError, ModelError
-from .options import Model, parse_alphas
+from .shared import console
+from .shared.options import Model, parse_alphas
 
 if TYPE_CHECKING:
-    from ..vector import SteeringVector
+    from ..vectors.vector import SteeringVector
 
 FORMS = ("gguf", "model")
 
@@ -63,9 +64,9 @@ def _alpha(text: str) -> float:
 
 
 def _to_gguf(path: Path, out: Path, alpha: float) -> None:
-    from ..control_vectors import write_control_vector
     from ..files import check_target
-    from ..vector import SteeringVector, file_sha256
+    from ..vectors.gguf import write_control_vector
+    from ..vectors.vector import SteeringVector, file_sha256
 
     check_target(out)
     vector = SteeringVector.load(path)
@@ -74,11 +75,12 @@ def _to_gguf(path: Path, out: Path, alpha: float) -> None:
 
 
 def _to_model(path: Path, out: Path, alpha: float, model: str | None) -> None:
-    from ..bake import bake
-    from ..checkpoints import resolve
     from ..files import check_new_folder
-    from ..loading import read_config, shape_of
-    from ..vector import SteeringVector, file_sha256
+    from ..models.load import read_config
+    from ..models.resolve import resolve
+    from ..models.shape import shape_of
+    from ..vectors.bake import bake
+    from ..vectors.vector import SteeringVector, file_sha256
 
     check_new_folder(out)
     vector = SteeringVector.load(path)

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import console
 from ..errors import InputError
-from .options import Device, Dtype, Json, Model, parse_layers
+from .shared import console
+from .shared.options import Device, Dtype, Json, Model, parse_layers
 
 if TYPE_CHECKING:
-    from ..engine import Engine
-    from ..fit import FitReport
-    from ..hooks import HookPoint
-    from ..sae import SparseAutoencoder
-    from ..vector import SteeringVector
+    from ..models.engine import Engine
+    from ..models.hooks import HookPoint
+    from ..saes.sae import SparseAutoencoder
+    from ..vectors.from_texts import FitReport
+    from ..vectors.vector import SteeringVector
 
 
 def fit(
@@ -69,10 +69,10 @@ def fit(
 
     Example: neurosteer fit polite.jsonl rude.jsonl -o polite.st
     """
-    from ..checkpoints import DEFAULT_MODEL
+    from ..data.sides import open_sides
     from ..files import check_target
-    from ..methods import METHODS, NEEDS_SAE
-    from ..texts import open_sides
+    from ..models.resolve import DEFAULT_MODEL
+    from ..vectors.methods import METHODS, NEEDS_SAE
     from .fit_latents import fit_latents
 
     if latent:
@@ -99,7 +99,7 @@ def fit(
         saes = _load_saes(method, sae, model, points, option)
         points = list(saes) if saes else points or [_middle(model)]
         engine = _load_engine(model, points, saes, dtype, device)
-        from ..fit import fit as fit_vector
+        from ..vectors.from_texts import fit as fit_vector
 
         with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
             vector, report = fit_vector(
@@ -108,7 +108,7 @@ def fit(
     vector.save(target_file)
     _summarize(vector, report, target_file)
     if json:
-        from ..records import write_record
+        from ..data.records import write_record
 
         write_record({"vector": str(target_file), **asdict(vector.metadata), "report": asdict(report)})
 
@@ -120,7 +120,7 @@ def _default_name(texts: list[str], target: str | None) -> Path:
 
 def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
     """The hook points asked for; none if neither option is given."""
-    from ..hooks import HookPoint
+    from ..models.hooks import HookPoint
 
     if layers is not None and hook_point is not None:
         raise InputError("--layers and --hook-point say the same thing; give one of them")
@@ -134,9 +134,10 @@ def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
 
 def _middle(model: str) -> "HookPoint":
     """Where to steer when nothing says so: two thirds up, where steering was seen to work best."""
-    from ..checkpoints import resolve
-    from ..hooks import HookPoint
-    from ..loading import read_config, shape_of
+    from ..models.hooks import HookPoint
+    from ..models.load import read_config
+    from ..models.resolve import resolve
+    from ..models.shape import shape_of
 
     return HookPoint(shape_of(read_config(resolve(model, console.note))).n_layers * 2 // 3)
 
@@ -146,8 +147,8 @@ def _load_saes(
 ) -> "dict[HookPoint, SparseAutoencoder]":
     """The SAE of each hook point, for a method that needs them; the SAE says where it belongs."""
     from ..errors import SAEError
-    from ..methods import NEEDS_SAE, SPREAD
-    from ..sae_sources import BUNDLED, default_layers, load_sae
+    from ..saes.load import BUNDLED, default_layers, load_sae
+    from ..vectors.methods import NEEDS_SAE, SPREAD
 
     if method not in NEEDS_SAE:
         return {}
@@ -172,11 +173,12 @@ def _load_engine(
     device: str,
 ) -> "Engine":
     """Load the blocks that are needed, and hold the SAEs against the model."""
-    from ..checkpoints import resolve
-    from ..engine import Engine
     from ..errors import SAEError
-    from ..loading import read_config, shape_of
-    from ..sae import check_fits
+    from ..models.engine import Engine
+    from ..models.load import read_config
+    from ..models.resolve import resolve
+    from ..models.shape import shape_of
+    from ..saes.sae import check_fits
 
     n_blocks = max(point.layer for point in points) + 1
     if saes:
@@ -226,7 +228,7 @@ def _summarize(vector: "SteeringVector", report: "FitReport", out: Path) -> None
 
 def _show_latents(report: "FitReport", labels: tuple[str, str]) -> None:
     """The strongest latents of either sign, as many in all at several blocks as at one."""
-    from ..hooks import HookPoint
+    from ..models.hooks import HookPoint
 
     n_points = len(report.strongest)
     rows = [

@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import console
 from ..errors import InputError, SAEError
-from .options import parse_layers
+from .shared import console
+from .shared.options import parse_layers
 
 if TYPE_CHECKING:
-    from ..chosen import Choice
-    from ..corpus import Part
-    from ..engine import Engine
-    from ..hooks import HookPoint
-    from ..sae import SparseAutoencoder
-    from ..vector import SteeringVector
+    from ..data.corpus import Part
+    from ..models.engine import Engine
+    from ..models.hooks import HookPoint
+    from ..saes.sae import SparseAutoencoder
+    from ..vectors.from_latents import Choice
+    from ..vectors.vector import SteeringVector
 
 N_TOKENS, CONTEXT = 100_000, 256  # read to measure the residual's norm where no descriptions say it
 
@@ -38,9 +38,9 @@ def fit_latents(
     """
     from dataclasses import asdict
 
-    from ..chosen import choose, parse_latents
-    from ..corpus import corpus_files
+    from ..data.corpus import corpus_files
     from ..files import check_target
+    from ..vectors.from_latents import choose, parse_latents
 
     chosen = parse_latents(latents)
     target = out or Path("latents.st")
@@ -52,7 +52,7 @@ def fit_latents(
     vector.save(target)
     _summarize(vector, choices, model, target)
     if json:
-        from ..records import write_record
+        from ..data.records import write_record
 
         write_record({"vector": str(target), **asdict(vector.metadata)})
 
@@ -61,7 +61,7 @@ def _by_sae(
     chosen: dict[int | None, dict[int, float]], sae: str | None, layers: str | None, model: str
 ) -> "list[tuple[SparseAutoencoder, dict[int, float]]]":
     """Each SAE that is needed and the weights of its latents."""
-    from ..sae_sources import BUNDLED, load_sae
+    from ..saes.load import BUNDLED, load_sae
 
     asked: list[int | None] = list(parse_layers(layers)) if layers is not None else []
     if None in chosen and len(asked) > 1 or None in chosen and len(chosen) > 1:
@@ -86,10 +86,10 @@ def _choices(
     device: str,
 ) -> "tuple[Engine, dict[HookPoint, Choice]]":
     """Add the median norm and the firing rates: by the descriptions, or measured on texts."""
-    from ..chosen import Choice
-    from ..descriptions import find
-    from ..measure import tally
-    from .sae_common import load_engine, token_sequences
+    from ..saes.descriptions import find
+    from ..saes.quality import tally
+    from ..vectors.from_latents import Choice
+    from .sae.common import load_engine, token_sequences
 
     saes = [one for one, _ in weights]
     if files:
@@ -128,7 +128,7 @@ def _summarize(
     vector: "SteeringVector", choices: "dict[HookPoint, Choice]", model: str, target: Path
 ) -> None:
     """Tell what the vector is made of, on stderr."""
-    from ..descriptions import find, names
+    from ..saes.descriptions import find, names
 
     for point, choice in choices.items():
         ids = vector.latents[point].ids.tolist()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import console
 from ..errors import InputError
-from .options import (
+from .shared import console
+from .shared.options import (
     BatchSize,
     Chat,
     Device,
@@ -31,15 +31,15 @@ from .options import (
     generation_settings,
     parse_alphas,
 )
-from .prompting import load_engine, read_prompts, tokenized
+from .shared.prompting import load_engine, read_prompts, tokenized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ..facts import Calibration
-    from ..generation import Generation
-    from ..runs import Job, Plan
-    from ..vector import SteeringVector
+    from ..evaluation.plan import Job, Plan
+    from ..generation.generate import Generation
+    from ..vectors.metadata import Calibration
+    from ..vectors.vector import SteeringVector
 
 DEFAULT_ALPHA = "8"
 SAFE_DOSE = 0.2
@@ -101,8 +101,9 @@ def gen(
 
     Example: neurosteer gen --vector polite.st --alpha 8 "Your invoice is late, so"
     """
-    from ..runs import Setting, plan
-    from ..vector import SteeringVector
+    from ..evaluation.plan import plan
+    from ..evaluation.samples import Setting
+    from ..vectors.vector import SteeringVector
 
     settings = generation_settings(
         n=n,
@@ -222,7 +223,7 @@ class _Run:
             yield advance
 
     def write_json(self) -> None:
-        from ..records import write_record
+        from ..data.records import write_record
 
         with self._progress() as advance:
             for number, generation in self.plan.run_in_order():

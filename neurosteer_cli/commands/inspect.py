@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import console
 from ..errors import InputError, NeurosteerError
-from .options import Json
+from .shared import console
+from .shared.options import Json
 
 if TYPE_CHECKING:
-    from ..facts import Calibration
-    from ..hooks import HookPoint
-    from ..vector import SteeringVector
+    from ..models.hooks import HookPoint
+    from ..vectors.metadata import Calibration
+    from ..vectors.vector import SteeringVector
 
 N_TOKENS = 5  # promoted, and suppressed, a latent
 
@@ -28,7 +28,7 @@ def inspect(
 
     Example: neurosteer inspect polite.st
     """
-    from ..vector import SteeringVector
+    from ..vectors.vector import SteeringVector
 
     if latents < 0:
         raise InputError(f"--latents must be at least 0, got {latents}")
@@ -36,7 +36,7 @@ def inspect(
     tables = {point: _latent_rows(vector, point, latents) for point in vector.pushes}
     _add_tokens(vector, tables)
     if json:
-        from ..records import write_record
+        from ..data.records import write_record
 
         points = {
             str(point): {"push_norm": float(push.norm()), "latents": tables[point]}
@@ -73,7 +73,7 @@ def _latent_rows(vector: "SteeringVector", point: "HookPoint", n: int) -> list[d
 
 def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str, Any]]]") -> None:
     """Add the tokens each push and latent promotes and suppresses, where the model is at hand."""
-    from ..checkpoints import is_local
+    from ..models.resolve import is_local
 
     model_id = vector.metadata.model_id
     if not is_local(model_id):
@@ -81,10 +81,10 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
         return
     import torch
 
-    from ..descriptions import find, names
-    from ..engine import Engine
-    from ..logit_lens import promoted_tokens
-    from ..sae_sources import load_sae
+    from ..models.engine import Engine
+    from ..models.logit_lens import promoted_tokens
+    from ..saes.descriptions import find, names
+    from ..saes.load import load_sae
 
     try:
         engine = Engine.load(model_id, n_blocks=0, say=console.note)

@@ -16,6 +16,7 @@ from typing import Any  # noqa: E402
 
 import neurosteer_cli.evaluate as scoring  # noqa: E402
 import neurosteer_cli.runs as runs  # noqa: E402
+
 from neurosteer_cli.cli import app  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -78,7 +78,7 @@ def head(source: Path, target: Path) -> Path:
 def memory_by_texts() -> None:
     """On a tiny random model: its own memory would hide what the texts add."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tiny import save_tiny, save_tiny_sae
+    from support.tiny import save_tiny, save_tiny_sae
 
     words = (EXAMPLES / "polite.jsonl").read_text().replace('"', " ").replace("\\", " ").split()
     draw = random.Random(0)
@@ -102,9 +102,9 @@ def forward_rate(positive: str, negative: str) -> None:
     """Tokens per second of `fit`'s pass against what this machine's matrix products allow."""
     import torch
 
-    from neurosteer_cli.engine import TOKENS_PER_BATCH, Engine
-    from neurosteer_cli.hooks import HookPoint
-    from neurosteer_cli.texts import open_sides
+    from neurosteer_cli.data.sides import open_sides
+    from neurosteer_cli.models.engine import TOKENS_PER_BATCH, Engine
+    from neurosteer_cli.models.hooks import HookPoint
 
     engine = Engine.load(n_blocks=21, head=False)
     with open_sides([positive, negative]) as sides:
@@ -138,7 +138,7 @@ def plain(positive: str, negative: str) -> None:
     import transformers
     from safetensors.torch import save_file
 
-    from neurosteer_cli.checkpoints import resolve
+    from neurosteer_cli.models.resolve import resolve
 
     folder = resolve("smollm2")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from whole_process import run
 
-from neurosteer_cli.engine import Engine
-from neurosteer_cli.generation import Row, Settings, generate
-from neurosteer_cli.sampling import Sampling
-from neurosteer_cli.vector import SteeringVector
+from neurosteer_cli.generation.generate import Row, Settings, generate
+from neurosteer_cli.generation.sampling import Sampling
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.vectors.vector import SteeringVector
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # No end of text is drawn at this temperature within so few tokens but by chance; both sides of a

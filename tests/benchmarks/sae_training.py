@@ -66,10 +66,10 @@ def texts() -> list[str]:
 def ours(n_tokens: int) -> dict[str, float]:
     import torch
 
-    from neurosteer_cli.corpus import Part
-    from neurosteer_cli.engine import Engine
-    from neurosteer_cli.settings import Progress, Settings
-    from neurosteer_cli.train import Training
+    from neurosteer_cli.data.corpus import Part
+    from neurosteer_cli.models.engine import Engine
+    from neurosteer_cli.saes.training.config import Progress, Settings
+    from neurosteer_cli.saes.training.run import Training
 
     engine = Engine.load("smollm2", n_blocks=LAYER + 1, head=False, dtype="float32", device="cpu")
     settings = Settings(
@@ -110,7 +110,7 @@ def theirs(n_tokens: int) -> dict[str, float]:
     from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner, LoggingConfig
     from sae_lens.saes.topk_sae import TopKTrainingSAEConfig
 
-    from neurosteer_cli.checkpoints import resolve
+    from neurosteer_cli.models.resolve import resolve
 
     config = LanguageModelSAERunnerConfig(
         sae=TopKTrainingSAEConfig(d_in=576, d_sae=D_SAE, k=K),

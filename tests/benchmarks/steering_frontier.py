@@ -18,13 +18,14 @@ import torch
 from steering_quality import BOUNDS, DEFAULT, Task, asked, key_of, ready, write
 from torch import Tensor
 
-from neurosteer_cli.commands.prompting import prompt_records
-from neurosteer_cli.data_judge import DataJudge
-from neurosteer_cli.engine import Engine
-from neurosteer_cli.likelihood import log_probs
-from neurosteer_cli.metrics import Bootstrap, Estimate, Sums
-from neurosteer_cli.runs import UNSTEERED, Prompt
-from neurosteer_cli.vector import SteeringVector
+from neurosteer_cli.commands.shared.prompting import prompt_records
+from neurosteer_cli.evaluation.judges.data import DataJudge
+from neurosteer_cli.evaluation.likelihood import log_probs
+from neurosteer_cli.evaluation.metrics import Bootstrap, Estimate, Sums
+from neurosteer_cli.evaluation.samples import UNSTEERED
+from neurosteer_cli.generation.prompts import Prompt
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.vectors.vector import SteeringVector
 
 DOSES = (8.0, 14.0, 20.0)
 

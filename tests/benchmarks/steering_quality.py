@@ -22,30 +22,23 @@ from typing import Any, NamedTuple
 
 import torch
 
-from neurosteer_cli.calibrate import monotone
-from neurosteer_cli.commands.prompting import prompt_records
-from neurosteer_cli.data_judge import THRESHOLD, DataJudge, train
-from neurosteer_cli.engine import Engine
-from neurosteer_cli.evaluate import Result, evaluate
-from neurosteer_cli.fit import build
-from neurosteer_cli.generation import Settings
-from neurosteer_cli.hooks import HookPoint
-from neurosteer_cli.methods import METHODS
-from neurosteer_cli.metrics import Bootstrap, Sums
-from neurosteer_cli.reading import Reading
-from neurosteer_cli.runs import (
-    PROMPTING,
-    UNSTEERED,
-    Prompt,
-    Sample,
-    Setting,
-    plan,
-    random_counterpart,
-    write_all,
-)
-from neurosteer_cli.sae_sources import BUNDLED, bundled_layers, load_sae
-from neurosteer_cli.texts import open_sides
-from neurosteer_cli.vector import SteeringVector
+from neurosteer_cli.commands.shared.prompting import prompt_records
+from neurosteer_cli.data.sides import open_sides
+from neurosteer_cli.evaluation.calibrate import monotone
+from neurosteer_cli.evaluation.evaluate import Result, evaluate
+from neurosteer_cli.evaluation.judges.data import THRESHOLD, DataJudge, train
+from neurosteer_cli.evaluation.metrics import Bootstrap, Sums
+from neurosteer_cli.evaluation.plan import plan, random_counterpart, write_all
+from neurosteer_cli.evaluation.samples import PROMPTING, UNSTEERED, Sample, Setting
+from neurosteer_cli.generation.generate import Settings
+from neurosteer_cli.generation.prompts import Prompt
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.saes.load import BUNDLED, bundled_layers, load_sae
+from neurosteer_cli.vectors.from_texts import build
+from neurosteer_cli.vectors.methods import METHODS
+from neurosteer_cli.vectors.reading import Reading
+from neurosteer_cli.vectors.vector import SteeringVector
 
 BOUNDS = (1.1, 1.25, 1.5)
 DOSES = (4.0, 8.0, 14.0, 20.0, 28.0)

@@ -1,0 +1,54 @@
+"""neurosteer demo: a page in the browser, with a slider for each vector."""
+
+import threading
+import webbrowser
+from importlib.resources import as_file, files
+from typing import Annotated
+
+import typer
+
+from ..shared.options import Device, Dtype, Model
+from .server import LOOPBACK, Port, Vectors, bound, check_installed, load, run
+
+SECONDS_TO_START = 1.0
+
+
+def demo(
+    vectors: Vectors = None,
+    model: Model = None,
+    port: Port = 8008,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Try vectors in the browser: sliders, unsteered and steered text side by side, new vectors.
+
+    Without --vectors it shows two that come with neurosteer, polite and happy, for the embedded default.
+    The page and the server behind it are on this machine alone; Ctrl-C ends both.
+
+    Example: neurosteer demo --vectors vectors/
+    """
+    check_installed()
+    from ...models.resolve import DEFAULT_MODEL
+    from ...serving.app import Options
+
+    listener = bound("127.0.0.1", port)
+    if vectors or model not in (None, DEFAULT_MODEL):
+        engine, catalogue = load(vectors or [], model, dtype, device)
+    else:
+        with as_file(files("neurosteer_cli.vectors") / "bundled") as folder:
+            engine, catalogue = load([folder], model, dtype, device)
+
+    def open_page(address: str) -> None:
+        if browser:
+            timer = threading.Timer(SECONDS_TO_START, webbrowser.open, [address])
+            timer.daemon = True
+            timer.start()
+
+    run(
+        engine,
+        catalogue,
+        Options(page=True, fitting=True, hosts=LOOPBACK, shutdown_seconds=5),
+        listener,
+        listening=open_page,
+    )

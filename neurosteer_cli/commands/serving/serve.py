@@ -1,0 +1,74 @@
+"""neurosteer serve: an OpenAI-compatible server whose requests say how to steer."""
+
+from typing import Annotated
+
+import typer
+
+from ...errors import InputError
+from ..shared.options import Device, Dtype, Model, parse_count
+from .server import LOOPBACK, Host, MaxBatch, Port, Vectors, bound, check_installed, check_numbers, load, run
+
+
+def serve(
+    vectors: Vectors = None,
+    model: Model = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="NEUROSTEER_API_KEY",
+            help="Key that requests must bring, as Authorization: Bearer KEY.",
+            show_default=False,
+        ),
+    ] = None,
+    max_batch: MaxBatch = 32,
+    max_waiting: Annotated[
+        int, typer.Option(help="Continuations that may wait for a place; then 429 is answered.")
+    ] = 64,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens that a request may ask for.")] = 1024,
+    max_request: Annotated[str, typer.Option(help="Bytes of a request at most: 1M, 500k.")] = "1M",
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds a request may take; then 504 is answered.")
+    ] = 120,
+    shutdown_time: Annotated[
+        float, typer.Option(help="Seconds that what runs has to be finished after SIGTERM or Ctrl-C.")
+    ] = 30,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Serve the model to OpenAI's clients; each request says how to steer.
+
+    A request steers by its field "steering": {"polite": 8, "happy": -2}, or by its model's name:
+    smollm2+polite:8. Requests of all kinds are written together, each with its own vectors.
+    Routes: /v1/models, /v1/completions, /v1/chat/completions, /v1/vectors, /v1/dose, /health, /metrics.
+
+    Example: neurosteer serve --vectors vectors/ --port 8000
+    """
+    check_installed()
+    check_numbers(
+        max_batch=max_batch, max_waiting=max_waiting, max_new_tokens=max_new_tokens, time_limit=time_limit,
+        shutdown_time=shutdown_time,
+    )  # fmt: skip
+    if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
+        raise InputError("--api-key must be printable ASCII, at least one character")
+    max_bytes = parse_count(max_request, "--max-request")
+    from ...serving.app import Options
+
+    listener = bound(host, port)
+    engine, catalogue = load(vectors or [], model, dtype, device)
+    run(
+        engine,
+        catalogue,
+        Options(
+            max_bytes=max_bytes,
+            api_key=api_key,
+            hosts=LOOPBACK if host in LOOPBACK and api_key is None else None,
+            shutdown_seconds=shutdown_time,
+        ),
+        listener,
+        max_batch=max_batch,
+        max_waiting=max_waiting,
+        max_new_tokens=max_new_tokens,
+        time_limit=time_limit,
+    )

@@ -1,0 +1,164 @@
+"""Options that several commands share."""
+
+import math
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    from ...generation.generate import Settings
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="NEUROSTEER_MODEL",
+        help="smollm2 (the embedded default), a Hub id, a local folder or a .gguf file.",
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(help="auto, float32, bfloat16 or float16; auto is what this machine does fastest."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]
+SAE = Annotated[
+    str,
+    typer.Argument(metavar="SAE", help="bundled, a sae-lens folder, a folder of such, or RELEASE/SAE_ID."),
+]
+Corpus = Annotated[
+    list[str],
+    typer.Argument(metavar="CORPUS...", help="JSONL or .txt files, also .gz; folders of such; - for stdin."),
+]
+OfLayers = Annotated[
+    str | None, typer.Option("--layers", "--layer", help="Of several SAEs, those of these blocks.")
+]
+
+Chat = Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")]
+System = Annotated[str | None, typer.Option(help="System message; implies --chat.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Tokens to write at most.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
+TopK = Annotated[int, typer.Option(help="0 is no bound.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="1 is none.")]
+Greedy = Annotated[bool, typer.Option("--greedy", help="Always the most probable token.")]
+N = Annotated[int, typer.Option("-n", help="Continuations of each prompt and alpha.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
+Positions = Annotated[str, typer.Option(help="Tokens steered: all, those of the prompt, or those generated.")]
+BatchSize = Annotated[int, typer.Option(help="Continuations written at a time.")]
+
+JUDGE_FORMS = "data (with --judge-data), sentiment, toxicity, regex:PATTERN, hf:MODEL:LABEL or llm:URL:MODEL"
+OneJudge = Annotated[str | None, typer.Option("--judge", help=f"{JUDGE_FORMS}.")]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        help=f"{JUDGE_FORMS}; may be repeated.",
+    ),
+]
+JudgeData = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--judge-data",
+        metavar="POS NEG",
+        help="Texts of the two sides for judge data, others than those fitted on.",
+    ),
+]
+Attribute = Annotated[
+    str | None,
+    typer.Option(help="What judge llm looks for [default: the label the vector steers towards]."),
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(help="Prompts (JSONL, .txt, or - for stdin) [default: 36 neutral openings]."),
+]
+
+MAX_ALPHA = 1e6
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+
+
+def generation_settings(
+    *,
+    n: int,
+    greedy: bool,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    repetition_penalty: float,
+    seed: int,
+    max_new_tokens: int,
+    positions: str,
+    batch_size: int,
+) -> "Settings":
+    """What the options above come to.
+
+    Raises:
+        InputError: one of them is out of its range; `n`, that of -n, is only checked.
+    """
+    from ...generation.generate import Settings
+    from ...generation.sampling import Sampling
+
+    if n < 1:
+        raise InputError(f"-n must be at least 1, got {n}")
+    sampling = Sampling(
+        temperature=0.0 if greedy else temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    return Settings(
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        positions=positions,  # type: ignore[arg-type]  # checked there
+        batch_size=batch_size,
+    )
+
+
+def parse_layers(text: str) -> list[int]:
+    """Read `20` or `14,17,20`.
+
+    Raises:
+        InputError: not a comma-separated list of different block numbers.
+    """
+    try:
+        layers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--layers {text}: not a block number or a comma-separated list of them") from error
+    if any(layer < 0 for layer in layers) or len(set(layers)) != len(layers):
+        raise InputError(f"--layers {text}: blocks count from 0, each named once")
+    return layers
+
+
+def parse_alphas(text: str) -> list[float]:
+    """Read `8` or `0,4,8`.
+
+    Raises:
+        InputError: not a comma-separated list of finite numbers.
+    """
+    try:
+        alphas = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--alpha {text}: not a number or a comma-separated list of numbers") from error
+    if not all(map(math.isfinite, alphas)):
+        raise InputError(f"--alpha {text}: must be finite")
+    if any(abs(alpha) > MAX_ALPHA for alpha in alphas):
+        raise InputError(f"--alpha {text}: must be between -{MAX_ALPHA:g} and {MAX_ALPHA:g} percent")
+    return alphas
+
+
+def parse_count(text: str, option: str) -> int:
+    """Read `3M`, `500k` or `20000`.
+
+    Raises:
+        InputError: no such number, or none at all.
+    """
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgb]?)", text.strip().lower())
+    count = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if count < 1:
+        raise InputError(f"{option} {text}: not a count such as 3M, 500k or 20000")
+    return count

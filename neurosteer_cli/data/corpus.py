@@ -1,0 +1,98 @@
+"""A body of text to train on or to read through: files, folders or stdin, streamed as documents.
+
+Knows records and paths; knows nothing of tokens or models. Memory holds one document at a time.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import InputError
+from .records import STDIN, Located, as_passage, read_records
+
+SUFFIXES = (".jsonl", ".txt", ".jsonl.gz", ".txt.gz")
+
+
+class Part(NamedTuple):
+    """A file of a corpus."""
+
+    path: str  # `-` is stdin, until it is spooled
+    name: str  # what errors call it
+
+
+def corpus_files(sources: Sequence[str]) -> list[Part]:
+    """The files of a corpus, in order; a folder stands for those in it, sorted by path.
+
+    Raises:
+        InputError: a source does not exist, is named twice, or is a folder without text files.
+    """
+    found: list[str] = []
+    for source in sources:
+        path = Path(source)
+        if source == "-" or not path.is_dir():
+            if source != "-" and not path.exists():
+                raise InputError(f"{source}: No such file or directory")
+            found.append(source)
+            continue
+        inside = sorted(str(file) for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES))
+        if not inside:
+            raise InputError(f"{source}: no {', '.join(SUFFIXES)} file in this folder")
+        found += inside
+    parts = [Part(file, STDIN if file == "-" else file) for file in found]
+    twice = next((part.name for part in parts if parts.count(part) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice}: given twice; each part of a corpus once")
+    return parts
+
+
+@contextmanager
+def spooled(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Yield parts that can be read more than once: stdin is copied to a temporary file."""
+    if all(part.path != "-" for part in parts):
+        yield list(parts)
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield [Part(file.name, STDIN) if part.path == "-" else part for part in parts]
+
+
+def documents(parts: Sequence[Part]) -> Iterator[str]:
+    """Yield the documents of a corpus in order; those without any text are passed over.
+
+    Raises:
+        InputError: a record is malformed, or no document has any text.
+    """
+    n_documents = 0
+    for path, name in parts:
+        for located in read_records(path, name=name):
+            if text := _document(located):
+                n_documents += 1
+                yield text
+    if n_documents == 0:
+        raise InputError(f"{', '.join(part.name for part in parts)}: no text at all")
+
+
+def check(parts: Sequence[Part]) -> None:
+    """Read a corpus once, so that a bad record is told of before hours have been spent.
+
+    Raises:
+        InputError: as `documents`.
+    """
+    for _ in documents(parts):
+        pass
+
+
+def _document(located: Located) -> str:
+    """A record's whole text: context and what counts alike; "" if it is blank."""
+    text = located.record.get("text")
+    if isinstance(text, str) and not text.strip():
+        return ""
+    passage = as_passage(located)
+    if passage.messages:
+        return "\n\n".join(turn["content"] for turn in passage.messages)
+    return passage.prompt + passage.text

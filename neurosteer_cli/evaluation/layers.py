@@ -1,0 +1,125 @@
+"""Layer by layer: how well two sides of texts part, and how far steering there moves text.
+
+Knows fitting, runs and evaluation; knows nothing of files or the terminal.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..data.sides import Sides
+from ..generation.generate import Settings
+from ..generation.prompts import Prompt
+from ..models.engine import Engine
+from ..models.hooks import HookPoint
+from ..saes.sae import SparseAutoencoder
+from ..vectors.from_texts import build, held_out_auroc
+from ..vectors.methods import METHODS
+from ..vectors.reading import Reading
+from ..vectors.vector import SteeringVector
+from .evaluate import Progress, Result, evaluate
+from .judges.load import Judge
+from .metrics import Estimate, auroc_interval
+from .plan import plan, write_all
+from .samples import UNSTEERED, Setting
+
+STEERED_WITH = "diffmean"  # a method that every layer has
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What steering at one layer does at one alpha."""
+
+    alpha: float
+    rate: Estimate | None
+    perplexity_ratio: Estimate | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What was measured at the output of one block.
+
+    auroc: of held-out texts along the difference of the class means of the others; 0.5 is chance.
+    sae_auroc: the same along the SAE method, where there is an SAE.
+    shift_share: length of the difference of class means over the median residual norm.
+    """
+
+    layer: int
+    hook_point: str
+    auroc: float | None
+    auroc_low: float | None
+    auroc_high: float | None
+    sae_auroc: float | None
+    shift_share: float
+    resid_norm: float
+    steer: list[Steered]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(
+    engine: Engine,
+    sides: Sides,
+    points: Sequence[HookPoint],
+    saes: dict[HookPoint, SparseAutoencoder],
+    *,
+    top_k: int = 100,
+    advance: Callable[[int], None] = lambda _n: None,
+) -> tuple[list[Layer], list[SteeringVector]]:
+    """Read the texts once and measure every hook point; also the vector by which each would be steered."""
+    reading = Reading(engine, points, saes, pairs=False)
+    reading.run(sides, advance)
+    layers, vectors = [], []
+    for point in points:
+        at = reading.at[point]
+        direction = METHODS[STEERED_WITH](at.all, top_k)
+        found = held_out_auroc(at, METHODS[STEERED_WITH], top_k)
+        low, high = (None, None) if found is None else auroc_interval(found, *map(len, at.held_out))
+        layers.append(
+            Layer(
+                layer=point.layer,
+                hook_point=str(point),
+                auroc=found,
+                auroc_low=low,
+                auroc_high=high,
+                sae_auroc=held_out_auroc(at, METHODS["neurosteer"], top_k) if at.sae else None,
+                shift_share=float(at.all.shift.norm()) / at.norms.median,
+                resid_norm=at.norms.median,
+                steer=[],
+            )
+        )
+        vectors.append(build(engine, sides, reading, {point: direction}, STEERED_WITH, top_k))
+    return layers, vectors
+
+
+def steer(
+    engine: Engine,
+    layers: Sequence[Layer],
+    vectors: Sequence[SteeringVector],
+    alphas: Sequence[float],
+    prompts: Sequence[Prompt],
+    judge: Judge,
+    settings: Settings,
+    *,
+    n: int,
+    progress: Progress,
+) -> tuple[list[Layer], Result]:
+    """Steer at each layer in turn; also the unsteered result. All settings share batches and noise."""
+    none = (0.0,) * len(vectors)
+    settings_of = [(Setting(("",), (0.0,), settings.positions, UNSTEERED), none)]
+    for number, layer in enumerate(layers):
+        for alpha in alphas:
+            only = tuple(alpha if other == number else 0.0 for other in range(len(vectors)))
+            settings_of.append((Setting((layer.hook_point,), (alpha,), settings.positions), only))
+    planned = plan(engine, prompts, vectors, settings_of, settings, n=n)
+    with progress("writing", len(planned.jobs)) as advance:
+        samples = write_all(planned, advance)
+    unsteered, *results = evaluate(engine, samples, [judge], progress=progress).results
+    found: dict[str, list[Steered]] = {}
+    for result in results:
+        assert result.setting.alphas is not None
+        found.setdefault(result.setting.vectors[0], []).append(
+            Steered(result.setting.alphas[0], result.judges[judge.name].rate, result.perplexity_ratio)
+        )
+    return [Layer(**{**vars(layer), "steer": found.get(layer.hook_point, [])}) for layer in layers], unsteered

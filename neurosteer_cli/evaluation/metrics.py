@@ -1,0 +1,109 @@
+"""Numbers from words, scores and log-probabilities, and how sure they are.
+
+Knows arithmetic; knows nothing of models, judges or files.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def auroc_interval(auroc: float, n_positive: int, n_negative: int) -> tuple[float, float]:
+    """95 % interval of an AUROC. Source: the standard error of Hanley & McNeil 1982."""
+    q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+    variance = auroc * (1 - auroc) + (n_positive - 1) * (q1 - auroc**2) + (n_negative - 1) * (q2 - auroc**2)
+    reach = 1.96 * math.sqrt(variance / (n_positive * n_negative))
+    return max(0.0, auroc - reach), min(1.0, auroc + reach)
+
+
+def mean_log_prob(log_probs: Tensor) -> float | None:
+    """A text's mean log-probability a token, in nats; None for a text without tokens."""
+    return float(log_probs.double().mean()) if len(log_probs) else None
+
+
+def distinct(texts: Sequence[Sequence[str]], n: int) -> float | None:
+    """Share of different n-grams among all n-grams of the texts; None where there are none.
+
+    Args:
+        texts: each a sequence of words.
+
+    Source: Li et al. 2016, arXiv 1510.03055 (over the continuations of one prompt, as in Liu et
+    al. 2021, arXiv 2105.03023).
+    """
+    grams = [gram for words in texts for gram in _ngrams(words, n)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def repetition(words: Sequence[str], n: int = 4) -> float | None:
+    """Share of a text's n-grams that stood in it before; None for a text of fewer than n words.
+
+    Source: seq-rep-n of Welleck et al. 2020, arXiv 1908.04319.
+    """
+    once = distinct([words], n)
+    return None if once is None else 1 - once
+
+
+def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def kl_divergence(steered: Tensor, unsteered: Tensor) -> Tensor:
+    """KL(steered || unsteered) in nats of distributions given as logits [..., d_vocab]; [...].
+
+    Source: Kullback & Leibler 1951; as a measure of what steering does to text it was not meant for:
+    Stickland et al. 2024, arXiv 2406.15518.
+    """
+    p, q = steered.log_softmax(-1), unsteered.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % bootstrap interval; no interval where only one unit has a value."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Sums(NamedTuple):
+    """A quantity's sum in each unit that is resampled, and over how many things: mean = sum / count."""
+
+    totals: Tensor  # [n_units] float64
+    counts: Tensor  # [n_units] float64
+
+
+class Bootstrap:
+    """Percentile intervals from resampling units (prompts, say) with replacement.
+
+    Every quantity is resampled with the same draws, so differences between settings are paired.
+    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+    """
+
+    def __init__(self, n_units: int, n_resamples: int = 2000, seed: int = 0) -> None:
+        self.n_units = n_units
+        draws = torch.randint(n_units, (n_resamples, n_units), generator=torch.Generator().manual_seed(seed))
+        # how often each resample holds each unit, [n_resamples, n_units]
+        self._times = torch.zeros(n_resamples, n_units, dtype=torch.float64).scatter_add_(
+            1, draws, torch.ones_like(draws, dtype=torch.float64)
+        )
+
+    def mean(self, sums: Sums) -> Estimate | None:
+        """Mean of a quantity; None if nothing was counted."""
+        return self.compare(lambda mean: mean, sums)
+
+    def compare(self, f: Callable[..., Tensor], *several: Sums) -> Estimate | None:
+        """A function of the means of several quantities, such as their difference."""
+        if any(float(sums.counts.sum()) == 0 for sums in several):
+            return None
+        value = float(f(*(sums.totals.sum() / sums.counts.sum() for sums in several)))
+        found = f(*(self._times @ sums.totals / (self._times @ sums.counts) for sums in several))
+        known = min(int((sums.counts > 0).sum()) for sums in several)
+        if known < 2 or not bool(found.isfinite().any()):
+            return Estimate(value, None, None)
+        low, high = found[found.isfinite()].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+        return Estimate(value, float(low), float(high))

@@ -1,0 +1,113 @@
+"""Choose next tokens: temperature, top-k, top-p, repetition penalty, and noise of its own for each row.
+
+Knows logits; knows nothing of models, text or steering.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+NUCLEUS_GUESS = 512  # tokens sorted first in the search for the nucleus; all are, if it is larger
+
+COLDEST = 1e-5  # below, the most probable token is taken: logits would be divided into infinities
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How next tokens are chosen. `temperature` 0 takes the most probable one (greedy)."""
+
+    temperature: float = 0.9
+    top_p: float = 0.9
+    top_k: int = 0  # 0: no bound
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"--temperature must be a finite number >= 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"--top-p must be above 0 and at most 1, got {self.top_p}")
+        if self.top_k < 0:
+            raise InputError(f"--top-k must be >= 0 (0: no bound), got {self.top_k}")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise InputError(f"--repetition-penalty must be above 0, got {self.repetition_penalty}")
+
+
+def generator(seed: int, prompt: str, sample: int) -> torch.Generator:
+    """The noise of one continuation, by what it continues: equal prompts and samples draw alike.
+
+    Rows that are written together and share a generator (a prompt at several alphas) share each draw:
+    with Gumbel-max sampling equal distributions then give equal tokens, and what differs between such
+    rows is the steering's.
+    """
+    digest = hashlib.sha256(f"{seed}\0{sample}\0{prompt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # torch takes 63 bits
+
+
+def uniform(generators: Sequence[torch.Generator], d_vocab: int) -> Tensor:
+    """The next step's numbers of each row, [batch, d_vocab] in [0, 1), drawn once a generator."""
+    drawn = {one: torch.rand(d_vocab, generator=one) for one in dict.fromkeys(generators)}
+    return torch.stack([drawn[one] for one in generators])
+
+
+def choose(
+    logits: Tensor, generators: Sequence[torch.Generator], sampling: Sampling, seen: Tensor | None = None
+) -> Tensor:
+    """Choose one token a row.
+
+    Args:
+        logits: [batch, d_vocab].
+        generators: of each row's noise.
+        seen: the tokens each row has so far, [batch, d_vocab] bool; needed for a repetition penalty.
+
+    Returns:
+        token ids, [batch] int64.
+    """
+    logits = logits.float()
+    if sampling.repetition_penalty != 1.0 and seen is not None:
+        logits = penalize(logits, seen, sampling.repetition_penalty)
+    if sampling.temperature < COLDEST:
+        return logits.argmax(-1)
+    scores, token_ids = nucleus(logits / sampling.temperature, sampling.top_p, sampling.top_k)
+    drawn = uniform(generators, logits.shape[-1]).to(logits.device).gather(-1, token_ids)
+    gumbel = -torch.log(-torch.log(drawn.clamp(1e-20, 1 - 1e-7)))  # [batch, n_candidates]
+    return token_ids.gather(-1, (scores + gumbel).argmax(-1, keepdim=True)).squeeze(-1)
+
+
+def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Divide positive and multiply negative logits of the tokens seen (CTRL, arXiv 1909.05858)."""
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def nucleus(logits: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
+    """The candidates that top-k and then top-p sampling leave (arXiv 1904.09751).
+
+    Returns:
+        logits of the candidates, -inf where a row has fewer, and their token ids; both
+        [batch, n_candidates].
+    """
+    d_vocab = logits.shape[-1]
+    if top_p == 1.0 and top_k == 0:
+        return logits, torch.arange(d_vocab, device=logits.device).expand_as(logits)
+    limit = min(top_k or d_vocab, d_vocab)
+    if top_p == 1.0:
+        values, token_ids = logits.topk(limit)
+        return values, token_ids
+    guess = limit if top_k else min(limit, NUCLEUS_GUESS)
+    values, token_ids = logits.topk(guess)  # [batch, guess]
+    total = values.logsumexp(-1, keepdim=True) if guess == limit else logits.logsumexp(-1, keepdim=True)
+    mass = (values - total).exp().cumsum(-1)
+    if guess < limit and bool((mass[:, -1] < top_p).any()):
+        values, token_ids = logits.topk(limit)
+        total = values.logsumexp(-1, keepdim=True)
+        mass = (values - total).exp().cumsum(-1)
+    before = mass - (values - total).exp()  # the mass of all more probable tokens
+    outside = before >= top_p
+    outside[:, 0] = False
+    return values.masked_fill(outside, -torch.inf), token_ids

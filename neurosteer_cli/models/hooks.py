@@ -1,0 +1,153 @@
+"""Read and edit the residual stream of a decoder's blocks.
+
+Knows torch modules and hook points; knows nothing of tokenizers, SAEs or files.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import InputError, ModelError
+
+RESID_PRE, RESID_POST = "hook_resid_pre", "hook_resid_post"
+_NAME = re.compile(rf"blocks\.([0-9]{{1,6}})\.({RESID_PRE}|{RESID_POST})")
+
+
+@dataclass(frozen=True, order=True)
+class HookPoint:
+    """A place in the residual stream, in TransformerLens's naming: `blocks.20.hook_resid_post`.
+
+    `layer` counts blocks from 0; `hook_resid_pre` is what enters the block, `hook_resid_post`
+    what leaves it.
+    """
+
+    layer: int
+    kind: str = RESID_POST
+
+    def __str__(self) -> str:
+        return f"blocks.{self.layer}.{self.kind}"
+
+    @classmethod
+    def parse(cls, name: str) -> "HookPoint":
+        """Read a hook point's name.
+
+        Raises:
+            InputError: not a residual hook point.
+        """
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise InputError(
+                f"{name!r} is not a residual hook point; use blocks.L.{RESID_POST} or blocks.L.{RESID_PRE}"
+            )
+        return cls(int(match[1]), match[2])
+
+    @property
+    def after_block(self) -> int:
+        """The block whose output this is: what enters block L leaves block L-1; -1 is the embedding."""
+        return self.layer if self.kind == RESID_POST else self.layer - 1
+
+    def check(self, n_layers: int) -> None:
+        """Hold the layer against a model's number of blocks.
+
+        Raises:
+            InputError: the model has no such block.
+        """
+        if self.layer >= n_layers:
+            raise InputError(f"{self}: the model has {n_layers} blocks, 0 to {n_layers - 1}")
+
+
+def find_blocks(model: nn.Module, n_blocks: int) -> nn.ModuleList:
+    """The decoder blocks of a model, found by structure: the outermost ModuleList of that length.
+
+    Raises:
+        ModelError: there is none.
+    """
+    queue: deque[nn.Module] = deque([model])
+    while queue:  # breadth first: experts and the like are lists inside a block
+        module = queue.popleft()
+        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
+            return module
+        queue.extend(module.children())
+    raise ModelError(
+        f"{type(model).__name__}: no list of {n_blocks} decoder blocks found; "
+        "neurosteer steers decoder-only transformers"
+    )
+
+
+class _Stop(Exception):
+    """Ends a forward pass once everything asked for has been read."""
+
+
+@contextmanager
+def capture(blocks: nn.ModuleList, points: Sequence[HookPoint]) -> Iterator[dict[HookPoint, Tensor]]:
+    """Yield a dict that the next forward pass fills with the residuals [batch, pos, d_model].
+
+    The pass is ended at the last of the points: nothing after it is computed, and the call of the
+    model does not return. Statements in the body after that call are skipped.
+    """
+    seen: dict[HookPoint, Tensor] = {}
+
+    def read(point: HookPoint, resid: Tensor) -> None:
+        seen[point] = resid
+        if len(seen) == len(points):
+            raise _Stop
+
+    with ExitStack() as handles:
+        for point in points:
+            handles.enter_context(_hooked(blocks, point, lambda resid, point=point: read(point, resid)))
+        with suppress(_Stop):
+            yield seen
+
+
+@contextmanager
+def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[None]:
+    """Add a push to the residual stream at each hook point while the context is open.
+
+    Args:
+        pushes: for each hook point a tensor that broadcasts to [batch, pos, d_model], in raw
+            residual units; [d_model], [batch, 1, d_model] or [batch, pos, d_model].
+
+    No pushes, no hook: the model is bit for bit unchanged.
+    """
+    with ExitStack() as handles:
+        for point, push in pushes.items():
+            # `.to(resid)`: its device and dtype
+            handles.enter_context(_hooked(blocks, point, lambda resid, push=push: resid + push.to(resid)))
+        yield
+
+
+@contextmanager
+def _hooked(blocks: nn.ModuleList, point: HookPoint, edit: Any) -> Iterator[None]:
+    """Call `edit` with the residual at `point`; what it returns, if anything, takes its place."""
+    block = blocks[point.layer]
+    handle = _before(block, edit) if point.kind == RESID_PRE else _after(block, edit)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _before(block: nn.Module, edit: Any) -> RemovableHandle:
+    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        resid = args[0] if args else kwargs["hidden_states"]
+        edited = edit(resid)
+        if edited is None:
+            return None
+        return ((edited, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": edited})
+
+    return block.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _after(block: nn.Module, edit: Any) -> RemovableHandle:
+    def hook(_block: nn.Module, _args: Any, output: Any) -> Any:
+        # transformers 4 blocks return a tuple, transformers 5 blocks a bare tensor
+        edited = edit(output[0] if isinstance(output, tuple) else output)
+        return (edited, *output[1:]) if edited is not None and isinstance(output, tuple) else edited
+
+    return block.register_forward_hook(hook)

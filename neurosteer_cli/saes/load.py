@@ -1,0 +1,144 @@
+"""Where SAEs are: bundled, in a folder, or in sae-lens's registry.
+
+Knows files and the registry; what an SAE computes is its own. A folder is read without importing
+sae_lens, which takes many seconds; only its registry needs it.
+"""
+
+import difflib
+import json
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..errors import InputError, SAEError
+from ..models.hooks import HookPoint
+from .sae import SparseAutoencoder, from_state
+
+BUNDLED = "bundled"
+N_SPREAD = 3  # blocks to share a push where a family has SAEs for more
+
+
+def load_sae(sae_id: str, *, model_id: str, layer: int | None = None) -> SparseAutoencoder:
+    """Load `bundled`, a local sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry.
+
+    Args:
+        model_id: the model to steer; which SAEs are bundled depends on it.
+        layer: of several (`bundled`, or a folder of such folders), the block wanted; None takes the
+            only or the deepest one.
+
+    Raises:
+        SAEError: no such SAE, or one whose architecture, normalization or hook point cannot be used.
+    """
+    folder = sae_folder(sae_id, model_id=model_id, layer=layer)
+    if folder is None:
+        return _from_registry(sae_id)
+    return _from_folder(folder, BUNDLED if sae_id == BUNDLED else str(folder.resolve()))
+
+
+def sae_folder(sae_id: str, *, model_id: str, layer: int | None = None) -> Path | None:
+    """The folder an SAE is in; None if sae-lens's registry is asked for it.
+
+    Raises:
+        SAEError: there is none for that block.
+    """
+    if sae_id == BUNDLED:
+        return _bundled_folder(model_id, layer)
+    if not Path(sae_id).is_dir():
+        return None
+    several = _members(Path(sae_id))
+    return Path(sae_id) if not several else _of_layer(several, layer, f"in {sae_id}")
+
+
+def sae_layers(sae_id: str, *, model_id: str) -> list[int]:
+    """The blocks of a family of SAEs, `bundled` or a folder of folders; none for a single SAE."""
+    return sorted(_members(_bundled_family(model_id) if sae_id == BUNDLED else Path(sae_id)))
+
+
+def default_layers(sae_id: str, *, model_id: str, spread: bool) -> list[int | None]:
+    """The blocks to steer at when nothing says so: of a family the last, or the last few to spread over.
+
+    None stands for the block that a single SAE belongs to.
+    """
+    family: list[int | None] = [*sae_layers(sae_id, model_id=model_id)]
+    return family[-(N_SPREAD if spread else 1) :] or [None]
+
+
+def _members(family: Path) -> dict[int, Path]:
+    """The SAEs of a folder of folders, by block; none if the folder is an SAE itself."""
+    if (family / "cfg.json").is_file():
+        return {}
+    found = {}
+    for folder in sorted(family.glob("blocks.*")):
+        with suppress(InputError):
+            found[HookPoint.parse(folder.name).layer] = folder
+    return found
+
+
+def _of_layer(layers: dict[int, Path], layer: int | None, where: str) -> Path:
+    wanted = max(layers) if layer is None else layer
+    if wanted not in layers:
+        raise SAEError(f"no SAE is {where} for block {wanted}; there is one for {sorted(layers)}")
+    return layers[wanted]
+
+
+def bundled_layers(model_id: str) -> dict[int, Path]:
+    """The folders of the SAEs bundled for a model, by layer."""
+    return _members(_bundled_family(model_id))
+
+
+def _bundled_family(model_id: str) -> Path:
+    return Path(str(files(__package__))) / "bundled" / Path(model_id).name
+
+
+def _bundled_folder(model_id: str, layer: int | None) -> Path:
+    layers = bundled_layers(model_id)
+    if not layers:
+        raise SAEError(
+            f"no SAE is bundled for model {model_id!r}: give --sae FOLDER or --sae RELEASE/SAE_ID, "
+            "or a method that needs none (--method diffmean)"
+        )
+    return _of_layer(layers, layer, f"bundled with {model_id!r}")
+
+
+def _from_folder(folder: Path, sae_id: str) -> SparseAutoencoder:
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        if not (folder / name).is_file():
+            raise SAEError(f"{folder}: no {name}; not a folder saved by sae-lens")
+    try:
+        config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "sae_weights.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SAEError(f"{folder}: cannot read the SAE ({error})") from error
+    return from_state(sae_id, config, weights)
+
+
+def _from_registry(sae_id: str) -> SparseAutoencoder:
+    from sae_lens import SAE
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    directory = get_pretrained_saes_directory()
+    release, _, name = sae_id.partition("/")
+    if release not in directory:
+        near = difflib.get_close_matches(release, directory, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise SAEError(f"{sae_id!r} is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry{hint}")
+    known = directory[release].saes_map
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
+        raise SAEError(f"release {release!r} has no SAE {name!r}; it has {', '.join(near)}, ...")
+    try:
+        sae = SAE.from_pretrained_with_cfg_and_sparsity(release, name, device="cpu", dtype="float32")[0]
+    except Exception as error:  # sae-lens documents none of what its loaders raise
+        raise SAEError(
+            f"SAE {sae_id!r} could not be fetched ({_one_line(error)}); where there is a network, run: "
+            f"python -c \"from sae_lens import SAE; SAE.from_pretrained('{release}', '{name}')\""
+        ) from error
+    weights = {key: value.detach() for key, value in sae.state_dict().items()}
+    return from_state(sae_id, sae.cfg.to_dict(), weights)
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

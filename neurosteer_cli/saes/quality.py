@@ -1,0 +1,168 @@
+"""How good an SAE is on given texts.
+
+Knows the engine and SAEs; knows nothing of training, files or the terminal. Memory holds one batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from ..models.engine import Engine, ResidualBatch, Tokens
+from ..models.hooks import HookPoint, add
+from ..models.residuals import MedianNorm
+from .sae import SparseAutoencoder
+
+SEQUENCES_AT_ONCE = 16
+OUTLIER = 5.0  # times the median norm so far: left out
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An SAE on some texts; position 0, special tokens and outliers in norm left out."""
+
+    n_tokens: int
+    explained_variance: float  # 1 - |x - reconstruction|^2 / |x - mean|^2, summed over all tokens
+    l0: float  # latents that fire at a token
+    dead_share: float  # of the latents: those that fired at none of the tokens
+    median_resid_norm: float
+    n_loss_tokens: int
+    loss: float | None  # cross-entropy of the model, nats a token
+    loss_spliced: float | None  # with the reconstruction in the residual's place
+    loss_zeroed: float | None  # with zeros there
+
+    @property
+    def loss_recovered(self) -> float | None:
+        """The share of what zeros cost that the reconstruction saves; 1 is no loss at all."""
+        if self.loss is None or self.loss_spliced is None or self.loss_zeroed is None:
+            return None
+        return (self.loss_zeroed - self.loss_spliced) / (self.loss_zeroed - self.loss)
+
+
+def reconstruct(sae: SparseAutoencoder, resid: Tensor) -> tuple[Tensor, Tensor]:
+    """The reconstruction [n, d_model] of raw residuals [n, d_model], and the activations [n, d_sae].
+
+    What an SAE's normalization or centring takes from the residual before encoding is put back.
+    """
+    activations = sae.encode(resid)
+    rows = sae.decoder_rows(torch.arange(sae.d_sae, device=resid.device))
+    out = (activations @ rows + sae.weights["b_dec"]) * sae.raw_scale(resid)
+    if sae.centred or sae.normalize_activations == "layer_norm":
+        out = out + resid.mean(-1, keepdim=True)
+    return out, activations
+
+
+class Tally:
+    """One SAE's running sums, float64."""
+
+    def __init__(self, sae: SparseAutoencoder) -> None:
+        self.sae = sae
+        self.norms = MedianNorm()
+        self.total = torch.zeros(sae.d_model, dtype=torch.float64)
+        self.squares = self.error = 0.0
+        self.fired = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.n = 0
+        self.losses = torch.zeros(3, dtype=torch.float64)  # plain, spliced, zeroed
+        self.n_losses = 0
+
+    def add(self, resid: Tensor) -> None:
+        """Take in residuals [n, d_model]."""
+        self.norms.add(resid)
+        x = resid[usual(resid, self.norms.median)]
+        out, activations = reconstruct(self.sae, x)
+        self.total += x.double().sum(0).cpu()
+        self.squares += float(x.double().square().sum())
+        self.error += float((x - out).double().square().sum())
+        self.fired += (activations > 0).sum(0).cpu()
+        self.n += len(x)
+
+    @property
+    def firing_rates(self) -> Tensor:
+        """Share of tokens at which each latent fires, [d_sae]."""
+        return self.fired.double() / self.n
+
+    def measured(self) -> Measured:
+        """The figures; at least one token must have been taken in."""
+        variance = self.squares - float(self.total.square().sum()) / self.n
+        losses = (self.losses / self.n_losses).tolist() if self.n_losses else [None] * 3
+        return Measured(
+            n_tokens=self.n,
+            explained_variance=1 - self.error / variance,
+            l0=int(self.fired.sum()) / self.n,
+            dead_share=float((self.fired == 0).double().mean()),
+            median_resid_norm=self.norms.median,
+            n_loss_tokens=self.n_losses,
+            loss=losses[0],
+            loss_spliced=losses[1],
+            loss_zeroed=losses[2],
+        )
+
+
+def usual(resid: Tensor, median: float) -> Tensor:
+    """Which of the residuals [n, d_model] are no outliers in norm, [n]."""
+    kept: Tensor = resid.norm(dim=-1) < OUTLIER * median
+    return kept
+
+
+def tally(
+    engine: Engine,
+    saes: Sequence[SparseAutoencoder],
+    sequences: Iterator[Tokens],
+    *,
+    n_tokens: int,
+    n_loss_tokens: int = 0,
+    advance: Callable[[int], None] = lambda _n: None,
+) -> list[Tally]:
+    """Hold one or several SAEs against token sequences, in one pass.
+
+    Args:
+        engine: whole, with its head, if n_loss_tokens is not 0.
+        sequences: read until n_tokens that count have been.
+        n_loss_tokens: predictions over which the cross-entropy is taken; 0 leaves it out.
+        advance: told how many tokens have been read.
+    """
+    tallies = [Tally(sae) for sae in saes]
+    points = [sae.hook_point for sae in saes]
+    while tallies[0].n < n_tokens and (group := list(islice(sequences, SEQUENCES_AT_ONCE))):
+        for batch in engine.residuals(group, points):
+            for one in tallies:
+                one.add(batch.resid[one.sae.hook_point])
+            if tallies[0].n_losses < n_loss_tokens:
+                _add_losses(engine, tallies, batch)
+            advance(len(batch.places))
+    return tallies
+
+
+@torch.inference_mode()
+def _add_losses(engine: Engine, tallies: Sequence[Tally], batch: ResidualBatch) -> None:
+    """Run a batch as it is, then for each SAE with the reconstruction and with zeros spliced in."""
+    plain, n = _loss(engine, batch.ids, {})
+    for one in tallies:
+        point = one.sae.hook_point
+        resid = batch.resid[point]
+        kept = usual(resid, one.norms.median)
+        out, _ = reconstruct(one.sae, resid)
+        spliced, _ = _loss(engine, batch.ids, {point: _placed(batch, (out - resid) * kept[:, None])})
+        zeroed, _ = _loss(engine, batch.ids, {point: _placed(batch, -resid * kept[:, None])})
+        one.losses += torch.tensor([plain, spliced, zeroed], dtype=torch.float64)
+        one.n_losses += n
+
+
+def _placed(batch: ResidualBatch, difference: Tensor) -> Tensor:
+    """Differences of the counted tokens [n, d_model] at their places, 0 elsewhere, [batch, pos, d_model]."""
+    whole = difference.new_zeros(*batch.ids.shape, difference.shape[-1])
+    whole[batch.places[:, 0], batch.places[:, 1]] = difference
+    return whole
+
+
+def _loss(engine: Engine, ids: Tensor, pushes: dict[HookPoint, Tensor]) -> tuple[float, int]:
+    """Summed cross-entropy of each next token, in nats, and how many there are."""
+    inputs = ids.clamp_min(0).to(engine.device)
+    with add(engine.blocks, pushes):
+        logits = engine.model(input_ids=inputs, use_cache=False).logits[:, :-1].float()
+    targets = ids[:, 1:].to(engine.device)
+    there = targets >= 0
+    found = torch.nn.functional.cross_entropy(logits[there], targets[there], reduction="sum")
+    return float(found), int(there.sum())

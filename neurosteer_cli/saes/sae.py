@@ -1,0 +1,239 @@
+"""Sparse autoencoders: check one against a model, encode residuals, give decoder rows.
+
+Knows sae-lens's configuration and weights; knows nothing of where they are kept, nor of
+transformers, texts or labels.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, SAEError
+from ..models.hooks import HookPoint
+
+WEIGHTS = {
+    "standard": ("W_enc", "b_enc", "W_dec", "b_dec"),
+    "topk": ("W_enc", "b_enc", "W_dec", "b_dec"),
+    "jumprelu": ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"),  # BatchTopK is saved as this
+    "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag"),
+}
+NORMALIZATIONS = ("none", "constant_norm_rescale", "layer_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseAutoencoder:
+    """An SAE on one residual hook point, its weights float32.
+
+    No field has a default: an absent fact is an error, never a guess.
+    """
+
+    sae_id: str  # as given to --sae
+    sha256: str  # of the weights
+    architecture: str  # a key of WEIGHTS
+    hook_point: HookPoint
+    model_name: str  # the model it was trained on, as its maker calls it
+    neuronpedia_id: str | None
+    k: int | None  # latents that fire at a token, for topk
+    apply_b_dec_to_input: bool
+    normalize_activations: str  # one of NORMALIZATIONS
+    rescale_acts_by_decoder_norm: bool
+    centred: bool  # trained on a residual stream whose mean over d_model was removed
+    weights: dict[str, Tensor]  # W_enc [d_model, d_sae] and biases float32, W_dec [d_sae, d_model] as stored
+
+    @property
+    def d_model(self) -> int:
+        return self.weights["W_dec"].shape[1]
+
+    @property
+    def d_sae(self) -> int:
+        return self.weights["W_dec"].shape[0]
+
+    def for_model(self, *, device: torch.device, uses_layer_norm: bool) -> "SparseAutoencoder":
+        """The same SAE on a model's device; only a LayerNorm model's residuals may be centred."""
+        weights = {name: weight.to(device) for name, weight in self.weights.items()}
+        return replace(self, weights=weights, centred=self.centred and uses_layer_norm)
+
+    def encode(self, resid: Tensor) -> Tensor:
+        """Latent activations [n, d_sae] of Hugging Face residuals [n, d_model], both float32."""
+        x = self._centre(resid)
+        if self.normalize_activations == "layer_norm":
+            x = x - x.mean(-1, keepdim=True)
+        if self.normalize_activations != "none":
+            x = x / self._norm_scale(x)
+        if self.apply_b_dec_to_input:
+            x = x - self.weights["b_dec"]
+        return _ENCODERS[self.architecture](self, x)
+
+    def raw_scale(self, resid: Tensor) -> Tensor | float:
+        """The factor, [n, 1] or 1.0, that brings a token's decoded activations to raw residual units."""
+        if self.normalize_activations == "none":
+            return 1.0
+        return self._norm_scale(self._centre(resid))
+
+    def decoder_rows(self, latent_ids: Tensor) -> Tensor:
+        """What one unit of each latent adds to the reconstruction, [k, d_model]."""
+        rows: Tensor = self.weights["W_dec"][latent_ids.to(self.weights["W_dec"].device)].float()
+        if self.rescale_acts_by_decoder_norm:
+            rows = rows / rows.norm(dim=-1, keepdim=True)
+        return rows
+
+    @cached_property
+    def decoder_norms(self) -> Tensor:
+        """Length of each latent's decoder row, [d_sae] float32."""
+        norms: Tensor = torch.linalg.vector_norm(self.weights["W_dec"], dim=-1, dtype=torch.float32)
+        return norms
+
+    def _centre(self, resid: Tensor) -> Tensor:
+        # TransformerLens's center_writing_weights, which sae-lens's GPT-2 SAEs were trained with
+        return resid - resid.mean(-1, keepdim=True) if self.centred else resid
+
+    def _norm_scale(self, resid: Tensor) -> Tensor:
+        if self.normalize_activations == "constant_norm_rescale":
+            norm: Tensor = resid.norm(dim=-1, keepdim=True)
+            return norm / math.sqrt(self.d_model)
+        return resid.std(-1, keepdim=True) + 1e-5
+
+
+def _encode_relu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    return torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"]).relu_()
+
+
+def _encode_topk(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    pre = torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"])
+    if sae.rescale_acts_by_decoder_norm:
+        pre *= sae.decoder_norms
+    assert sae.k is not None
+    top = pre.topk(sae.k, dim=-1, sorted=False)
+    return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu_())
+
+
+def _encode_jumprelu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    pre = torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"])
+    return pre.relu() * (pre > sae.weights["threshold"])
+
+
+def _encode_gated(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    gate = x @ sae.weights["W_enc"]
+    magnitude = gate * sae.weights["r_mag"].exp() + sae.weights["b_mag"]
+    return magnitude.relu() * (gate + sae.weights["b_gate"] > 0)
+
+
+_ENCODERS = {
+    "standard": _encode_relu,
+    "topk": _encode_topk,
+    "jumprelu": _encode_jumprelu,
+    "gated": _encode_gated,
+}
+
+
+def check_fits(sae: SparseAutoencoder, *, model_id: str, model_names: set[str], d_model: int) -> list[str]:
+    """Hold an SAE against the model it is to read.
+
+    Args:
+        model_names: what the model calls itself: its id and the names in its configuration.
+
+    Returns:
+        warnings: a model of the right shape under another name.
+
+    Raises:
+        SAEError: d_model differs.
+    """
+    if sae.d_model != d_model:
+        raise SAEError(
+            f"SAE {sae.sae_id!r} has d_model={sae.d_model} and was trained on {sae.model_name!r}; "
+            f"model {model_id!r} has d_model={d_model}: choose the SAE of this model"
+        )
+    if _plain_name(sae.model_name) not in {_plain_name(name) for name in model_names}:
+        return [
+            f"SAE {sae.sae_id!r} was trained on {sae.model_name!r}, the model is {model_id!r}: "
+            "its latents may mean something else there"
+        ]
+    return []
+
+
+def _plain_name(name: str) -> str:
+    """`openai-community/gpt2` and TransformerLens's `gpt2-small` are one model."""
+    plain = name.rstrip("/").rsplit("/", 1)[-1].lower()
+    return {"gpt2-small": "gpt2", "smollm2": "smollm2-135m-instruct"}.get(plain, plain)
+
+
+def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) -> SparseAutoencoder:
+    """Build an SAE from sae-lens's configuration and weights.
+
+    Raises:
+        SAEError: a fact or tensor is absent, or asks for something that is not supported.
+    """
+    architecture = _fact(sae_id, config, "architecture")
+    if architecture not in WEIGHTS:
+        raise SAEError(
+            f"SAE {sae_id!r}: architecture {architecture!r} is not supported; {', '.join(WEIGHTS)} are"
+        )
+    normalization = _fact(sae_id, config, "normalize_activations")
+    if normalization not in NORMALIZATIONS:
+        raise SAEError(
+            f"SAE {sae_id!r}: normalize_activations={normalization!r} has not been folded into the weights, "
+            "and the factor for it is not in the file; save it again with sae-lens after folding"
+        )
+    if config.get("reshape_activations", "none") != "none":
+        raise SAEError(f"SAE {sae_id!r} reads attention heads (hook_z), not the residual stream")
+    metadata = _fact(sae_id, config, "metadata")
+    try:
+        hook_point = HookPoint.parse(_fact(sae_id, metadata, "hook_name"))
+    except InputError as error:
+        raise SAEError(f"SAE {sae_id!r}: {error}") from error
+    k = _fact(sae_id, config, "k") if architecture == "topk" else None
+    if k is not None and not 1 <= k <= _fact(sae_id, config, "d_sae"):
+        raise SAEError(f"SAE {sae_id!r}: k={k}, but it has {config['d_sae']} latents")
+    kwargs = metadata.get("model_from_pretrained_kwargs") or {}
+    return SparseAutoencoder(
+        sae_id=sae_id,
+        sha256=_sha256(weights),
+        architecture=architecture,
+        hook_point=hook_point,
+        model_name=_fact(sae_id, metadata, "model_name"),
+        neuronpedia_id=metadata.get("neuronpedia_id"),
+        k=k,
+        apply_b_dec_to_input=_fact(sae_id, config, "apply_b_dec_to_input"),
+        normalize_activations=normalization,
+        rescale_acts_by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
+        centred=bool(kwargs.get("center_writing_weights", False)),
+        weights=_checked_weights(sae_id, architecture, config, weights),
+    )
+
+
+def _checked_weights(
+    sae_id: str, architecture: str, config: dict[str, Any], weights: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    d_in, d_sae = _fact(sae_id, config, "d_in"), _fact(sae_id, config, "d_sae")
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    for name in WEIGHTS[architecture]:
+        shape = tuple(weights[name].shape) if name in weights else None
+        if shape != shapes.get(name, (d_sae,)):
+            raise SAEError(f"SAE {sae_id!r}: {name} has shape {shape}, expected {shapes.get(name, (d_sae,))}")
+    # A fit reads few of the decoder's rows, so a float16 one is not blown up; a copy lets go of the file.
+    kept = {"W_dec": weights["W_dec"].clone()}
+    return {name: kept[name] if name in kept else weights[name].float() for name in WEIGHTS[architecture]}
+
+
+def _fact(sae_id: str, facts: dict[str, Any], key: str) -> Any:
+    # Not `SAEMetadata.get`: that answers None to any misspelled key.
+    if not isinstance(facts, dict):
+        raise SAEError(f"SAE {sae_id!r}: its configuration is no JSON object; save it again with sae-lens 6")
+    if facts.get(key) is None:
+        raise SAEError(
+            f"SAE {sae_id!r}: its configuration does not say {key!r}; save it again with sae-lens 6"
+        )
+    return facts[key]
+
+
+def _sha256(weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""Start one layer's SAE from another layer's.
+
+Knows SAEs and the first moments of residuals; knows nothing of training. Neighbouring layers share
+most directions, so an SAE carried over needs a fraction of the tokens (Ghilardi et al. 2024,
+"Accelerating Sparse Autoencoder Training via Layer-Wise Transfer Learning in Large Language Models").
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from ...errors import SAEError
+from ...models.engine import Engine, Tokens
+from ...models.hooks import HookPoint
+from ..sae import SparseAutoencoder
+
+N_SEQUENCES = 32
+OUTLIER = 5.0  # times the median norm
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Where residuals lie and how far they spread."""
+
+    mean: Tensor  # [d_model]
+    spread: float  # mean distance from the mean
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "Moments":
+        """Of activations [n, d_model]."""
+        mean = rows.mean(0)
+        return cls(mean, float((rows - mean).norm(dim=-1).mean()))
+
+    @classmethod
+    def of_texts(cls, engine: Engine, sequences: Iterator[Tokens], point: HookPoint) -> "Moments":
+        """Of residuals at a hook point, over the first sequences, outliers left out."""
+        found = engine.residuals(list(islice(sequences, N_SEQUENCES)), [point])
+        resid = torch.cat([batch.resid[point] for batch in found])
+        norms = resid.norm(dim=-1)
+        return cls.of(resid[norms < OUTLIER * norms.median()])
+
+
+def transferred(sae: SparseAutoencoder, source: Moments, target: Moments) -> dict[str, Tensor]:
+    """An SAE's weights for residuals whose mean and spread are others than its own.
+
+    x of the target is taken for (x - target.mean) x ratio + source.mean of the source, ratio being
+    that of the spreads; the reconstruction is carried back the same way.
+
+    Returns:
+        W_enc [d_model, d_sae], b_enc [d_sae], W_dec [d_sae, d_model], b_dec [d_model], for an SAE
+        that does not subtract b_dec from its input.
+
+    Raises:
+        SAEError: the SAE normalizes its input, or has no such weights.
+    """
+    if sae.normalize_activations != "none" or "b_enc" not in sae.weights:
+        raise SAEError(f"SAE {sae.sae_id!r} cannot be started from: it is gated, or normalizes its input")
+    W_enc, b_enc, b_dec = sae.weights["W_enc"], sae.weights["b_enc"], sae.weights["b_dec"]
+    if sae.apply_b_dec_to_input:
+        b_enc = b_enc - b_dec @ W_enc
+    ratio = source.spread / target.spread
+    return {
+        "W_enc": ratio * W_enc,
+        "b_enc": b_enc + (source.mean - ratio * target.mean) @ W_enc,
+        "W_dec": sae.weights["W_dec"].float() / ratio,
+        "b_dec": (b_dec - source.mean) / ratio + target.mean,
+    }

@@ -1,0 +1,177 @@
+"""The vector file: tensors and facts, whether it fits a model, and the weighted sum of several.
+
+Knows the file format and what the tensors in it mean; knows nothing of how a vector is fitted.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import IncompatibleVectorError, InputError, OutputError, VectorFileError
+from ..files import replace_file
+from ..models.hooks import HookPoint
+from ..models.shape import ModelShape
+from .metadata import VectorMetadata
+
+METADATA_KEY = "neurosteer"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The SAE latents behind a push, strongest first."""
+
+    ids: Tensor  # [k] int64
+    weights: Tensor  # [k] float32: the push is proportional to weights @ W_dec[ids]
+    firing_rates: Tensor  # [2, k] float32: share of tokens at which each fires, positive and negative side
+
+
+@dataclass(frozen=True)
+class SteeringVector:
+    """Pushes at one or more hook points, in the unit of alpha.
+
+    `pushes[point]` [d_model] float32, raw residual units, is what alpha = 1 adds there: all pushes
+    of a fitted vector together are as long as 1 % of the median residual norm.
+    """
+
+    metadata: VectorMetadata
+    pushes: dict[HookPoint, Tensor]
+    latents: dict[HookPoint, Latents]
+    text_hashes: Tensor  # [n_texts] int64, sorted: of the texts fitted on, so that a judge can leave them out
+
+    def save(self, path: Path) -> None:
+        """Write the vector file.
+
+        Raises:
+            OutputError: it cannot be written; the old file, if any, is left as it was.
+        """
+        tensors = {str(point): push.contiguous() for point, push in self.pushes.items()}
+        for point, latents in self.latents.items():
+            tensors[f"{point}/latent_ids"] = latents.ids.contiguous()
+            tensors[f"{point}/latent_weights"] = latents.weights.contiguous()
+            tensors[f"{point}/firing_rates"] = latents.firing_rates.contiguous()
+        tensors["text_hashes"] = self.text_hashes
+        with replace_file(path) as temporary:
+            try:
+                save_file(tensors, temporary, metadata={METADATA_KEY: self.metadata.to_json()})
+            except SafetensorError as error:  # its own word for a full disk
+                raise OutputError(f"{path}: cannot write ({error})") from error
+
+    @classmethod
+    def load(cls, path: Path) -> "SteeringVector":
+        """Read a vector file.
+
+        Raises:
+            InputError: no such file, or a directory.
+            VectorFileError: damaged, no vector file, incomplete, or too new.
+        """
+        if path.is_dir():
+            raise InputError(f"{path}: is a directory; name a vector file")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file; `neurosteer fit` writes one") from error
+        except (SafetensorError, OSError) as error:
+            raise VectorFileError(f"{path}: damaged, or not a vector file ({error})") from error
+        if METADATA_KEY not in header:
+            raise VectorFileError(f"{path}: a safetensors file, but not one written by neurosteer")
+        metadata = VectorMetadata.from_json(header[METADATA_KEY], str(path))
+        return _assemble(metadata, tensors, str(path))
+
+    def check_fits(self, shape: ModelShape, model_id: str, name: str) -> None:
+        """Hold the vector against a model.
+
+        Raises:
+            IncompatibleVectorError: the shapes differ.
+        """
+        own = self.metadata.model_shape
+        if own != shape:
+            raise IncompatibleVectorError(
+                f"{name} was fitted on {self.metadata.model_id!r} ({own}), model {model_id!r} is "
+                f"{shape}: pass --model {self.metadata.model_id} or fit a vector on this model"
+            )
+
+    def after_blocks(self, alpha: float) -> dict[int, Tensor]:
+        """What alpha adds to the output of each block it adds to, [d_model] float32; -1 is the embedding.
+
+        Raises:
+            InputError: alpha is not finite or 0, or too large for 32-bit numbers.
+        """
+        if not math.isfinite(alpha) or alpha == 0:
+            raise InputError(f"alpha must be a finite number other than 0, got {alpha:g}")
+        sums: dict[int, Tensor] = {}
+        for point, push in sorted(self.pushes.items()):
+            sums[point.after_block] = sums.get(point.after_block, torch.zeros_like(push)) + alpha * push
+        if not all(bool(torch.isfinite(push).all()) for push in sums.values()):
+            raise InputError(f"alpha {alpha:g} is too large: the push is not finite in 32-bit numbers")
+        return sums
+
+    def dose(self, alpha: float) -> float:
+        """Length of the pushes at this alpha as a share of the median residual norm."""
+        return total_dose([self], [alpha])
+
+
+def total_pushes(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> dict[HookPoint, Tensor]:
+    """Sum of alpha_i v_i at each hook point, [d_model], raw residual units."""
+    sums: dict[HookPoint, Tensor] = {}
+    for vector, alpha in zip(vectors, alphas, strict=True):
+        for point, push in vector.pushes.items():
+            sums[point] = sums.get(point, torch.zeros_like(push)) + alpha * push
+    return sums
+
+
+def total_dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float:
+    """|sum of alpha_i v_i| / median |resid|, added up over hook points."""
+    norms: dict[HookPoint, list[float]] = {}
+    for vector in vectors:
+        for point in vector.pushes:
+            norms.setdefault(point, []).append(vector.metadata.points[str(point)].resid_norm)
+    pushes = total_pushes(vectors, alphas)
+    return sum(float(push.norm()) * len(norms[point]) / sum(norms[point]) for point, push in pushes.items())
+
+
+def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) -> SteeringVector:
+    try:
+        points = [HookPoint.parse(name) for name in metadata.points]
+    except InputError as error:
+        raise VectorFileError(f"{where}: {error}") from error
+    if not points or any(facts.resid_norm <= 0 for facts in metadata.points.values()):
+        raise VectorFileError(
+            f"{where}: its metadata names no hook point, or a norm of 0; fit the vector again"
+        )
+    d_model = metadata.model_shape.d_model
+
+    def tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        found = tensors.get(name)
+        if found is None or found.dtype != dtype or found.shape != shape:
+            got = "absent" if found is None else f"{found.dtype} {list(found.shape)}"
+            raise VectorFileError(f"{where}: tensor {name!r} is {got}, expected {dtype} {list(shape)}")
+        if not bool(torch.isfinite(found).all()):
+            raise VectorFileError(f"{where}: tensor {name!r} holds values that are not finite")
+        return found
+
+    pushes = {point: tensor(str(point), torch.float32, (d_model,)) for point in points}
+    latents = {}
+    for point in points:
+        if f"{point}/latent_ids" in tensors:
+            k = tensors[f"{point}/latent_ids"].numel()
+            latents[point] = Latents(
+                tensor(f"{point}/latent_ids", torch.int64, (k,)),
+                tensor(f"{point}/latent_weights", torch.float32, (k,)),
+                tensor(f"{point}/firing_rates", torch.float32, (2, k)),
+            )
+    n_hashes = tensors["text_hashes"].numel() if "text_hashes" in tensors else 0
+    return SteeringVector(metadata, pushes, latents, tensor("text_hashes", torch.int64, (n_hashes,)))
+
+
+def file_sha256(path: Path) -> str:
+    """The hash by which a vector file is recorded as a parent."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,240 @@
+"""Both sides are checked whole before a model is loaded, and held in memory by hash alone."""
+
+import hashlib
+import io
+import json
+import sys
+import tempfile
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurosteer_cli.data.sides import Sides, open_sides, text_hash
+from neurosteer_cli.errors import InputError
+
+UP = [f"up {n}" for n in range(8)]
+DOWN = [f"down {n}" for n in range(8)]
+Write = Callable[[str, list[Any]], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write records, or texts, as JSONL into the working folder, and give the name back."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_file(name: str, records: list[Any]) -> str:
+        lines = [json.dumps(r if isinstance(r, dict) else {"text": r}) + "\n" for r in records]
+        Path(name).write_text("".join(lines))
+        return name
+
+    return write_file
+
+
+def stdin_of(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = io.BytesIO(Path(name).read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data, encoding="utf-8"))
+
+
+def texts_of(sides: Sides) -> list[list[str]]:
+    return [[passage.text for _, passage in side.passages()] for side in sides]
+
+
+def refusal(*arguments: Any) -> str:
+    with pytest.raises(InputError) as caught, open_sides(*arguments):
+        pass
+    return str(caught.value)
+
+
+# --- what is read ------------------------------------------------------------------------------
+
+
+def test_two_files_are_the_two_sides_in_order_named_by_their_stems(write: Write) -> None:
+    with open_sides([write("up.jsonl", UP), write("down.jsonl", DOWN)]) as sides:
+        assert [side.label for side in sides] == ["up", "down"]
+        assert [side.n_texts for side in sides] == [8, 8]
+        assert texts_of(sides) == [UP, DOWN]
+        assert texts_of(sides) == [UP, DOWN]  # as often as is needed
+
+
+def test_one_labelled_file_is_parted_by_label_and_the_rest_left_out(write: Write) -> None:
+    records = [
+        {"text": text, "label": label}
+        for pair in zip(UP, DOWN, [f"other {n}" for n in range(8)], strict=True)
+        for text, label in zip(pair, ("good", "bad", "neutral"), strict=True)
+    ]
+    with open_sides([write("all.jsonl", records)], "good", "bad") as sides:
+        assert [side.label for side in sides] == ["good", "bad"]
+        assert texts_of(sides) == [UP, DOWN]
+        assert [side.n_records for side in sides] == [8, 8]
+
+
+def test_labels_may_be_numbers(write: Write) -> None:
+    records = [{"text": t, "label": n} for n, side in enumerate((DOWN, UP)) for t in side]
+    with open_sides([write("all.jsonl", records)], "1", "0") as sides:
+        assert texts_of(sides) == [UP, DOWN]
+
+
+def test_labelled_stdin_is_kept_aside_and_read_twice(
+    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    records = [{"text": t, "label": n} for n, side in (("u", UP), ("d", DOWN)) for t in side]
+    stdin_of(write("all.jsonl", records), monkeypatch)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with open_sides(["-"], "u", "d") as sides:
+        assert len(list((tmp_path / "temporary").iterdir())) == 1
+        assert texts_of(sides) == [UP, DOWN]
+        assert texts_of(sides) == [UP, DOWN]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_stdin_may_be_one_of_two_sides(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin_of(write("up.jsonl", UP), monkeypatch)
+    with open_sides(["-", write("down.jsonl", DOWN)]) as sides:
+        assert [side.label for side in sides] == ["stdin", "down"]
+        assert texts_of(sides) == [UP, DOWN]
+
+
+# --- duplicates and hashes ---------------------------------------------------------------------
+
+
+def test_duplicates_within_a_side_are_dropped_and_counted(write: Write) -> None:
+    up = write("up.jsonl", [UP[0], UP[0], *UP, UP[3]])
+    with open_sides([up, write("down.jsonl", DOWN)]) as sides:
+        assert sides[0].n_records == 11
+        assert sides[0].n_texts == 8
+        assert sides[0].duplicates == {1, 2, 10}
+        assert texts_of(sides) == [UP, DOWN]
+        assert [n for n, _ in sides[0].passages()] == [0, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_completion_after_another_prompt_is_no_duplicate(write: Write) -> None:
+    records = [{"prompt": p, "completion": c} for p in ("a", "b") for c in UP]
+    with open_sides([write("up.jsonl", records), write("down.jsonl", DOWN)]) as sides:
+        assert sides[0].n_texts == 16
+
+
+def test_a_texts_hash_is_the_first_eight_bytes_of_its_sha256() -> None:
+    assert text_hash("") == int("e3b0c44298fc1c14", 16) - 2**64  # sha256 of nothing, signed
+    assert text_hash("abc") == int("ba7816bf8f01cfea", 16) - 2**64
+
+
+def test_a_side_keeps_one_hash_a_distinct_text_of_the_part_that_counts(write: Write) -> None:
+    records = [{"prompt": "p ", "completion": text} for text in [*UP, UP[2]]]
+    with open_sides([write("up.jsonl", records), write("down.jsonl", DOWN)]) as sides:
+        assert sides[0].hashes == [text_hash(text) for text in UP]
+        assert sides[1].hashes == [text_hash(text) for text in DOWN]
+
+
+def test_the_sha256_of_a_side_is_that_of_its_records_in_order(write: Write) -> None:
+    with open_sides([write("up.jsonl", UP), write("down.jsonl", DOWN)]) as sides:
+        lines = "".join(json.dumps(["", text]) + "\n" for text in UP)
+        assert sides[0].sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    with open_sides([write("up.jsonl", UP[::-1]), write("down.jsonl", DOWN)]) as turned:
+        assert turned[0].sha256 != sides[0].sha256
+        assert turned[1].sha256 == sides[1].sha256
+
+
+def test_keys_that_do_not_count_change_no_sha256(write: Write) -> None:
+    with open_sides([write("up.jsonl", UP), write("down.jsonl", DOWN)]) as plain:
+        pass
+    records = [{"text": text, "id": n} for n, text in enumerate(UP)]
+    with open_sides([write("up.jsonl", records), write("down.jsonl", DOWN)]) as marked:
+        assert marked[0].sha256 == plain[0].sha256
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def test_memory_holds_no_texts(write: Write) -> None:
+    texts = [f"{n} " + "a" * 100_000 for n in range(40)]  # 4 MB in two files
+    sources = [write("up.jsonl", texts[:20]), write("down.jsonl", texts[20:])]
+    tracemalloc.start()
+    try:
+        with open_sides(sources) as sides:
+            for side in sides:
+                assert sum(len(passage.text) for _, passage in side.passages()) > 2_000_000 - 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_500_000
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["a", "b", "c"],),
+         "give two files (towards, away from), or one with --target and --source"),
+        (([],), "give two files (towards, away from), or one with --target and --source"),
+        ((["-", "-"],), "`-` (stdin) can be read only once; give a file for the other side"),
+        ((["a", "b"], "x", "y"),
+         "--target and --source name two labels of one file; two files need neither"),
+        ((["a"],), "one file needs --target and --source, two of its labels; "
+         "or give a second file to steer away from"),
+        ((["a"], "x"), "one file needs --target and --source, two of its labels; "
+         "or give a second file to steer away from"),
+        ((["a"], "x", "x"), "--target and --source are both 'x'; they must differ"),
+    ],
+)  # fmt: skip
+def test_sources_and_labels_must_fit_together(arguments: tuple[Any, ...], message: str) -> None:
+    assert refusal(*arguments) == message
+
+
+def test_a_text_on_both_sides_is_named_at_both_places(write: Write) -> None:
+    sources = [write("up.jsonl", UP), write("down.jsonl", [*DOWN[:3], UP[5], *DOWN[3:]])]
+    assert refusal(sources) == (
+        "down.jsonl:4: this text stands on both sides, first at up.jsonl:6; remove one of them"
+    )
+
+
+def test_a_text_of_both_labels_is_named_at_both_places(write: Write) -> None:
+    records = [{"text": t, "label": n} for n, side in (("u", UP), ("d", DOWN)) for t in side]
+    records.insert(2, {"text": DOWN[7], "label": "u"})
+    assert refusal([write("all.jsonl", records)], "u", "d") == (
+        "all.jsonl:17: this text stands on both sides, first at all.jsonl:3; remove one of them"
+    )
+
+
+@pytest.mark.parametrize(("texts", "n"), [(UP[:7], 7), ([*UP[:7], UP[0]], 7), (["one"] * 100, 1)])
+def test_fewer_than_eight_distinct_texts_are_refused(write: Write, texts: list[str], n: int) -> None:
+    message = "distinct texts; at least 8 a side are needed, and 50 or more give a dependable vector"
+    down = write("down.jsonl", DOWN)
+    assert refusal([write("up.jsonl", texts), down]) == f"up: {n} {message}"
+    assert refusal([down, write("up.jsonl", texts)]) == f"up: {n} {message}"
+
+
+def test_a_record_without_a_label_is_blamed_by_line(write: Write) -> None:
+    records = [{"text": "a", "label": "u"}, {"text": "b", "id": 1}]
+    assert refusal([write("all.jsonl", records)], "u", "d") == (
+        "all.jsonl:2: no 'label' key; found ['id', 'text']"
+    )
+
+
+def test_a_label_that_no_record_has_is_answered_with_those_there_are(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"text": t, "label": n} for n, side in (("u", UP), ("d", DOWN)) for t in side]
+    name = write("all.jsonl", records)
+    assert refusal([name], "up", "d") == "all.jsonl: no record is labelled 'up'; found ['d', 'u']"
+    assert refusal([name], "u", "down") == ("all.jsonl: no record is labelled 'down'; found ['d', 'u']")
+    stdin_of(name, monkeypatch)
+    assert refusal(["-"], "up", "d") == "<stdin>: no record is labelled 'up'; found ['d', 'u']"
+
+
+def test_a_bad_record_of_a_third_label_does_not_matter(write: Write) -> None:
+    records = [{"text": t, "label": n} for n, side in (("u", UP), ("d", DOWN)) for t in side]
+    with open_sides([write("all.jsonl", [{"label": "x"}, *records])], "u", "d") as sides:
+        assert texts_of(sides) == [UP, DOWN]
+
+
+def test_a_bad_record_far_down_is_found_before_anything_is_computed(write: Write) -> None:
+    down = write("down.jsonl", [*DOWN, {"txt": "oops"}])
+    assert refusal([write("up.jsonl", UP), down]) == (
+        "down.jsonl:9: no 'text', 'prompt' and 'completion', or 'messages' key; found ['txt']"
+    )

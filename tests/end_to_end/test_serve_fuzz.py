@@ -1,0 +1,73 @@
+"""Requests made up from the server's own schema, right and wrong: none is answered with a 500."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+from support.live import running
+from support.tiny import D_MODEL, tiny_vector
+
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.serving.app import Options, create_app
+from neurosteer_cli.serving.completions import Limits, Service
+from neurosteer_cli.serving.registry import Catalogue
+from neurosteer_cli.serving.scheduler import Scheduler
+
+RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+ROUTES = (  # how many cases of either kind; any text is a right name in a path
+    ("/v1/completions", "POST", RIGHT, 60),
+    ("/v1/completions", "POST", WRONG, 60),
+    ("/v1/chat/completions", "POST", RIGHT, 60),
+    ("/v1/chat/completions", "POST", WRONG, 60),
+    ("/v1/vectors", "POST", RIGHT, 20),
+    ("/v1/vectors", "POST", WRONG, 20),
+    ("/v1/dose", "POST", RIGHT, 20),
+    ("/v1/dose", "POST", WRONG, 20),
+    ("/v1/models/{name}", "GET", RIGHT, 20),
+    ("/v1/vectors/{name}", "GET", RIGHT, 20),
+    ("/v1/vectors/{name}/file", "GET", RIGHT, 20),
+)
+REFUSALS = {400, 404, 413, 415}
+
+
+@pytest.fixture(scope="module")
+def schema(engine: Engine) -> Iterator[Any]:
+    catalogue = Catalogue(engine.shape, "tiny")
+    catalogue.add("polite", tiny_vector(engine.shape, {HookPoint(1): torch.ones(D_MODEL)}), "polite")
+    scheduler = Scheduler(engine)
+    service = Service(engine, catalogue, scheduler, Limits(max_new_tokens=64, seconds=20))
+    with running(create_app(service, Options(fitting=True))) as address:
+        yield schemathesis.openapi.from_url(f"{address}/openapi.json")
+
+
+@pytest.mark.parametrize(("path", "method", "mode", "n_cases"), ROUTES)
+def test_whatever_the_schema_gives_is_answered_or_refused(
+    schema: Any, path: str, method: str, mode: GenerationMode, n_cases: int
+) -> None:
+    answered: Counter[int] = Counter()
+
+    @given(case=schema[path][method].as_strategy(mode))
+    @settings(
+        max_examples=n_cases, derandomize=True, database=None, deadline=None,
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate],
+    )  # fmt: skip
+    def ask(case: Case) -> None:
+        if mode == RIGHT and isinstance(case.body, dict) and "model" in case.body:
+            case.body["model"] = ("tiny", "tiny+polite:3")[sum(answered.values()) % 2]  # else all are unknown
+            case.body["steering"] = {}
+        answer = case.call()
+        answered[answer.status_code] += 1
+        assert answer.status_code < 500, answer.content
+        if answer.status_code >= 400:
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+    ask()
+    assert sum(answered.values()) >= n_cases
+    if mode == WRONG:
+        assert answered.keys() <= REFUSALS

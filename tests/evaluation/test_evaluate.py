@@ -1,0 +1,197 @@
+"""Scores of continuations, against calculations by hand."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from neurosteer_cli.evaluation import evaluate as module
+from neurosteer_cli.evaluation.evaluate import Result, evaluate, label, neutral_texts
+from neurosteer_cli.evaluation.judges.load import RegexJudge, Verdicts
+from neurosteer_cli.evaluation.likelihood import log_probs
+from neurosteer_cli.evaluation.metrics import Estimate
+from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED, Sample, Setting
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.models.hooks import HookPoint
+
+UNTOUCHED = Setting(("v.st",), (0.0,), "all", UNSTEERED)
+STEERED = Setting(("v.st",), (8.0,))
+TEXTS = {
+    UNTOUCHED: {"a": [" bad", " good"], "b": [" bad", " bad"], "c": [" bad", " good"]},
+    STEERED: {"a": [" good", " good"], "b": [" good good good good good", ""], "c": [" good", " good"]},
+}
+
+
+def sample(setting: Setting, prompt: str, number: int, text: str) -> Sample:
+    return Sample(setting, prompt, False, number, text, "tiny", setting.alpha / 100)
+
+
+SAMPLES = [
+    sample(setting, prompt, number, text)
+    for setting, prompts in TEXTS.items()
+    for prompt, texts in prompts.items()
+    for number, text in enumerate(texts)
+]
+
+
+class Forgetful:
+    """A judge that has no answer for an empty text."""
+
+    name, limits, facts, warnings = "forgetful", "", {}, []  # type: ignore[var-annotated]
+
+    def score(self, _prompts: Sequence[str], texts: Sequence[str], _advance: Any) -> Verdicts:
+        scores = [1.0 if "good" in text else 0.0 if text else None for text in texts]
+        fluency: list[float | None] = [None if score is None else 0.5 for score in scores]
+        return Verdicts(scores, [None if s is None else s == 1 for s in scores], fluency)
+
+
+def results(engine: Engine, **options: Any) -> list[Result]:
+    return evaluate(engine, SAMPLES, [RegexJudge("good"), Forgetful()], **options).results
+
+
+def value(estimate: Estimate | None) -> float:
+    assert estimate is not None
+    return estimate.value
+
+
+def test_a_row_a_setting_in_order_of_appearance(engine: Engine) -> None:
+    unsteered, steered = results(engine)
+    assert (unsteered.setting, steered.setting) == (UNTOUCHED, STEERED)
+    assert (steered.n, steered.n_prompts, steered.n_empty, steered.dose) == (6, 3, 1, 0.08)
+
+
+def test_rates_are_shares_of_the_answered_texts(engine: Engine) -> None:
+    unsteered, steered = results(engine)
+    assert value(unsteered.judges["regex:good"].rate) == 2 / 6
+    assert value(steered.judges["regex:good"].rate) == 5 / 6
+    assert value(steered.judges["regex:good"].rate_difference) == pytest.approx(3 / 6)
+    assert value(steered.judges["forgetful"].rate) == 1.0
+    assert value(steered.judges["forgetful"].fluency) == 0.5
+    assert steered.judges["forgetful"].n_failed == 1
+    assert steered.judges["regex:good"].fluency is None
+
+
+def test_intervals_come_from_resampling_whole_prompts(engine: Engine) -> None:
+    _, steered = results(engine)
+    # per prompt 1, 1/2, 1: any resample's rate lies between 1/2 and 1
+    rate = steered.judges["regex:good"].rate
+    assert rate is not None and (rate.low, rate.high) == (0.5, 1.0)
+    difference = steered.judges["regex:good"].rate_difference
+    # per prompt 1/2, 1/2, 1/2: paired, it does not vary
+    assert difference is not None
+    assert (difference.low, difference.high) == pytest.approx((0.5, 0.5))
+
+
+def test_perplexity_is_the_mean_over_texts_and_drops_nothing_but_empty_ones(engine: Engine) -> None:
+    unsteered, steered = results(engine)
+    losses = {
+        setting: [
+            -float(values.double().mean())
+            for prompt, texts in prompts.items()
+            for values in log_probs(
+                engine, [(engine.prompt_ids(prompt), engine.prompt_ids(text)) for text in texts if text]
+            )
+        ]
+        for setting, prompts in TEXTS.items()
+    }
+    assert [len(found) for found in losses.values()] == [6, 5]
+    expected = {setting: math.exp(sum(found) / len(found)) for setting, found in losses.items()}
+    assert value(unsteered.perplexity) == pytest.approx(expected[UNTOUCHED], rel=1e-5)
+    assert value(steered.perplexity) == pytest.approx(expected[STEERED], rel=1e-5)
+    assert value(steered.perplexity_ratio) == pytest.approx(expected[STEERED] / expected[UNTOUCHED], rel=1e-5)
+    assert unsteered.perplexity_ratio == Estimate(1.0, 1.0, 1.0)
+
+
+def test_another_model_can_give_the_perplexity(engine: Engine, other: Engine) -> None:
+    own, others = results(engine), results(engine, ppl_engine=other)
+    assert value(own[0].perplexity) != pytest.approx(value(others[0].perplexity), rel=0.01)
+    assert others[0].perplexity == results(other)[0].perplexity
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    from support.tiny import save_tiny
+
+    return Engine.load(str(save_tiny(tmp_path_factory.mktemp("other") / "gpt2", "gpt2")), device="cpu")
+
+
+def test_distinct_is_taken_over_the_continuations_of_a_prompt(engine: Engine) -> None:
+    _, steered = results(engine)
+    # good, good: 1/2; five times good: 1/5; good, good: 1/2
+    assert value(steered.distinct_1) == pytest.approx((1 / 2 + 1 / 5 + 1 / 2) / 3)
+    assert value(steered.distinct_2) == pytest.approx(1 / 4)
+    assert value(steered.repetition_4) == pytest.approx(1 / 2)
+    assert value(steered.length) == pytest.approx((5 * 4 + 25 + 0) / 6)  # a token a byte
+
+
+def test_damage_is_measured_for_the_pushes_given(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "neutral_texts", lambda: ["abc", "de"])
+    push = torch.randn(engine.d_model, generator=torch.Generator().manual_seed(0))
+    unsteered, steered = results(engine, pushes={STEERED: {HookPoint(1): push}})
+    assert unsteered.kl is None
+    assert steered.kl is not None and steered.kl > 0
+
+
+def test_without_an_unsteered_setting_there_are_no_differences(engine: Engine) -> None:
+    (steered,) = evaluate(engine, [s for s in SAMPLES if s.setting == STEERED], [RegexJudge("good")]).results
+    assert steered.perplexity_ratio is None
+    assert steered.judges["regex:good"].rate_difference is None
+
+
+def test_of_one_prompt_the_continuations_are_resampled(engine: Engine) -> None:
+    only = [s for s in SAMPLES if s.prompt == "a"]
+    unsteered, _ = evaluate(engine, only, [RegexJudge("good")]).results
+    rate = unsteered.judges["regex:good"].rate
+    assert rate is not None and (rate.low, rate.high) == (0.0, 1.0)
+
+
+def test_progress_is_told_of_every_text(engine: Engine) -> None:
+    from contextlib import contextmanager
+
+    seen: dict[str, list[int]] = {}
+
+    @contextmanager
+    def progress(name: str, total: int):  # type: ignore[no-untyped-def]
+        seen[name] = [total, 0]
+
+        def advance(n: int) -> None:
+            seen[name][1] += n
+
+        yield advance
+
+    results(engine, progress=progress)
+    assert set(seen) == {"perplexity", "judge regex:good", "judge forgetful"}
+    assert seen["perplexity"] == [12, 12] and seen["judge regex:good"] == [12, 12]
+
+
+def test_rows_become_json_with_the_setting_first(engine: Engine) -> None:
+    _, steered = results(engine)
+    row = steered.to_json()
+    assert list(row)[:5] == ["label", "vectors", "alpha", "positions", "baseline"]
+    assert (row["label"], row["alpha"], row["n"]) == ("v +8", 8.0, 6)
+    assert set(row["judges"]["regex:good"]["rate"]) == {"value", "low", "high"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (STEERED, "v +8"),
+        (UNTOUCHED, "unsteered"),
+        (Setting(("a/v.st", "w.st"), (8.0, -1.5)), "v +8, w -1.5"),
+        (Setting(("v.st",), (8.0,), "prompt"), "v +8 (prompt)"),
+        (Setting(("v.st",), (8.0,), "all", RANDOM), "random like v +8"),
+        (Setting(("v.st",), (0.0,), "all", "prompt"), "prompting"),
+        (Setting(alphas=None, source="dexperts.jsonl"), "dexperts.jsonl"),
+        (Setting(alphas=None), "generations"),
+    ],
+)
+def test_what_tables_call_a_setting(setting: Setting, expected: str) -> None:
+    assert label(setting) == expected
+
+
+def test_neutral_texts_are_different_and_not_empty() -> None:
+    texts = neutral_texts()
+    assert len(set(texts)) == len(texts) == 16
+    assert all(text.strip() for text in texts)

@@ -1,0 +1,188 @@
+"""Lines that join and leave a batch say what they say alone, in every family of models."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.tiny import D_MODEL, D_VOCAB, FAMILIES
+from transformers.cache_utils import DynamicLayer
+
+from neurosteer_cli.generation import batch as batch_module
+from neurosteer_cli.generation.batch import Batch, Line
+from neurosteer_cli.generation.sampling import Sampling, generator
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.models.hooks import HookPoint
+
+POINTS = (HookPoint(1), HookPoint(2))
+SAMPLINGS = (
+    Sampling(temperature=0),
+    Sampling(temperature=1.0, top_p=0.9, seed=3),
+    Sampling(temperature=0.8, top_k=5, repetition_penalty=1.5, seed=4),
+)
+
+
+@pytest.fixture(params=FAMILIES)
+def engine(request: pytest.FixtureRequest, endless_engines: Callable[[str], Engine]) -> Engine:
+    return endless_engines(request.param)
+
+
+@pytest.fixture
+def llama(endless_engines: Callable[[str], Engine]) -> Engine:
+    return endless_engines("llama")
+
+
+def line(number: int, **changes: Any) -> Line:
+    """A line like no other: prompts of 1 to 70 tokens, all samplings and positions, other pushes."""
+    draw = random.Random(number)
+    noise = torch.Generator().manual_seed(number)
+    points = POINTS[: number % 3]
+    facts: dict[str, Any] = {
+        "ids": [draw.randrange(D_VOCAB) for _ in range(draw.choice([1, 3, 12, 70]))],
+        "pushes": {point: 20 * torch.randn(D_MODEL, generator=noise) for point in points},
+        "positions": ("all", "prompt", "generated")[number % 3 if number % 2 else 0],
+        "sampling": SAMPLINGS[number % len(SAMPLINGS)],
+        "generator": generator(number, "p", 0),
+        "max_new_tokens": draw.choice([1, 4, 9, 25]),
+    }
+    return Line(**{**facts, **changes})
+
+
+def alone(engine: Engine, number: int, **changes: Any) -> list[int]:
+    batch, one = Batch(engine), line(number, **changes)
+    batch.join([one])
+    while len(batch):
+        batch.step()
+    return one.written
+
+
+@pytest.mark.parametrize("schedule", range(4))
+def test_lines_that_join_at_any_time_say_what_they_say_alone(engine: Engine, schedule: int) -> None:
+    draw = random.Random(schedule)
+    waiting = [(number, line(number)) for number in range(schedule, schedule + 14)]
+    all_lines = list(waiting)
+    batch, most = Batch(engine), 0
+    while waiting or len(batch):
+        n = draw.choice([0, 0, 1, 2, 5])
+        newcomers, waiting = waiting[:n], waiting[n:]
+        assert batch.is_open
+        batch.join([one for _, one in newcomers])
+        batch.step()
+        most = max(most, len(batch))
+    assert most > 3
+    for number, one in all_lines:
+        assert one.finish_reason == "length"
+        assert one.written == alone(engine, number), number
+
+
+def test_lines_that_leave_change_nothing_for_the_others(engine: Engine) -> None:
+    lines = [line(number, max_new_tokens=20) for number in range(8)]
+    batch = Batch(engine)
+    batch.join(lines)
+    batch.leave(lines[5])  # before its first token
+    for step in range(10):
+        batch.step()
+        batch.leave(lines[step % 4])
+    assert len(batch) == 3
+    while len(batch):
+        batch.step()
+    assert [len(one.written) for one in lines] == [1, 2, 3, 4, 20, 0, 20, 20]
+    for number in (4, 6, 7):
+        assert lines[number].written == alone(engine, number, max_new_tokens=20)
+
+
+def test_leaving_twice_or_after_the_end_is_nothing(llama: Engine) -> None:
+    first, second = line(0, max_new_tokens=1), line(1, max_new_tokens=3)
+    batch = Batch(llama)
+    batch.join([first, second])
+    batch.step()
+    batch.leave(first)
+    batch.leave(first)
+    assert len(batch) == 1
+    batch.step()
+    batch.leave(first)
+    assert len(batch) == 1
+
+
+def test_a_step_gives_newcomers_their_first_token_and_the_others_none(llama: Engine) -> None:
+    old, new = line(0, max_new_tokens=9), line(1, max_new_tokens=9)
+    batch = Batch(llama)
+    batch.join([old])
+    batch.step()
+    batch.join([new])
+    assert [written.line for written in batch.step()] == [new]
+    assert [written.line for written in batch.step()] == [old, new]
+    assert (len(old.written), len(new.written)) == (2, 2)
+
+
+def test_an_empty_batch_steps_to_nothing(llama: Engine) -> None:
+    batch = Batch(llama)
+    assert batch.step() == []
+    batch.join([line(0, max_new_tokens=1)])
+    batch.step()
+    assert batch.step() == []
+    assert len(batch) == 0
+
+
+def test_columns_of_pads_alone_are_let_go(llama: Engine) -> None:
+    long, short = line(0, ids=[5] * 70, max_new_tokens=1), line(1, ids=[5, 6], max_new_tokens=5)
+    batch = Batch(llama)
+    batch.join([long, short])
+    batch.step()
+    batch.step()
+    assert batch._running.mask.shape == (1, 4)  # two of the prompt, one in the cache since, one chosen
+    assert {layer.keys.shape[-2] for layer in batch._running.cache.layers} == {3}
+
+
+def test_a_cache_of_another_kind_takes_no_newcomers_until_it_is_empty(
+    llama: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OtherLayer(DynamicLayer):
+        pass
+
+    monkeypatch.setattr(batch_module, "_MERGED", (OtherLayer,))
+    batch = Batch(llama)
+    assert batch.is_open
+    lines = [line(number, max_new_tokens=length) for number, length in ((0, 2), (2, 5))]
+    batch.join(lines)
+    batch.step()
+    assert not batch.is_open
+    while len(batch):
+        batch.step()
+    assert batch.is_open
+    assert lines[1].written == alone(llama, 2, max_new_tokens=5)
+
+
+def test_log_probabilities_are_those_of_the_steered_model(llama: Engine) -> None:
+    one = line(4, n_log_probs=3, positions="all", max_new_tokens=4)
+    other = line(1, n_log_probs=None)
+    batch = Batch(llama)
+    batch.join([one, other])
+    told = [written for _ in range(4) for written in batch.step() if written.line is one]
+    handles = [
+        llama.blocks[point.layer].register_forward_hook(lambda _b, _a, out, push=push: out + push)
+        for point, push in one.pushes.items()
+    ]
+    with torch.no_grad():
+        logits = llama.model(input_ids=torch.tensor([one.ids + one.written])).logits[0]
+    for handle in handles:
+        handle.remove()
+    expected = logits.log_softmax(-1)[len(one.ids) - 1 : -1]
+    for written, token, row in zip(told, one.written, expected, strict=True):
+        assert written.token == token
+        assert written.log_prob == pytest.approx(float(row[token]), abs=1e-4)
+        top = row.topk(3)
+        assert [token for token, _ in written.most_probable] == top.indices.tolist()
+        assert [value for _, value in written.most_probable] == pytest.approx(top.values.tolist(), abs=1e-4)
+
+
+def test_a_stop_token_ends_a_line_and_is_not_part_of_it(llama: Engine) -> None:
+    first = alone(llama, 0, max_new_tokens=3)
+    engine = replace(llama, stop_ids=frozenset({first[1]}))
+    batch, one = Batch(engine), line(0, max_new_tokens=3)
+    batch.join([one])
+    while len(batch):
+        batch.step()
+    assert (one.written, one.finish_reason) == (first[: first.index(first[1])], "stop")

@@ -1,0 +1,99 @@
+"""Text is given out as soon as it can be, and up to a stop string alone."""
+
+import pytest
+
+from neurosteer_cli.generation.text import STRETCH, TextStream, token_bytes
+from neurosteer_cli.models.engine import Engine
+
+PROMPT = "to be"
+
+
+def tokens_of(engine: Engine, raw: bytes) -> list[int]:
+    """A token a byte, also for what is no text."""
+    found = {token_bytes(engine.tokenizer, token): token for token in range(256)}
+    return [found[bytes([byte])] for byte in raw]
+
+
+def said(
+    engine: Engine, text: str | bytes, *stops: str, prompt: str = PROMPT
+) -> tuple[list[str], TextStream]:
+    """What a text's bytes give out one by one, and at the end."""
+    stream = TextStream(engine, engine.prompt_ids(prompt), stops)
+    pieces = []
+    for token in tokens_of(engine, text.encode() if isinstance(text, str) else text):
+        pieces.append(stream.take(token))
+        if stream.stopped:
+            return pieces, stream
+    return [*pieces, stream.finish()], stream
+
+
+def test_each_token_gives_out_its_text(engine: Engine) -> None:
+    pieces, stream = said(engine, "or not")
+    assert pieces == ["o", "r", " ", "n", "o", "t", ""]
+    assert (stream.text, stream.n_given, stream.stopped) == ("or not", 6, False)
+
+
+def test_half_a_character_waits_for_its_other_half(engine: Engine) -> None:
+    assert said(engine, "a€b")[0] == ["a", "", "", "€", "b", ""]
+
+
+def test_half_a_character_at_the_end_is_given_out_as_what_it_is(engine: Engine) -> None:
+    pieces, _ = said(engine, "a€".encode()[:2])
+    assert "".join(pieces) == "a\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("or not to be", ("not",), ["o", "r", " ", "", "", ""]),
+        ("or not", ("nota",), ["o", "r", " ", "", "", "", "not"]),
+        ("nnot", ("not",), ["", "n", "", ""]),
+        ("ab", ("b", "a"), [""]),
+        ("abcd", ("bcx", "cd"), ["a", "", "", "b"]),
+        ("a€b", ("€",), ["a", "", "", ""]),
+    ],
+)
+def test_a_text_ends_before_the_first_stop_string(
+    engine: Engine, text: str, stops: tuple[str, ...], expected: list[str]
+) -> None:
+    pieces, stream = said(engine, text, *stops)
+    assert pieces == expected
+    assert stream.text == "".join(pieces)
+
+
+def test_a_special_token_is_no_text(engine: Engine) -> None:
+    stream = TextStream(engine, engine.prompt_ids(PROMPT))
+    assert stream.take(engine.tokenizer.bos_token_id) == ""
+    assert stream.finish() == ""
+
+
+@pytest.mark.parametrize(
+    "prompt", ["p", "ends with \ufffd", "\ufffd\ufffd", "€ and more than sixteen tokens of it"]
+)
+@pytest.mark.parametrize("text", ["or not", "a€b" * STRETCH, "\ufffd\ufffdx", "y" * (2 * STRETCH)])
+def test_the_pieces_are_the_text_that_gen_writes(engine: Engine, prompt: str, text: str) -> None:
+    pieces, stream = said(engine, text, prompt=prompt)
+    ids = tokens_of(engine, text.encode())
+    assert "".join(pieces) == stream.text == engine.decode(engine.prompt_ids(prompt), ids) == text
+
+
+def test_a_prompt_may_end_in_half_a_character(engine: Engine) -> None:
+    stream = TextStream(engine, tokens_of(engine, "a€".encode()[:3]))
+    pieces = [stream.take(token) for token in tokens_of(engine, b"\xacb")]
+    assert "".join(pieces).endswith("b")
+    assert "a" not in "".join(pieces)
+
+
+def test_every_byte_has_its_token(engine: Engine) -> None:
+    assert sorted(token_bytes(engine.tokenizer, token)[0] for token in range(256)) == list(range(256))
+
+
+def test_bytes_of_other_tokenizers() -> None:
+    class Fallback:
+        def decode(self, _ids: list[int]) -> str:
+            return "\ufffd"
+
+        def convert_ids_to_tokens(self, _token: int) -> str:
+            return "<0xE2>"
+
+    assert token_bytes(Fallback(), 5) == b"\xe2"

@@ -1,0 +1,690 @@
+"""SAEs: our reading of them against sae-lens's own, and what is refused."""
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.tiny import D_MODEL, D_VOCAB, N_LAYERS, save_tiny_sae, tiny_model
+from torch import Tensor
+
+from neurosteer_cli.errors import SAEError
+from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, capture, find_blocks
+from neurosteer_cli.saes.descriptions import find
+from neurosteer_cli.saes.load import default_layers, load_sae, sae_folder
+from neurosteer_cli.saes.sae import SparseAutoencoder, check_fits, from_state
+
+D_SAE = 64
+HOOK = "blocks.2.hook_resid_post"
+CENTRED = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "standard": {"architecture": "standard"},
+    "gated": {"architecture": "gated"},
+    "jumprelu": {"architecture": "jumprelu"},
+    "topk": {"architecture": "topk", "k": 5, "rescale_acts_by_decoder_norm": False},
+    "topk rescaled": {"architecture": "topk", "k": 5, "rescale_acts_by_decoder_norm": True},
+    "topk of nearly all": {"architecture": "topk", "k": 60},  # negative ones among them
+}
+NORMALIZATIONS = ["none", "constant_norm_rescale", "layer_norm"]
+
+
+@pytest.fixture(scope="module")
+def lens() -> Any:
+    """The sae_lens package; importing it takes many seconds."""
+    import sae_lens
+
+    return sae_lens
+
+
+@pytest.fixture(autouse=True)
+def quietly_without_gradients() -> Iterator[None]:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sae-lens says how it would load the model
+        yield
+
+
+@pytest.fixture
+def resid() -> Tensor:
+    """[n, d_model] with a mean over d_model and lengths that differ."""
+    generator = torch.Generator().manual_seed(11)
+    lengths = torch.linspace(1, 20, 30)[:, None]
+    return lengths * (torch.randn(30, D_MODEL, generator=generator) + 0.7)
+
+
+def fill(sae: Any, seed: int = 12) -> Any:
+    """Give a sae-lens SAE random weights: no bias is zero, no decoder row of unit length."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in sae.named_parameters():
+        drawn = 0.4 * torch.randn(weight.shape, generator=generator)
+        weight.data.copy_(drawn.abs() if name == "threshold" else drawn)
+    return sae
+
+
+def of_lens(lens: Any, metadata: dict[str, Any] | None = None, **facts: Any) -> Any:
+    """A sae-lens SAE with random weights."""
+    config = {
+        "d_in": D_MODEL, "d_sae": D_SAE, "dtype": "float32", "device": "cpu",
+        "apply_b_dec_to_input": True, "normalize_activations": "none",
+        "metadata": {"model_name": "tiny", "hook_name": HOOK, **(metadata or {})}, **facts,
+    }  # fmt: skip
+    return fill(lens.SAE.from_dict(config))
+
+
+def ours(folder: Path) -> SparseAutoencoder:
+    return load_sae(str(folder), model_id="tiny")
+
+
+def assert_near(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+# --- encoding and decoding ---------------------------------------------------------------------
+
+
+@pytest.fixture(params=NORMALIZATIONS)
+def normalization(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["b_dec subtracted", "b_dec kept"])
+def pair(
+    request: pytest.FixtureRequest, lens: Any, tmp_path: Path, architecture: str, normalization: str
+) -> tuple[Any, SparseAutoencoder]:
+    """An SAE of sae-lens's, and ours read from where sae-lens saved it."""
+    theirs = of_lens(
+        lens,
+        **ARCHITECTURES[architecture],
+        apply_b_dec_to_input=request.param,
+        normalize_activations=normalization,
+    )
+    theirs.save_model(tmp_path)
+    return theirs, ours(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_activations_are_those_of_sae_lens(pair: tuple[Any, SparseAutoencoder], resid: Tensor) -> None:
+    theirs, sae = pair
+    expected = theirs.encode(resid)
+    assert_near(sae.encode(resid), expected)
+    firing = (expected > 0).float().mean()
+    assert 0.02 < float(firing) < 0.98
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decoded_activations_in_raw_units_are_the_reconstruction_of_sae_lens(
+    pair: tuple[Any, SparseAutoencoder], resid: Tensor, normalization: str
+) -> None:
+    theirs, sae = pair
+    reconstruction = theirs.decode(theirs.encode(resid))
+    scale = sae.raw_scale(resid)
+    bias = scale * theirs.b_dec  # what is left when no latent fires
+    if normalization == "layer_norm":
+        bias = bias + resid.mean(-1, keepdim=True)
+    decoded = (sae.encode(resid) * scale) @ sae.decoder_rows(torch.arange(D_SAE))
+    assert_near(decoded + bias, reconstruction, 1e-4)
+
+
+def test_without_normalization_activations_are_in_raw_units_already(
+    tiny_sae_folder: Path, resid: Tensor
+) -> None:
+    assert ours(tiny_sae_folder).raw_scale(resid) == 1.0
+
+
+def test_the_raw_scale_is_a_number_a_token(tmp_path: Path, resid: Tensor) -> None:
+    rescaled = ours(save_tiny_sae(tmp_path / "c", normalize_activations="constant_norm_rescale"))
+    layered = ours(save_tiny_sae(tmp_path / "l", normalize_activations="layer_norm"))
+    assert_near(rescaled.raw_scale(resid), resid.square().mean(-1, keepdim=True).sqrt())
+    assert_near(layered.raw_scale(resid), resid.std(-1, keepdim=True) + 1e-5)
+
+
+def test_encoding_leaves_the_residual_as_it_was(tiny_sae_folder: Path, resid: Tensor) -> None:
+    before = resid.clone()
+    ours(tiny_sae_folder).encode(resid)
+    assert torch.equal(resid, before)
+
+
+def test_a_batchtopk_sae_saved_for_inference_is_read_as_sae_lens_reads_it(
+    lens: Any, tmp_path: Path, resid: Tensor
+) -> None:
+    metadata = lens.saes.sae.SAEMetadata(model_name="tiny", hook_name=HOOK)
+    config = lens.BatchTopKTrainingSAEConfig(d_in=D_MODEL, d_sae=D_SAE, k=6, metadata=metadata)
+    training = fill(lens.BatchTopKTrainingSAE(config))
+    training.topk_threshold += 4.0
+    training.save_inference_model(tmp_path)
+    sae = ours(tmp_path)
+    assert sae.architecture == "jumprelu"
+    found = sae.encode(resid)
+    assert_near(found, lens.SAE.load_from_disk(tmp_path).encode(resid))
+    # by hand: pre-activations in units of normalised decoder rows, those of at most 4 dropped
+    hidden = (resid - training.b_dec) @ training.W_enc + training.b_enc
+    hidden = hidden * training.W_dec.norm(dim=-1)
+    assert_near(found, hidden * (hidden > 4.0))
+
+
+def test_a_topk_sae_saved_for_inference_is_read_as_sae_lens_reads_it(
+    lens: Any, tmp_path: Path, resid: Tensor
+) -> None:
+    metadata = lens.saes.sae.SAEMetadata(model_name="tiny", hook_name=HOOK)
+    config = lens.TopKTrainingSAEConfig(d_in=D_MODEL, d_sae=D_SAE, k=6, metadata=metadata)
+    training = fill(lens.TopKTrainingSAE(config))
+    training.save_inference_model(tmp_path)
+    sae = ours(tmp_path)
+    assert (sae.architecture, sae.k) == ("topk", 6)
+    assert_near(sae.encode(resid), training.encode(resid))
+    assert bool(((sae.encode(resid) > 0).sum(-1) <= 6).all())
+
+
+def test_weights_saved_in_half_precision_compute_in_float32(lens: Any, tmp_path: Path, resid: Tensor) -> None:
+    theirs = of_lens(lens, architecture="standard").to(dtype=torch.bfloat16)
+    theirs.save_model(tmp_path)
+    sae = ours(tmp_path)
+    kept = {name: weight.dtype for name, weight in sae.weights.items() if weight.dtype != torch.float32}
+    assert kept == {"W_dec": torch.bfloat16}  # read a few rows at a time
+    wide = theirs.to(dtype=torch.float32)
+    assert torch.equal(sae.decoder_rows(torch.arange(D_SAE)), wide.W_dec)
+    torch.testing.assert_close(sae.decoder_norms, wide.W_dec.norm(dim=-1))
+    assert_near(sae.encode(resid), wide.encode(resid))
+
+
+def test_the_facts_of_a_folder_saved_by_sae_lens_are_kept(lens: Any, tmp_path: Path) -> None:
+    metadata = {"neuronpedia_id": "tiny/2-res", **CENTRED}
+    of_lens(lens, metadata, **ARCHITECTURES["topk"]).save_model(tmp_path)
+    sae = ours(tmp_path)
+    assert (sae.d_model, sae.d_sae, sae.k) == (D_MODEL, D_SAE, 5)
+    assert (sae.hook_point, sae.model_name) == (HookPoint(2), "tiny")
+    assert (sae.neuronpedia_id, sae.centred, sae.apply_b_dec_to_input) == ("tiny/2-res", True, True)
+    assert sae.sae_id == str(tmp_path.resolve())
+    assert len(sae.sha256) == 64
+
+
+def test_the_hash_is_that_of_the_weights(tmp_path: Path) -> None:
+    same = [ours(save_tiny_sae(tmp_path / name)).sha256 for name in ("a", "b")]
+    other = ours(save_tiny_sae(tmp_path / "c", seed=1)).sha256
+    assert same[0] == same[1] != other
+
+
+def test_decoder_rows_are_those_of_the_latents_asked_for(tiny_sae_folder: Path) -> None:
+    rows = load_file(tiny_sae_folder / "sae_weights.safetensors")["W_dec"]
+    assert torch.equal(ours(tiny_sae_folder).decoder_rows(torch.tensor([9, 3])), rows[[9, 3]])
+
+
+# --- centring ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def both_gpt2s(lens: Any) -> tuple[Any, Any, Tensor]:
+    """A tiny GPT-2 with no zero bias, the same in TransformerLens as res-jb had it, and tokens."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+
+    assert lens
+    hugging_face = tiny_model("gpt2")
+    generator = torch.Generator().manual_seed(13)
+    for parameter in hugging_face.parameters():
+        if parameter.dim() == 1:
+            parameter.data += torch.randn(parameter.shape, generator=generator)
+    config = HookedTransformerConfig(
+        n_layers=N_LAYERS, d_model=D_MODEL, n_ctx=128, d_head=D_MODEL // 2, n_heads=2, device="cpu",
+        d_mlp=4 * D_MODEL, d_vocab=D_VOCAB, act_fn="gelu_new", normalization_type="LN",
+    )  # fmt: skip
+    transformer_lens = HookedTransformer(config)
+    transformer_lens.load_and_process_state_dict(
+        convert_gpt2_weights(hugging_face, config),
+        fold_ln=False,
+        center_writing_weights=True,
+        center_unembed=False,
+        fold_value_biases=False,
+    )
+    ids = torch.randint(D_VOCAB, (2, 11), generator=generator)
+    return hugging_face, transformer_lens, ids
+
+
+def both_residuals(both_gpt2s: tuple[Any, Any, Tensor], point: HookPoint) -> tuple[Tensor, Tensor]:
+    """The residual of the same tokens in transformers and in TransformerLens."""
+    hugging_face, transformer_lens, ids = both_gpt2s
+    with capture(find_blocks(hugging_face, N_LAYERS), [point]) as seen:
+        hugging_face(input_ids=ids, use_cache=False)
+    _, cached = transformer_lens.run_with_cache(ids, names_filter=[str(point)])
+    return seen[point], cached[str(point)]
+
+
+@pytest.mark.parametrize("kind", ["hook_resid_pre", "hook_resid_post"])
+@pytest.mark.parametrize("layer", range(N_LAYERS))
+def test_the_residual_of_transformer_lens_is_that_of_hugging_face_less_its_mean(
+    both_gpt2s: tuple[Any, Any, Tensor], layer: int, kind: str
+) -> None:
+    raw, centred = both_residuals(both_gpt2s, HookPoint(layer, kind))
+    mean = raw.mean(-1, keepdim=True)
+    size = float(raw.abs().max())
+    assert float((raw - mean - centred).abs().max()) < 1e-5 * size
+    assert float(mean.abs().max()) > 1e-2 * size  # there is something to take off
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_a_centred_sae_encodes_hugging_face_residuals_as_sae_lens_does_those_of_transformer_lens(
+    lens: Any,
+    both_gpt2s: tuple[Any, Any, Tensor],
+    tmp_path: Path,
+    architecture: str,
+    normalization: str,
+) -> None:
+    raw, centred = both_residuals(both_gpt2s, HookPoint(2))
+    theirs = of_lens(lens, CENTRED, **ARCHITECTURES[architecture], normalize_activations=normalization)
+    theirs.save_model(tmp_path)
+    sae = ours(tmp_path).for_model(device=torch.device("cpu"), uses_layer_norm=True)
+    expected = theirs.encode(centred.flatten(0, 1))
+    assert_near(sae.encode(raw.flatten(0, 1)), expected, 1e-4)
+    assert not torch.allclose(theirs.encode(raw.flatten(0, 1)), expected, atol=0.1) or (
+        normalization == "layer_norm"  # which takes the mean off anyway
+    )
+
+
+def test_the_raw_scale_of_a_centred_sae_is_that_of_the_centred_residual(
+    tmp_path: Path, resid: Tensor
+) -> None:
+    folder = save_tiny_sae(tmp_path, normalize_activations="constant_norm_rescale")
+    sae = replace(ours(folder), centred=True)
+    centred = resid - resid.mean(-1, keepdim=True)
+    assert_near(sae.raw_scale(resid), centred.norm(dim=-1, keepdim=True) / 4.0)  # 4 = 16 ** 0.5
+
+
+def test_residuals_of_a_model_without_layer_norm_are_never_centred(tmp_path: Path, resid: Tensor) -> None:
+    metadata = {"model_name": "tiny", "hook_name": HOOK}
+    plain = ours(save_tiny_sae(tmp_path / "plain"))
+    asks = ours(save_tiny_sae(tmp_path / "asks", metadata={**metadata, **CENTRED}))
+    cpu = torch.device("cpu")
+    assert asks.centred
+    assert not plain.centred
+    assert not plain.for_model(device=cpu, uses_layer_norm=True).centred
+    rms = asks.for_model(device=cpu, uses_layer_norm=False)
+    assert torch.equal(rms.encode(resid), plain.encode(resid))
+    assert not torch.equal(asks.encode(resid), plain.encode(resid))
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"architecture": "temporal"},
+            "architecture 'temporal' is not supported; standard, topk, jumprelu, gated are$",
+        ),
+        (
+            {"normalize_activations": "expected_average_only_in"},
+            "normalize_activations='expected_average_only_in' has not been folded into the "
+            "weights, and the factor for it is not in the file; "
+            "save it again with sae-lens after folding$",
+        ),
+        (
+            {"normalize_activations": "covariance_whitening"},
+            "normalize_activations='covariance_whitening' has not been folded into the weights",
+        ),
+        (
+            {"reshape_activations": "hook_z"},
+            r"reads attention heads \(hook_z\), not the residual stream$",
+        ),
+        (
+            {"metadata": {"model_name": "tiny", "hook_name": "blocks.2.hook_mlp_out"}},
+            "'blocks.2.hook_mlp_out' is not a residual hook point; "
+            "use blocks.L.hook_resid_post or blocks.L.hook_resid_pre$",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SAEError, match=f"^SAE '{tmp_path}':? {message}"):
+        ours(save_tiny_sae(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        "architecture",
+        "normalize_activations",
+        "metadata",
+        "d_in",
+        "d_sae",
+        "k",
+        "apply_b_dec_to_input",
+    ],
+)
+def test_a_fact_that_is_absent_is_named_and_not_guessed(tmp_path: Path, fact: str) -> None:
+    save_tiny_sae(tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    del config[fact]
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    message = f"its configuration does not say '{fact}'; save it again with sae-lens 6$"
+    with pytest.raises(SAEError, match=message):
+        ours(tmp_path)
+
+
+@pytest.mark.parametrize("fact", ["hook_name", "model_name"])
+def test_a_fact_that_is_absent_from_the_metadata_is_named(tmp_path: Path, fact: str) -> None:
+    metadata = {"hook_name": HOOK, "model_name": "tiny", fact: None}
+    with pytest.raises(SAEError, match=f"its configuration does not say '{fact}'"):
+        ours(save_tiny_sae(tmp_path, metadata=metadata))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_sae": 32}, r"W_enc has shape \(16, 64\), expected \(16, 32\)$"),
+        ({"d_in": 8}, r"W_enc has shape \(16, 64\), expected \(8, 64\)$"),
+        ({"architecture": "jumprelu"}, r"threshold has shape None, expected \(64,\)$"),
+        ({"architecture": "gated"}, r"b_gate has shape None, expected \(64,\)$"),
+    ],
+)
+def test_weights_that_do_not_fit_the_configuration_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = save_tiny_sae(tmp_path)
+    config = {**json.loads((folder / "cfg.json").read_text()), **changes}
+    (folder / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(SAEError, match=message):
+        ours(folder)
+
+
+def test_tensors_that_no_encoder_uses_are_left_out(tiny_sae_folder: Path) -> None:
+    config = json.loads((tiny_sae_folder / "cfg.json").read_text())
+    weights = load_file(tiny_sae_folder / "sae_weights.safetensors")
+    sae = from_state("sae", config, {**weights, "scaling_factor": torch.ones(D_SAE)})
+    assert set(sae.weights) == {"W_enc", "b_enc", "W_dec", "b_dec"}
+
+
+def test_a_transposed_weight_is_refused(tmp_path: Path) -> None:
+    path = save_tiny_sae(tmp_path) / "sae_weights.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "W_dec": weights["W_dec"].T.contiguous()}, path)
+    with pytest.raises(SAEError, match=r"W_dec has shape \(16, 64\), expected \(64, 16\)$"):
+        ours(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
+def test_a_folder_without_one_of_its_files_is_refused(tmp_path: Path, name: str) -> None:
+    (save_tiny_sae(tmp_path) / name).unlink()
+    message = f"^{tmp_path}: no {name}; not a folder saved by sae-lens$"
+    with pytest.raises(SAEError, match=message):
+        ours(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[]", b'"x"', b"\xff\xfe\x00", b'{"metadata": 3}'])
+def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (save_tiny_sae(tmp_path) / name).write_bytes(content)
+    with pytest.raises(SAEError, match=f"{tmp_path}"):
+        ours(tmp_path)
+
+
+def test_metadata_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SAEError, match="metadata"):
+        ours(save_tiny_sae(tmp_path, metadata="blocks.2"))
+
+
+# --- SAE and model -----------------------------------------------------------------------------
+
+
+def fits(sae: SparseAutoencoder, *names: str, d_model: int = D_MODEL) -> list[str]:
+    return check_fits(sae, model_id=names[0], model_names=set(names), d_model=d_model)
+
+
+def test_a_model_of_another_width_is_refused_with_both_widths(tiny_sae_folder: Path) -> None:
+    sae = replace(ours(tiny_sae_folder), sae_id="sae")
+    message = (
+        "^SAE 'sae' has d_model=16 and was trained on 'tiny'; model 'gpt2' has d_model=768: "
+        "choose the SAE of this model$"
+    )
+    with pytest.raises(SAEError, match=message):
+        fits(sae, "gpt2", d_model=768)
+
+
+def test_a_model_of_another_name_is_warned_of(tiny_sae_folder: Path) -> None:
+    sae = replace(ours(tiny_sae_folder), sae_id="sae")
+    assert fits(sae, "other/model") == [
+        "SAE 'sae' was trained on 'tiny', the model is 'other/model': "
+        "its latents may mean something else there"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "model"),
+    [
+        ("tiny", "/home/someone/models/tiny"),
+        ("tiny", "/home/someone/models/Tiny/"),
+        ("gpt2-small", "openai-community/gpt2"),
+        ("gpt2-small", "gpt2"),
+        ("gemma-2-2b", "google/gemma-2-2b"),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("SmolLM2-135M-Instruct", "smollm2"),
+        ("SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    ],
+)
+def test_the_names_of_one_model_are_known(tiny_sae_folder: Path, trained_on: str, model: str) -> None:
+    assert fits(replace(ours(tiny_sae_folder), model_name=trained_on), model) == []
+
+
+def test_a_name_in_the_models_configuration_counts_too(tiny_sae_folder: Path) -> None:
+    sae = replace(ours(tiny_sae_folder), model_name="gpt2-small")
+    assert fits(sae, "/models/my-copy", "openai-community/gpt2") == []
+
+
+# --- the registry ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(lens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose files sae-lens's loaders get in place of the Hub's."""
+
+    def download(repo_id: str, filename: str, subfolder: str | None = None, **_: Any) -> str:
+        return str(tmp_path.joinpath(repo_id, subfolder or "", filename))
+
+    monkeypatch.setattr(lens.loading.pretrained_sae_loaders, "hf_hub_download", download)
+    return tmp_path
+
+
+def random_weights(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(14)
+    return {
+        name.replace("_DOT_", "."): 0.4 * torch.randn(shape, generator=generator)
+        for name, shape in shapes.items()
+    }
+
+
+def test_a_gpt2_sae_of_the_registry_is_centred(
+    lens: Any, hub: Path, both_gpt2s: tuple[Any, Any, Tensor]
+) -> None:
+    folder = hub / "jbloom/GPT2-Small-SAEs-Reformatted/blocks.6.hook_resid_pre"
+    folder.mkdir(parents=True)
+    config = {  # as the release has it, from before sae-lens 6
+        "model_name": "gpt2-small", "hook_point": "blocks.6.hook_resid_pre", "hook_point_layer": 6,
+        "hook_point_head_index": None, "d_in": D_MODEL, "d_sae": D_SAE, "context_size": 128,
+        "dtype": "torch.float32", "device": "mps", "expansion_factor": 4,
+    }  # fmt: skip
+    (folder / "cfg.json").write_text(json.dumps(config))
+    weights = random_weights(W_enc=(D_MODEL, D_SAE), b_enc=(D_SAE,), W_dec=(D_SAE, D_MODEL), b_dec=(D_MODEL,))
+    save_file(weights, folder / "sae_weights.safetensors")
+    save_file({"sparsity": torch.zeros(D_SAE)}, folder / "sparsity.safetensors")
+    name = "gpt2-small-res-jb/blocks.6.hook_resid_pre"
+    sae = load_sae(name, model_id="gpt2")
+    assert (sae.sae_id, sae.architecture, sae.centred) == (name, "standard", True)
+    assert (sae.hook_point, sae.model_name) == (HookPoint(6, RESID_PRE), "gpt2-small")
+    assert (sae.apply_b_dec_to_input, sae.normalize_activations) == (True, "none")
+    assert sae.neuronpedia_id == "gpt2-small/6-res-jb"
+    assert fits(sae, "openai-community/gpt2") == []
+    raw, centred = (r.flatten(0, 1) for r in both_residuals(both_gpt2s, HookPoint(2, RESID_PRE)))
+    theirs = lens.SAE.from_pretrained("gpt2-small-res-jb", "blocks.6.hook_resid_pre")
+    assert_near(sae.encode(raw), theirs.encode(centred), 1e-4)
+    by_hand = (centred - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
+    assert_near(sae.encode(raw), by_hand.relu(), 1e-4)
+
+
+THRESHOLD, AVERAGE_NORM = 1.5, 3.2
+
+
+@pytest.fixture
+def llama_scope(hub: Path) -> dict[str, Tensor]:
+    """The weights of llama_scope_lxr_8x/l16r_8x as the Hub has them."""
+    folder = hub / "fnlp/Llama3_1-8B-Base-LXR-8x/Llama3_1-8B-Base-L16R-8x"
+    (folder / "checkpoints").mkdir(parents=True)
+    config = {
+        "d_model": D_MODEL, "d_sae": D_SAE, "jump_relu_threshold": THRESHOLD,
+        "dataset_average_activation_norm": {"in": AVERAGE_NORM},
+        "hook_point_in": "blocks.16.hook_resid_post",
+    }  # fmt: skip
+    (folder / "hyperparams.json").write_text(json.dumps(config))
+    weights = random_weights(
+        encoder_DOT_weight=(D_SAE, D_MODEL), encoder_DOT_bias=(D_SAE,),
+        decoder_DOT_weight=(D_MODEL, D_SAE), decoder_DOT_bias=(D_MODEL,),
+    )  # fmt: skip
+    save_file(weights, folder / "checkpoints" / "final.safetensors")
+    return weights
+
+
+def test_the_scaling_factor_of_a_llama_scope_sae_is_folded_in(
+    lens: Any, llama_scope: dict[str, Tensor], resid: Tensor
+) -> None:
+    sae = load_sae("llama_scope_lxr_8x/l16r_8x", model_id="meta-llama/Llama-3.1-8B")
+    directory = lens.loading.pretrained_saes_directory.get_pretrained_saes_directory()
+    factor = directory["llama_scope_lxr_8x"].norm_scaling_factor["l16r_8x"]
+    assert factor > 1.5
+    assert (sae.architecture, sae.normalize_activations) == ("jumprelu", "none")
+    assert (sae.hook_point, sae.centred) == (HookPoint(16), False)
+    assert_near(sae.weights["W_enc"], factor * llama_scope["encoder.weight"].T)
+    assert_near(sae.decoder_rows(torch.arange(D_SAE)), llama_scope["decoder.weight"].T / factor)
+    theirs = lens.SAE.from_pretrained("llama_scope_lxr_8x", "l16r_8x")
+    assert_near(sae.encode(resid), theirs.encode(resid))
+    hidden = factor * resid @ llama_scope["encoder.weight"].T + llama_scope["encoder.bias"]
+    threshold = THRESHOLD * D_MODEL**0.5 / AVERAGE_NORM
+    assert_near(sae.encode(resid), hidden * (hidden > threshold))
+
+
+@pytest.mark.usefixtures("llama_scope")
+def test_a_scaling_factor_that_sae_lens_does_not_know_is_an_error(
+    lens: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lens.saes.sae, "get_norm_scaling_factor", lambda *_: None)
+    message = "normalize_activations='expected_average_only_in' has not been folded"
+    with pytest.raises(SAEError, match=message):
+        load_sae("llama_scope_lxr_8x/l16r_8x", model_id="meta-llama/Llama-3.1-8B")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_release_that_is_nearly_right_is_answered_with_the_right_one() -> None:
+    message = (
+        "^'gpt2-smal-res-jb/blocks.6.hook_resid_pre' is neither a folder nor a RELEASE/SAE_ID of "
+        "sae-lens's registry; did you mean gpt2-small-res-jb"
+    )
+    with pytest.raises(SAEError, match=message):
+        load_sae("gpt2-smal-res-jb/blocks.6.hook_resid_pre", model_id="gpt2")
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("name", ["./no/such/folder", "!?", "bundle"])
+def test_what_is_nothing_at_all_is_said_to_be_neither(name: str) -> None:
+    with pytest.raises(SAEError, match="is neither a folder nor a RELEASE/SAE_ID"):
+        load_sae(name, model_id="gpt2")
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("blocks.6.hook_resid_pree", "blocks.6.hook_resid_pre, "),
+        ("", "blocks.0.hook_resid_pre, "),
+    ],
+)
+def test_an_sae_that_a_release_does_not_have_is_answered_with_those_it_has(name: str, near: str) -> None:
+    message = f"^release 'gpt2-small-res-jb' has no SAE '{name}'; it has {near}"
+    with pytest.raises(SAEError, match=message):
+        load_sae(f"gpt2-small-res-jb/{name}", model_id="gpt2")
+
+
+def test_a_failed_fetch_says_how_to_fetch_it_where_there_is_a_network(
+    lens: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(lens.loading.pretrained_sae_loaders, "hf_hub_download", offline)
+    message = (
+        r"^SAE 'gpt2-small-res-jb/blocks.6.hook_resid_pre' could not be fetched \(no route\); "
+        'where there is a network, run: python -c "from sae_lens import SAE; '
+        r"SAE.from_pretrained\('gpt2-small-res-jb', 'blocks.6.hook_resid_pre'\)\"$"
+    )
+    with pytest.raises(SAEError, match=message):
+        load_sae("gpt2-small-res-jb/blocks.6.hook_resid_pre", model_id="gpt2")
+
+
+# --- the bundled SAE ---------------------------------------------------------------------------
+
+
+def modules_after(code: str) -> tuple[str, set[str]]:
+    """The first line a new process writes, and the modules it has loaded in the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    first, modules = done.stdout.splitlines()
+    return first, set(modules.split())
+
+
+def test_the_bundled_sae_is_read_without_sae_lens() -> None:
+    shown = "sae.hook_point, sae.architecture, sae.k, sae.d_model, sae.d_sae, sae.sae_id"
+    first, modules = modules_after(
+        "from neurosteer_cli.saes.load import load_sae; "
+        f"sae = load_sae('bundled', model_id='smollm2'); print({shown})"
+    )
+    assert first == "blocks.20.hook_resid_post topk 32 576 4608 bundled"
+    assert "torch" in modules  # the list is not empty
+    assert not {"sae_lens", "transformer_lens", "transformers"} & modules
+
+
+def test_a_layer_without_a_bundled_sae_is_answered_with_those_that_have_one() -> None:
+    message = r"^no SAE is bundled with 'smollm2' for block 3; there is one for \[11, 14, 17, 20\]$"
+    with pytest.raises(SAEError, match=message):
+        load_sae("bundled", model_id="smollm2", layer=3)
+
+
+@pytest.mark.parametrize("layer", [11, 14, 17, 20])
+def test_each_bundled_sae_is_small_and_described(layer: int) -> None:
+    folder = sae_folder("bundled", model_id="smollm2", layer=layer)
+    assert folder is not None
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 11_000_000
+    sae = load_sae("bundled", model_id="smollm2", layer=layer)
+    assert (sae.hook_point, sae.architecture, sae.k, sae.d_sae) == (HookPoint(layer), "topk", 32, 4608)
+    torch.testing.assert_close(sae.decoder_norms, torch.ones(4608), rtol=2e-3, atol=0.0)
+    described = find(sae, "smollm2")
+    assert described is not None
+    assert described.about.hook_point == f"blocks.{layer}.hook_resid_post"
+    assert sum(not latent.contexts for latent in described.latents) < 46  # 1 %
+    contexts = [context for latent in described.latents for context in latent.contexts]
+    assert max(len(f"{one.before}{one.token}{one.after}".split()) for one in contexts) < 9  # fragments
+
+
+def test_a_push_is_spread_over_the_last_three_blocks_of_a_family(tmp_path: Path) -> None:
+    assert default_layers("bundled", model_id="smollm2", spread=True) == [14, 17, 20]
+    assert default_layers("bundled", model_id="smollm2", spread=False) == [20]
+    assert default_layers("release/sae", model_id="smollm2", spread=True) == [None]
+    for layer in (3, 7):
+        save_tiny_sae(tmp_path / f"blocks.{layer}.hook_resid_post")
+    assert default_layers(str(tmp_path), model_id="smollm2", spread=True) == [3, 7]
+    single = str(tmp_path / "blocks.3.hook_resid_post")
+    assert default_layers(single, model_id="smollm2", spread=True) == [None]
+
+
+@pytest.mark.parametrize("model", ["gpt2", "openai-community/gpt2", "", "."])
+def test_a_model_without_a_bundled_sae_is_told_what_else_there_is(model: str) -> None:
+    message = (
+        f"^no SAE is bundled for model '{model}': give --sae FOLDER or --sae RELEASE/SAE_ID, "
+        r"or a method that needs none \(--method diffmean\)$"
+    )
+    with pytest.raises(SAEError, match=message):
+        load_sae("bundled", model_id=model)

@@ -1,0 +1,157 @@
+"""One SAE in training: sae-lens's loss and gradients, its file format, and a state that goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sae_lens import SAE
+from sae_lens.saes.sae import TrainStepInput
+from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+from safetensors.torch import load_file
+from torch import Tensor
+
+from neurosteer_cli.saes.load import load_sae
+from neurosteer_cli.saes.training.config import Recipe
+from neurosteer_cli.saes.training.sparse_topk import SparseTopK
+from neurosteer_cli.saes.training.trainer import ARCHITECTURES, Apprentice
+
+D_MODEL, D_SAE, K = 12, 40, 5
+
+
+def recipe(architecture: str = "topk", **changes: object) -> Recipe:
+    facts = {
+        "architecture": architecture, "d_model": D_MODEL, "d_sae": D_SAE, "k": K, "lr": 1e-3,
+        "batch_size": 32, "n_steps": 40, "seed": 0, "device": "cpu", **changes,
+    }  # fmt: skip
+    return Recipe(**facts)  # type: ignore[arg-type]
+
+
+def batches(n: int, seed: int = 0) -> list[Tensor]:
+    """Sums of a few of 30 directions, around a mean."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(30, D_MODEL, generator=generator)
+    mean = torch.randn(D_MODEL, generator=generator)
+    drawn = (torch.rand(n, 32, 30, generator=generator) < 0.1).float()
+    return list(drawn @ directions + mean)
+
+
+def step_input(x: Tensor, dead: Tensor | None) -> TrainStepInput:
+    return TrainStepInput(
+        sae_in=x, coefficients={}, dead_neuron_mask=dead, n_training_steps=0, is_logging_step=False
+    )
+
+
+@pytest.mark.parametrize("n_dead", [0, 3, 20])
+def test_sparse_topk_has_the_loss_and_the_gradients_of_sae_lens(n_dead: int) -> None:
+    config = {"d_in": D_MODEL, "d_sae": D_SAE, "k": K, "apply_b_dec_to_input": False}
+    ours = SparseTopK(TopKTrainingSAEConfig(**config))
+    theirs = TopKTrainingSAE(TopKTrainingSAEConfig(**config))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in ours.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(64, D_MODEL, generator=generator)
+    dead = torch.arange(D_SAE) < n_dead
+    for sae in (ours, theirs):
+        sae.training_forward_pass(step_input(x, dead)).loss.backward()
+    outputs = [sae.training_forward_pass(step_input(x, dead)) for sae in (ours, theirs)]
+    torch.testing.assert_close(outputs[0].loss, outputs[1].loss)
+    torch.testing.assert_close(outputs[0].sae_out, outputs[1].sae_out)
+    torch.testing.assert_close(outputs[0].feature_acts.to_dense(), outputs[1].feature_acts)
+    for (name, mine), (_, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "jumprelu"])
+def test_weights_to_start_from_may_be_in_any_unit(architecture: str) -> None:
+    data = batches(3)
+    first = Apprentice(recipe(architecture), torch.cat(data).mean(0))
+    weights = {name: parameter.detach().clone() for name, parameter in first.sae.named_parameters()}
+    stretch = torch.linspace(0.1, 8, D_SAE)
+    weights["W_enc"] *= stretch
+    weights["b_enc"] *= stretch
+    weights["W_dec"] /= stretch[:, None]
+    second = Apprentice(recipe(architecture), torch.zeros(D_MODEL))
+    second.start_from(weights)
+    torch.testing.assert_close(second.sae.W_dec.norm(dim=-1), torch.ones(D_SAE))
+    expected, found = (
+        one.sae.training_forward_pass(step_input(data[0], None)).sae_out for one in (first, second)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_learns_and_is_loaded_by_sae_lens_with_equal_encodings(
+    architecture: str, tmp_path: Path
+) -> None:
+    data = batches(40)
+    apprentice = Apprentice(recipe(architecture, lr=3e-3), torch.cat(data).mean(0))
+    qualities = [apprentice.step(batch) for batch in data]
+    assert qualities[-1].error < 0.8 * qualities[0].error
+    scale = 2.0
+    apprentice.save(
+        tmp_path, scale, torch.float32,
+        {"model_name": "tiny", "hook_name": "blocks.2.hook_resid_post"},
+    )  # fmt: skip
+    theirs = SAE.load_from_disk(tmp_path)
+    ours = load_sae(str(tmp_path), model_id="tiny")
+    raw = data[0] / scale
+    assert ours.architecture == ("topk" if architecture == "topk" else "jumprelu")
+    torch.testing.assert_close(ours.encode(raw), theirs.encode(raw))
+    assert bool((ours.encode(raw) > 0).any())
+
+
+def test_the_saved_sae_reconstructs_raw_residuals_as_it_did_scaled_ones(tmp_path: Path) -> None:
+    data = batches(40)
+    apprentice = Apprentice(recipe(), torch.cat(data).mean(0))
+    for batch in data:
+        apprentice.step(batch)
+    with torch.no_grad():
+        before = apprentice.sae.training_forward_pass(step_input(data[0], None)).sae_out
+    facts = {"model_name": "m", "hook_name": "blocks.0.hook_resid_post"}
+    apprentice.save(tmp_path, 4.0, torch.float32, facts)
+    after = SAE.load_from_disk(tmp_path)(data[0] / 4.0)
+    torch.testing.assert_close(after, before / 4.0, rtol=1e-4, atol=1e-4)
+    norms = load_file(tmp_path / "sae_weights.safetensors")["W_dec"].norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones(D_SAE))
+
+
+def test_the_saved_number_type_and_facts_are_those_asked_for(tmp_path: Path) -> None:
+    apprentice = Apprentice(recipe(), torch.zeros(D_MODEL))
+    apprentice.step(batches(1)[0])
+    facts = {"model_name": "m", "hook_name": "blocks.0.hook_resid_post", "median_resid_norm": 3.5}
+    apprentice.save(tmp_path, 1.0, torch.float16, facts)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert (config["dtype"], config["normalize_activations"], config["k"]) == ("float16", "none", K)
+    assert config["metadata"]["median_resid_norm"] == 3.5
+    weights = load_file(tmp_path / "sae_weights.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_restored_apprentice_goes_on_as_if_it_had_never_stopped(architecture: str) -> None:
+    data = batches(30)
+    whole = Apprentice(recipe(architecture), torch.zeros(D_MODEL))
+    for batch in data:
+        whole.step(batch)
+    first = Apprentice(recipe(architecture), torch.zeros(D_MODEL))
+    for batch in data[:17]:
+        first.step(batch)
+    tensors, numbers = first.state()
+    second = Apprentice(recipe(architecture, seed=99), torch.ones(D_MODEL))
+    second.restore(
+        {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(numbers))
+    )
+    for batch in data[17:]:
+        second.step(batch)
+    for name, tensor in whole.sae.state_dict().items():
+        assert torch.equal(tensor, second.sae.state_dict()[name]), name
+
+
+def test_a_fresh_apprentice_depends_on_its_seed_alone() -> None:
+    torch.manual_seed(1)
+    one = Apprentice(recipe(), torch.zeros(D_MODEL)).sae.W_dec
+    torch.manual_seed(2)
+    assert torch.equal(one, Apprentice(recipe(), torch.zeros(D_MODEL)).sae.W_dec)
+    assert not torch.equal(one, Apprentice(recipe(seed=1), torch.zeros(D_MODEL)).sae.W_dec)

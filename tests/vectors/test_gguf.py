@@ -1,0 +1,248 @@
+"""A control-vector file says what a vector adds to which block, to llama.cpp and back again."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from support.tiny import tiny_vector
+
+from neurosteer_cli.errors import IncompatibleVectorError, InputError, VectorFileError
+from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.models.shape import ModelShape
+from neurosteer_cli.vectors.gguf import (
+    ORIGINS,
+    ControlVector,
+    read_control_vector,
+    restore,
+    write_control_vector,
+)
+from neurosteer_cli.vectors.vector import SteeringVector
+
+SHAPE = ModelShape(architecture="LlamaForCausalLM", d_model=4, n_layers=6, d_vocab=300)
+ONE, TWO = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([-0.1, 0.0, 1e-30, 3e37])
+
+
+def vector_at(**pushes: torch.Tensor) -> SteeringVector:
+    """Pushes by block and kind: `post3`, `pre4`."""
+    points = {HookPoint(int(name[-1]), f"hook_resid_{name[:-1]}"): push for name, push in pushes.items()}
+    return tiny_vector(SHAPE, points)
+
+
+def exported(vector: SteeringVector, path: Path, alpha: float = 1.0) -> Path:
+    write_control_vector(vector, alpha, path, name="v.st", sha256="abc")
+    return path
+
+
+def foreign(
+    path: Path, tensors: dict[str, Any], hint: str | None = "llama", kind: str = "controlvector"
+) -> Path:
+    """A file as another program writes it."""
+    writer = gguf.GGUFWriter(path, kind)
+    if hint is not None:
+        writer.add_string("controlvector.model_hint", hint)
+    writer.add_uint32("controlvector.layer_count", len(tensors))
+    for name, data in tensors.items():
+        writer.add_tensor(name, np.asarray(data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def as_float32(*numbers: float) -> Any:
+    return np.array(numbers, dtype=np.float32)
+
+
+# --- written -----------------------------------------------------------------------------------
+
+
+def test_the_file_is_what_llama_cpp_reads(tmp_path: Path) -> None:
+    reader = gguf.GGUFReader(exported(vector_at(post2=ONE, post5=TWO), tmp_path / "v.gguf", alpha=8.0))
+    facts = {name: field.contents() for name, field in reader.fields.items()}
+    assert facts["general.architecture"] == "controlvector"
+    assert facts["controlvector.model_hint"] == "llama"
+    assert facts["controlvector.layer_count"] == 2
+    assert facts["neurosteer.alpha"] == 8.0
+    assert facts["neurosteer.vector_sha256"] == "abc"
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    assert list(tensors) == ["direction.2", "direction.5"]
+    for name, push in (("direction.2", ONE), ("direction.5", TWO)):
+        assert tensors[name].tensor_type == gguf.GGMLQuantizationType.F32
+        assert np.array_equal(tensors[name].data, (8 * push).numpy())
+
+
+def test_what_enters_a_block_is_the_output_of_the_one_before(tmp_path: Path) -> None:
+    control = read_control_vector(exported(vector_at(pre3=ONE, post2=ONE, post4=ONE), tmp_path / "v.gguf"))
+    assert {k: push.tolist() for k, push in control.directions.items()} == {
+        2: [2.0, 4.0, 6.0, 8.0], 4: [1.0, 2.0, 3.0, 4.0],
+    }  # fmt: skip
+    assert control.own is not None
+    assert list(control.own.metadata.points) == ["blocks.2.hook_resid_post", "blocks.4.hook_resid_post"]
+
+
+@pytest.mark.parametrize(
+    ("pushes", "place"),
+    [
+        ({"post0": ONE, "post3": ONE}, "the output of block 0"),
+        ({"pre1": ONE}, "the output of block 0"),
+        ({"pre0": ONE}, "what enters block 0"),
+    ],
+)
+def test_block_0_is_refused_and_no_file_written(
+    tmp_path: Path, pushes: dict[str, torch.Tensor], place: str
+) -> None:
+    with pytest.raises(
+        IncompatibleVectorError,
+        match=f"^v.st acts on {place}; a control vector begins at the output of block 1: "
+        "fit at a later block, or use `neurosteer gen`$",
+    ):
+        exported(vector_at(**pushes), tmp_path / "v.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("alpha", [0.0, float("nan"), float("inf")])
+def test_an_alpha_that_pushes_nowhere_is_refused(tmp_path: Path, alpha: float) -> None:
+    with pytest.raises(InputError, match="^alpha must be a finite number other than 0, got "):
+        exported(vector_at(post2=ONE), tmp_path / "v.gguf", alpha)
+    with pytest.raises(InputError, match=r"^alpha 1000 is too large: the push is not finite in 32-bit"):
+        exported(vector_at(post2=TWO), tmp_path / "v.gguf", 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "hint"),
+    [
+        ("LlamaForCausalLM", "llama"), ("MistralForCausalLM", "llama"), ("Qwen2ForCausalLM", "qwen2"),
+        ("Gemma2ForCausalLM", "gemma2"), ("GPT2LMHeadModel", "gpt2"), ("GPTNeoXForCausalLM", "gptneox"),
+    ],
+)  # fmt: skip
+def test_the_hint_is_llama_cpps_name_for_the_family(tmp_path: Path, architecture: str, hint: str) -> None:
+    vector = tiny_vector(replace(SHAPE, architecture=architecture), {HookPoint(2): ONE})
+    assert read_control_vector(exported(vector, tmp_path / "v.gguf")).model_hint == hint
+
+
+# --- and back ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [1.0, 8.0, -0.5])
+def test_export_and_import_give_the_same_vector(tmp_path: Path, alpha: float) -> None:
+    vector = vector_at(post2=ONE, post5=TWO)
+    path = exported(vector, tmp_path / "v.gguf", alpha)
+    back = restore(read_control_vector(path), path)
+    assert back.metadata == vector.metadata
+    assert back.pushes.keys() == vector.pushes.keys()
+    assert all(torch.equal(back.pushes[point], push) for point, push in vector.pushes.items())
+    back.save(tmp_path / "back.st")
+    assert SteeringVector.load(tmp_path / "back.st").metadata == vector.metadata
+
+
+def test_an_alpha_that_is_no_power_of_two_costs_a_rounding_at_most(tmp_path: Path) -> None:
+    vector = vector_at(post2=torch.linspace(-3, 5, 4))
+    path = exported(vector, tmp_path / "v.gguf", 7.3)
+    back = restore(read_control_vector(path), path).pushes[HookPoint(2)]
+    torch.testing.assert_close(back, vector.pushes[HookPoint(2)], rtol=2**-22, atol=0)
+
+
+# --- read --------------------------------------------------------------------------------------
+
+
+def test_each_origin_counts_in_its_own_way(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "v.gguf", {"direction.3": as_float32(1, 2), "direction.1": as_float32(3, 4)})
+    control = read_control_vector(path)
+    assert (control.d_model, control.model_hint, control.own) == (2, "llama", None)
+    found = {origin: control.at_points(origin, "v.gguf") for origin in ORIGINS}
+    assert [list(map(str, points)) for points in found.values()] == [
+        ["blocks.1.hook_resid_post", "blocks.3.hook_resid_post"],  # llama.cpp
+        ["blocks.1.hook_resid_post", "blocks.3.hook_resid_post"],  # repeng
+        ["blocks.0.hook_resid_post", "blocks.2.hook_resid_post"],  # cvector-generator
+    ]
+    assert all([push.tolist() for push in points.values()] == [[3, 4], [1, 2]] for points in found.values())
+
+
+def test_only_repeng_has_a_direction_0() -> None:
+    control = ControlVector({0: ONE, 1: TWO}, None, None)
+    assert list(control.at_points("repeng", "v.gguf")) == [HookPoint(0), HookPoint(1)]
+    for origin in ("llama.cpp", "cvector-generator"):
+        with pytest.raises(
+            VectorFileError, match=f"^v.gguf: holds direction.0, and {re.escape(origin)} counts from 1; "
+        ):
+            control.at_points(origin, "v.gguf")
+
+
+@pytest.mark.parametrize(
+    ("hint", "model_type", "fits"),
+    [
+        ("llama", "llama", True),
+        ("llama", "mistral", True),  # llama.cpp's name
+        ("mistral", "mistral", True),  # repeng's, which is transformers'
+        ("gptneox", "gpt_neox", True),
+        (None, "llama", True),
+        ("qwen2", "llama", False),
+        ("mistral", "llama", False),
+    ],
+)
+def test_the_hint_is_held_against_the_model_under_both_its_names(
+    hint: str | None, model_type: str, fits: bool
+) -> None:
+    control = ControlVector({1: ONE}, hint, None)
+    if fits:
+        control.check_hint(model_type, "some", "v.gguf")
+        return
+    with pytest.raises(
+        IncompatibleVectorError,
+        match=f"^v.gguf was made for a model of type '{hint}', model 'some' is of type '{model_type}': "
+        "pass --model with the model it was made for$",
+    ):
+        control.check_hint(model_type, "some", "v.gguf")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"direction.1": as_float32(1), "direction.2": as_float32(1, 2)}, "its directions differ in length"),
+        ({"direction.x": as_float32(1)}, "tensor 'direction.x' is not a direction.k"),
+        ({"direction.-1": as_float32(1)}, "tensor 'direction.-1' is not a direction.k"),
+        ({f"direction.{'9' * 40}": as_float32(1)}, r"tensor 'direction.9+' is not a direction.k"),
+        (
+            {"direction.1": np.ones(2, dtype=np.float16)},
+            r"direction.1 is F16 \[2\], expected F32 \[d_model\]",
+        ),
+        ({"direction.1": np.ones((2, 2), dtype=np.float32)}, r"direction.1 is F32 \[2, 2\], expected F32"),
+        ({"direction.1": as_float32(1, float("nan"))}, "direction.1 holds values that are not finite"),
+        ({}, "holds no direction.k"),
+    ],
+)
+def test_a_file_that_is_no_control_vector_is_named(
+    tmp_path: Path, tensors: dict[str, Any], message: str
+) -> None:
+    path = foreign(tmp_path / "v.gguf", tensors)
+    with pytest.raises(VectorFileError, match=rf"^{re.escape(str(path))}: {message}"):
+        read_control_vector(path)
+
+
+def test_other_gguf_files_and_damaged_ones_are_named(tmp_path: Path) -> None:
+    model = foreign(tmp_path / "model.gguf", {"direction.1": as_float32(1)}, kind="llama")
+    with pytest.raises(VectorFileError, match="model.gguf: a GGUF file of 'llama', not a control vector$"):
+        read_control_vector(model)
+    good = exported(vector_at(post2=ONE), tmp_path / "good.gguf").read_bytes()
+    for n in (0, 3, 10, 100, len(good) - 20):
+        (tmp_path / "cut.gguf").write_bytes(good[:n])
+        with pytest.raises(VectorFileError, match=r"cut.gguf: damaged, or not a GGUF file \("):
+            read_control_vector(tmp_path / "cut.gguf")
+    with pytest.raises(InputError, match="none.gguf: no such file$"):
+        read_control_vector(tmp_path / "none.gguf")
+    with pytest.raises(InputError, match=r": is a directory; name a control-vector file \(.gguf\)$"):
+        read_control_vector(tmp_path)
+
+
+def test_a_file_whose_facts_and_directions_differ_is_refused(tmp_path: Path) -> None:
+    path = exported(vector_at(post2=ONE), tmp_path / "v.gguf")
+    control = read_control_vector(path)
+    moved = replace(control, directions={3: ONE})
+    with pytest.raises(VectorFileError, match="v.gguf: its directions do not fit its metadata; export"):
+        restore(moved, path)

@@ -1,0 +1,258 @@
+"""Statistics over latents, against numpy and scipy over everything at once, and by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ttest_ind
+from torch import Tensor
+
+from neurosteer_cli.errors import InputError
+from neurosteer_cli.saes.peaks import Peaks
+from neurosteer_cli.vectors.statistics import (
+    LatentStats,
+    TextFold,
+    fold,
+    select_by_frequency,
+    select_by_t,
+    welch_t,
+)
+
+D_SAE = 12
+
+
+class Sample:
+    """Token activations of texts of unequal length, and their statistics added in two parts."""
+
+    def __init__(self, seed: int, n_texts: int, shift: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(1, 9, (n_texts,), generator=generator)
+        self.texts = [(torch.randn(int(n), D_SAE, generator=generator) + shift).relu() for n in lengths]
+        self.means = torch.stack([text.double().mean(0) for text in self.texts]).numpy()
+        self.tokens = torch.cat(self.texts).double().numpy()
+        self.stats = LatentStats.empty(D_SAE)
+        half = n_texts // 2
+        for part in (self.texts[:half], self.texts[half:]):
+            owner = torch.cat([torch.full((len(text),), i) for i, text in enumerate(part)])
+            self.stats.add(fold(torch.cat(part), owner, len(part)))
+
+
+@pytest.fixture(scope="module")
+def positive() -> Sample:
+    return Sample(1, 11, shift=0.2)
+
+
+@pytest.fixture(scope="module")
+def negative() -> Sample:
+    return Sample(2, 17)
+
+
+def of_texts(means: list[list[float]]) -> LatentStats:
+    """Statistics of texts of one token each, [n_texts, d_sae]."""
+    activations = torch.tensor(means)
+    stats = LatentStats.empty(activations.shape[1])
+    stats.add(fold(activations, torch.arange(len(means)), len(means)))
+    return stats
+
+
+# --- folding -----------------------------------------------------------------------------------
+
+
+def test_folding_sums_and_counts_over_the_tokens_of_each_text() -> None:
+    activations = torch.tensor([[1.0, 0.0], [2.0, 5.0], [4.0, 0.0], [0.0, 3.0]])
+    folded = fold(activations, torch.tensor([0, 1, 0, 1]), 2)
+    assert folded.sums.tolist() == [[5.0, 0.0], [2.0, 8.0]]
+    assert folded.fired.tolist() == [[2.0, 0.0], [1.0, 2.0]]
+    assert folded.lengths.tolist() == [2, 2]
+
+
+def test_folds_of_parts_of_a_batch_add_up_to_the_fold_of_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    activations = torch.randn(20, D_SAE, generator=generator).relu()
+    owner = torch.randint(5, (20,), generator=generator)
+    whole = fold(activations, owner, 5)
+    parts = [fold(activations[p], owner[p], 5) for p in (slice(0, 7), slice(7, 20))]
+    for name, together in whole._asdict().items():
+        torch.testing.assert_close(getattr(parts[0], name) + getattr(parts[1], name), together)
+
+
+# --- running statistics ------------------------------------------------------------------------
+
+
+def test_statistics_per_text_are_those_of_numpy(positive: Sample) -> None:
+    stats = positive.stats
+    assert (stats.n_texts, stats.n_tokens) == (11, len(positive.tokens))
+    np.testing.assert_allclose(stats.mean, positive.means.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(stats.variance, positive.means.var(0, ddof=1), rtol=1e-6)
+
+
+def test_statistics_per_token_are_those_of_numpy(positive: Sample) -> None:
+    np.testing.assert_allclose(positive.stats.token_mean, positive.tokens.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(positive.stats.firing_rate, (positive.tokens > 0).mean(0))
+
+
+def test_a_long_text_weighs_as_much_as_a_short_one_per_text_but_not_per_token() -> None:
+    stats = LatentStats.empty(1)
+    stats.add(fold(torch.tensor([[2.0], [2.0], [2.0], [0.0]]), torch.tensor([0, 0, 0, 1]), 2))
+    assert float(stats.mean) == 1.0
+    assert float(stats.token_mean) == 1.5
+    assert float(stats.firing_rate) == 0.75
+
+
+def test_sums_of_statistics_are_the_statistics_of_all(positive: Sample, negative: Sample) -> None:
+    both = positive.stats + negative.stats
+    means = np.concatenate([positive.means, negative.means])
+    assert both.n_texts == 28
+    np.testing.assert_allclose(both.mean, means.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(both.variance, means.var(0, ddof=1), rtol=1e-6)
+    assert positive.stats.n_texts == 11  # left as it was
+
+
+def test_the_order_of_texts_does_not_matter() -> None:
+    texts = torch.randn(200, D_SAE, generator=torch.Generator().manual_seed(3)).relu()
+    forwards, backwards = LatentStats.empty(D_SAE), LatentStats.empty(D_SAE)
+    for text in texts:
+        forwards.add(fold(text[None], torch.tensor([0]), 1))
+    for text in texts.flip(0):
+        backwards.add(fold(text[None], torch.tensor([0]), 1))
+    torch.testing.assert_close(forwards.variance, backwards.variance, rtol=1e-12, atol=0)
+
+
+def test_statistics_take_folds_of_any_device_and_precision() -> None:
+    folded = TextFold(torch.ones(1, 2).half(), torch.ones(1, 2).half(), torch.tensor([2]))
+    stats = LatentStats.empty(2)
+    stats.add(folded)
+    assert stats.mean.tolist() == [0.5, 0.5]
+    assert stats.mean.dtype == torch.float64
+
+
+# --- Welch's t ---------------------------------------------------------------------------------
+
+
+def test_welch_t_is_that_of_scipy(positive: Sample, negative: Sample) -> None:
+    expected = ttest_ind(positive.means, negative.means, equal_var=False).statistic
+    np.testing.assert_allclose(welch_t(positive.stats, negative.stats), expected, rtol=1e-6)
+
+
+def test_welch_t_changes_sign_with_the_sides(positive: Sample, negative: Sample) -> None:
+    there = welch_t(positive.stats, negative.stats)
+    torch.testing.assert_close(welch_t(negative.stats, positive.stats), -there)
+
+
+@pytest.mark.parametrize(("up", "down"), [(0.0, 0.0), (2.0, 1.0), (0.1, 0.3), (0.7, 0.7)])
+def test_welch_t_is_0_where_neither_side_varies(up: float, down: float) -> None:
+    assert welch_t(of_texts([[up]] * 7), of_texts([[down]] * 11)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("n_up", "n_down"), [(7, 11), (11, 7), (400, 404)])
+@pytest.mark.parametrize("down", [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+def test_rounding_does_not_pass_for_variance(down: list[float], n_up: int, n_down: int) -> None:
+    sides = []
+    for tokens, n in (([1.0, 0.0, 0.0], n_up), (down, n_down)):  # all means are 1/3, or 2/3
+        stats = LatentStats.empty(1)
+        owner = torch.arange(n).repeat_interleave(3)
+        stats.add(fold(torch.tensor(tokens * n)[:, None], owner, n))
+        sides.append(stats)
+    assert welch_t(*sides).tolist() == [0.0]
+
+
+def test_welch_t_is_that_of_scipy_where_one_side_alone_varies() -> None:
+    up, down = [[1.0], [2.0], [4.0]], [[0.0], [0.0]]
+    expected = ttest_ind(np.array(up), np.array(down), equal_var=False).statistic
+    np.testing.assert_allclose(welch_t(of_texts(up), of_texts(down)), expected, rtol=1e-6)
+
+
+# --- selecting ---------------------------------------------------------------------------------
+
+# latents: 0 alike, 1 up clearly, 2 down most clearly, 3 up faintly, 4 never fires
+UP = [[1.0, 5.0, 0.0, 1.0, 0.0], [3.0, 7.0, 0.2, 5.0, 0.0], [2.0, 6.0, 0.1, 3.0, 0.0]]
+DOWN = [[2.0, 1.0, 8.0, 1.0, 0.0], [1.0, 2.0, 8.2, 4.0, 0.0], [3.0, 3.0, 8.1, 1.0, 0.0]]
+
+
+def test_latents_come_in_order_of_t_and_are_weighted_by_the_signed_difference_of_means() -> None:
+    chosen = select_by_t(of_texts(UP), of_texts(DOWN), 3)
+    assert chosen.latent_ids.tolist() == [2, 1, 3]
+    torch.testing.assert_close(chosen.weights, torch.tensor([-8.0, 4.0, 1.0]))
+    assert (chosen.latent_ids.dtype, chosen.weights.dtype) == (torch.int64, torch.float32)
+
+
+def test_a_larger_difference_does_not_go_before_a_larger_t() -> None:
+    up = [[10.0, 1.0], [30.0, 1.1], [50.0, 1.2]]
+    down = [[0.0, 0.0], [20.0, 0.1], [40.0, 0.2]]
+    chosen = select_by_t(of_texts(up), of_texts(down), 2)
+    assert chosen.latent_ids.tolist() == [1, 0]
+    torch.testing.assert_close(chosen.weights, torch.tensor([1.0, 10.0]))
+
+
+def test_ties_go_to_the_lower_latent_id() -> None:
+    up, down = of_texts([[3.0] * 5000, [1.0] * 5000]), of_texts([[1.0] * 5000, [0.0] * 5000])
+    for select in (select_by_t, select_by_frequency):
+        assert select(up, down, 100).latent_ids.tolist() == list(range(100))
+
+
+def test_latents_that_do_not_differ_are_left_out_though_fewer_than_k_remain() -> None:
+    assert select_by_t(of_texts(UP), of_texts(DOWN), 5).latent_ids.tolist() == [2, 1, 3]
+    assert select_by_frequency(of_texts(DOWN), of_texts(UP), 5).latent_ids.tolist() == [2]
+
+
+def test_the_published_selection_takes_latents_that_fire_more_often_and_turns_them_up() -> None:
+    # firing rates 3/4 and 1/4, 1/4 and 3/4, 2/4 and 1/4, 1 and 1
+    up = [[1.0, 0.0, 4.0, 9.0], [1.0, 0.0, 0.0, 9.0], [1.0, 0.0, 2.0, 9.0], [0.0, 8.0, 0.0, 9.0]]
+    down = [[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 3.0, 1.0], [1.0, 0.0, 0.0, 1.0]]
+    chosen = select_by_frequency(of_texts(up), of_texts(down), 4)
+    assert chosen.latent_ids.tolist() == [0, 2]
+    torch.testing.assert_close(chosen.weights, torch.tensor([0.5, 0.75]))
+
+
+def test_the_published_weights_are_never_negative() -> None:
+    # fires more often on the positive side, but less strongly
+    up, down = [[1.0], [1.0], [0.0]], [[9.0], [0.0], [0.0]]
+    chosen = select_by_frequency(of_texts(up), of_texts(down), 1)
+    assert (chosen.latent_ids.tolist(), chosen.weights.tolist()) == ([0], [0.0])
+
+
+def test_the_published_statistics_are_over_tokens() -> None:
+    positive, negative = LatentStats.empty(1), LatentStats.empty(1)
+    # 5 of 6 tokens fire; the text means alone would be 1 and 0
+    positive.add(fold(torch.tensor([[1.0]] * 5 + [[0.0]]), torch.tensor([0] * 5 + [1]), 2))
+    negative.add(fold(torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([0, 0, 1]), 2))
+    weights = select_by_frequency(positive, negative, 1).weights
+    torch.testing.assert_close(weights, torch.tensor([5 / 6 - 1 / 3]))
+
+
+@pytest.mark.parametrize("select", [select_by_t, select_by_frequency])
+@pytest.mark.parametrize("k", [0, -1, 6])
+def test_k_out_of_range_is_refused(select: object, k: int) -> None:
+    assert callable(select)
+    message = f"^--top-k must be between 1 and d_sae=5, got {k}$"
+    with pytest.raises(InputError, match=message):
+        select(of_texts(UP), of_texts(DOWN), k)
+
+
+# --- peaks -------------------------------------------------------------------------------------
+
+
+def windows(*ids: int) -> Tensor:
+    """A window for each token, all of it that token's id."""
+    return torch.tensor(ids)[:, None].expand(-1, Peaks.BEFORE + 1 + Peaks.AFTER)
+
+
+def test_a_peak_remembers_the_window_at_the_highest_activation() -> None:
+    peaks = Peaks(3)
+    peaks.add(torch.tensor([[1.0, 0.0, 0.0], [3.0, 0.5, 0.0]]), windows(10, 11))
+    peaks.add(torch.tensor([[2.0, 4.0, 0.0]]), windows(12))
+    assert peaks.height.tolist() == [3.0, 4.0, 0.0]
+    assert peaks.window[:, Peaks.BEFORE].tolist() == [11, 12, -1]
+    assert peaks.window.shape == (3, 8)
+
+
+def test_a_latent_that_never_fires_has_no_window() -> None:
+    peaks = Peaks(1)
+    peaks.add(torch.zeros(4, 1), windows(1, 2, 3, 4))
+    assert peaks.window.tolist() == [[-1] * 8]
+
+
+def test_an_equal_activation_later_does_not_take_the_peak() -> None:
+    peaks = Peaks(1)
+    peaks.add(torch.tensor([[2.0]]), windows(7))
+    peaks.add(torch.tensor([[2.0]]), windows(8))
+    assert peaks.window[0, 0] == 7

@@ -1,0 +1,511 @@
+"""A vector file holds every bit and every fact, and says what is wrong when it does not."""
+
+import json
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from neurosteer_cli.errors import IncompatibleVectorError, InputError, OutputError, VectorFileError
+from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.models.shape import ModelShape
+from neurosteer_cli.vectors import vector as vector_module
+from neurosteer_cli.vectors.combine import combine, cosine
+from neurosteer_cli.vectors.metadata import PointFacts, SAEFacts, SideFacts, VectorMetadata
+from neurosteer_cli.vectors.vector import Latents, SteeringVector, file_sha256, total_dose
+
+D_MODEL = 4
+SHAPE = ModelShape(architecture="TinyForCausalLM", d_model=D_MODEL, n_layers=6, d_vocab=300)
+SAE = SAEFacts(sae_id="sae", sha256="5ae", model_name="tiny", d_sae=64, neuronpedia_id=None)
+POSITIVE = SideFacts(label="up", n_texts=10, n_tokens=100, sha256="a1")
+NEGATIVE = SideFacts(label="down", n_texts=11, n_tokens=110, sha256="b2")
+
+
+def make(
+    pushes: dict[int, list[float]],
+    *,
+    resid_norm: float = 10.0,
+    shape: ModelShape = SHAPE,
+    model_id: str = "tiny",
+    hashes: tuple[int, ...] = (-3, 5),
+    sae: SAEFacts | None = None,
+) -> SteeringVector:
+    """A vector with these pushes, by layer."""
+    facts = PointFacts(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, sae=sae)
+    metadata = VectorMetadata(
+        format_version=2,
+        program_version="0.1.0",
+        created="2026-01-02T03:04:05+00:00",
+        model_id=model_id,
+        model_shape=shape,
+        method="diffmean",
+        parameters={"top_k": 2},
+        positive=POSITIVE,
+        negative=NEGATIVE,
+        points={str(HookPoint(layer)): facts for layer in pushes},
+        parents=[],
+        calibration=None,
+    )
+    return SteeringVector(
+        metadata,
+        {HookPoint(layer): torch.tensor(push) for layer, push in pushes.items()},
+        {},
+        torch.tensor(hashes, dtype=torch.int64),
+    )
+
+
+def with_latents() -> SteeringVector:
+    """A vector of two layers, made of latents, with values that only exact bits keep."""
+    vector = make({1: [0.1, -0.0, 1e-42, 3e38], 3: [1.0, 2.0, 3.0, 4.0]}, sae=SAE)
+    latents = Latents(
+        torch.tensor([63, 0]), torch.tensor([0.3, -7.0]), torch.tensor([[0.5, 0.1], [0.0, 1.0]])
+    )
+    return replace(vector, latents={HookPoint(1): latents})
+
+
+def add_up(*parts: tuple[str, SteeringVector, float]) -> SteeringVector:
+    named = [(name, vector, weight, f"sha256 of {name}") for name, vector, weight in parts]
+    return combine(named, program_version="0.1.0", created="2026-05-06T07:08:09+00:00")
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    return left.dtype == right.dtype and left.numpy().tobytes() == right.numpy().tobytes()
+
+
+# --- saving and loading ------------------------------------------------------------------------
+
+
+def test_a_vector_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    saved = with_latents()
+    saved.save(tmp_path / "v.st")
+    loaded = SteeringVector.load(tmp_path / "v.st")
+    assert loaded.metadata == saved.metadata
+    assert list(loaded.pushes) == [HookPoint(1), HookPoint(3)]
+    for point, push in saved.pushes.items():
+        assert same_bits(loaded.pushes[point], push)
+    assert list(loaded.latents) == [HookPoint(1)]
+    for one, other in zip(
+        vars(loaded.latents[HookPoint(1)]).values(),
+        vars(saved.latents[HookPoint(1)]).values(),
+        strict=True,
+    ):
+        assert same_bits(one, other)
+    assert same_bits(loaded.text_hashes, saved.text_hashes)
+
+
+def test_saving_what_was_loaded_writes_the_same_file(tmp_path: Path) -> None:
+    with_latents().save(tmp_path / "v.st")
+    SteeringVector.load(tmp_path / "v.st").save(tmp_path / "again.st")
+    assert (tmp_path / "again.st").read_bytes() == (tmp_path / "v.st").read_bytes()
+
+
+def test_the_file_names_its_tensors_by_hook_point(tmp_path: Path) -> None:
+    with_latents().save(tmp_path / "v.st")
+    with safe_open(tmp_path / "v.st", framework="pt") as file:
+        assert sorted(file.keys()) == [
+            "blocks.1.hook_resid_post",
+            "blocks.1.hook_resid_post/firing_rates",
+            "blocks.1.hook_resid_post/latent_ids",
+            "blocks.1.hook_resid_post/latent_weights",
+            "blocks.3.hook_resid_post",
+            "text_hashes",
+        ]
+        assert list(file.metadata()) == ["neurosteer"]
+        facts = json.loads(file.metadata()["neurosteer"])
+    assert facts == asdict(with_latents().metadata)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make({1: [1.0, 0.0, 0.0, 0.0]}).save(tmp_path / "v.st")
+    before = (tmp_path / "v.st").read_bytes()
+
+    def full(_tensors: Any, path: Path, **_options: Any) -> None:
+        Path(path).write_bytes(b"half")
+        # safetensors' own word for a full disk, seen on a full tmpfs
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(vector_module, "save_file", full)
+    with pytest.raises(OutputError, match=r"v\.st: cannot write \(.*No space left on device.*\)"):
+        with_latents().save(tmp_path / "v.st")
+    assert (tmp_path / "v.st").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["v.st"]
+
+
+# --- files that are refused --------------------------------------------------------------------
+
+
+@pytest.fixture
+def rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Write `v.st` with its metadata or tensors changed, load it, and return the refusal."""
+    monkeypatch.chdir(tmp_path)
+
+    def rewritten(
+        facts: dict[str, Any] | str | None = None,
+        tensors: dict[str, Tensor | None] | None = None,
+    ) -> str:
+        with_latents().save(Path("good.st"))
+        with safe_open("good.st", framework="pt") as file:
+            old = {name: file.get_tensor(name) for name in list(file.keys())}
+            text = file.metadata()["neurosteer"]
+        changed = {name: tensor for name, tensor in {**old, **(tensors or {})}.items() if tensor is not None}
+        if isinstance(facts, dict):
+            facts = json.dumps({**json.loads(text), **facts})
+        save_file(changed, "v.st", metadata={"neurosteer": text if facts is None else facts})
+        with pytest.raises(VectorFileError) as caught:
+            SteeringVector.load(Path("v.st"))
+        return str(caught.value)
+
+    return rewritten
+
+
+def without(facts: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key not in keys}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(VectorMetadata)])
+def test_metadata_without_a_field_is_refused(rewrite: Callable[..., str], field: str) -> None:
+    facts = without(asdict(with_latents().metadata), field)
+    message = {"format_version": "its metadata has no format_version"}.get(
+        field, f"its metadata lacks ['{field}']"
+    )
+    assert rewrite(json.dumps(facts)) == f"v.st: {message}; fit the vector again"
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        *(("model_shape", field.name) for field in fields(ModelShape)),
+        *(("positive", field.name) for field in fields(SideFacts)),
+        ("negative", "label"),
+    ],
+)
+def test_a_part_without_a_field_is_refused(rewrite: Callable[..., str], part: str, field: str) -> None:
+    facts = asdict(with_latents().metadata)
+    assert rewrite({part: without(facts[part], field)}) == (
+        f"v.st: its metadata lacks ['{field}']; fit the vector again"
+    )
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(PointFacts)])
+def test_a_hook_point_without_a_fact_is_refused(rewrite: Callable[..., str], field: str) -> None:
+    points = asdict(with_latents().metadata)["points"]
+    points["blocks.1.hook_resid_post"].pop(field)
+    assert rewrite({"points": points}) == (f"v.st: its metadata lacks ['{field}']; fit the vector again")
+
+
+def test_all_fields_that_are_missing_are_named(rewrite: Callable[..., str]) -> None:
+    facts = without(asdict(with_latents().metadata), "method", "created", "points")
+    assert rewrite(json.dumps(facts)) == (
+        "v.st: its metadata lacks ['created', 'method', 'points']; fit the vector again"
+    )
+
+
+@pytest.mark.parametrize("version", [0, 1, 10])
+def test_another_format_version_is_refused(rewrite: Callable[..., str], version: int) -> None:
+    assert rewrite({"format_version": version}) == (
+        f"v.st: format version {version}, this program reads 2; "
+        "install the neurosteer that wrote it, or fit the vector again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{half", "v.st: its metadata is not JSON; fit the vector again"),
+        ("", "v.st: its metadata is not JSON; fit the vector again"),
+        ("[1]", "v.st: its metadata has no format_version; fit the vector again"),
+        ("null", "v.st: its metadata has no format_version; fit the vector again"),
+    ],
+)
+def test_metadata_that_is_no_json_object_is_refused(
+    rewrite: Callable[..., str], text: str, message: str
+) -> None:
+    assert rewrite(text) == message
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"points": []},
+        {"points": "blocks.1.hook_resid_post"},
+        {"points": {}},
+        {"points": {"blocks.1.hook_resid_post": None}},
+        {"points": {"blocks.1.mlp": {
+            "resid_norm": 10.0, "shift_norm": 1.0, "auroc": 1.0, "sae": None}}},
+        {"model_shape": 3},
+        {"model_shape": None},
+        {"model_shape": {**asdict(SHAPE), "d_model": "4"}},
+        {"model_id": None},
+        {"parents": None},
+        {"parameters": None},
+        {"points": {"blocks.1.hook_resid_post": {
+            "resid_norm": "10", "shift_norm": 1.0, "auroc": 1.0, "sae": None}}},
+        {"points": {"blocks.1.hook_resid_post": {
+            "resid_norm": 0.0, "shift_norm": 1.0, "auroc": 1.0, "sae": None}}},
+    ],
+)  # fmt: skip
+def test_metadata_of_the_wrong_kind_is_refused(rewrite: Callable[..., str], facts: dict[str, Any]) -> None:
+    assert rewrite(facts).startswith("v.st: ")
+
+
+POINT = "blocks.1.hook_resid_post"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({POINT: torch.zeros(5)},
+         f"tensor '{POINT}' is torch.float32 [5], expected torch.float32 [4]"),
+        ({POINT: torch.zeros(1, 4)},
+         f"tensor '{POINT}' is torch.float32 [1, 4], expected torch.float32 [4]"),
+        ({POINT: torch.zeros(4, dtype=torch.float64)},
+         f"tensor '{POINT}' is torch.float64 [4], expected torch.float32 [4]"),
+        ({POINT: None}, f"tensor '{POINT}' is absent, expected torch.float32 [4]"),
+        ({POINT: torch.tensor([0.0, float("nan"), 0.0, 0.0])},
+         f"tensor '{POINT}' holds values that are not finite"),
+        ({POINT: torch.tensor([0.0, float("-inf"), 0.0, 0.0])},
+         f"tensor '{POINT}' holds values that are not finite"),
+        ({f"{POINT}/latent_weights": torch.ones(3)},
+         f"tensor '{POINT}/latent_weights' is torch.float32 [3], expected torch.float32 [2]"),
+        ({f"{POINT}/latent_weights": torch.tensor([1.0, float("nan")])},
+         f"tensor '{POINT}/latent_weights' holds values that are not finite"),
+        ({f"{POINT}/latent_ids": torch.zeros(1, 2, dtype=torch.int64)},
+         f"tensor '{POINT}/latent_ids' is torch.int64 [1, 2], expected torch.int64 [2]"),
+        ({f"{POINT}/latent_ids": torch.zeros(2)},
+         f"tensor '{POINT}/latent_ids' is torch.float32 [2], expected torch.int64 [2]"),
+        ({f"{POINT}/firing_rates": None},
+         f"tensor '{POINT}/firing_rates' is absent, expected torch.float32 [2, 2]"),
+        ({"text_hashes": None}, "tensor 'text_hashes' is absent, expected torch.int64 [0]"),
+        ({"text_hashes": torch.zeros(2)},
+         "tensor 'text_hashes' is torch.float32 [2], expected torch.int64 [2]"),
+    ],
+)  # fmt: skip
+def test_an_altered_tensor_is_named_with_what_it_should_be(
+    rewrite: Callable[..., str], tensors: dict[str, Tensor], message: str
+) -> None:
+    assert rewrite(tensors=tensors) == f"v.st: {message}"
+
+
+def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(4)}, path, metadata={"format": "pt"})
+    with pytest.raises(VectorFileError) as caught:
+        SteeringVector.load(path)
+    assert str(caught.value) == f"{path}: a safetensors file, but not one written by neurosteer"
+    save_file({"weight": torch.zeros(4)}, path)
+    with pytest.raises(VectorFileError, match="not one written by neurosteer"):
+        SteeringVector.load(path)
+
+
+@pytest.mark.parametrize("length", [0, 7, 8, 100, -1])
+def test_a_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "v.st"
+    with_latents().save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    message = rf"{re.escape(str(path))}: damaged, or not a vector file \(.+\)"
+    with pytest.raises(VectorFileError, match=message):
+        SteeringVector.load(path)
+
+
+def test_an_absent_file_and_a_directory_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        SteeringVector.load(tmp_path / "no.st")
+    assert str(caught.value) == f"{tmp_path}/no.st: no such file; `neurosteer fit` writes one"
+    with pytest.raises(InputError) as caught:
+        SteeringVector.load(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: is a directory; name a vector file"
+
+
+class Trap:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))])
+def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[..., Any]) -> None:
+    write(Trap(tmp_path / "sprung"), tmp_path / "v.st")
+    with pytest.raises(VectorFileError, match="damaged, or not a vector file"):
+        SteeringVector.load(tmp_path / "v.st")
+    assert not (tmp_path / "sprung").exists()
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"architecture": "OtherForCausalLM"}, {"d_model": 8}, {"n_layers": 7}, {"d_vocab": 9}],
+)
+def test_a_vector_of_a_model_of_another_shape_is_refused(change: dict[str, Any]) -> None:
+    vector = make({1: [1.0, 0.0, 0.0, 0.0]})
+    vector.check_fits(SHAPE, "a renamed copy", "v.st")
+    other = replace(SHAPE, **change)
+    with pytest.raises(IncompatibleVectorError) as caught:
+        vector.check_fits(other, "other", "v.st")
+    assert str(caught.value) == (
+        "v.st was fitted on 'tiny' (TinyForCausalLM, d_model=4, 6 blocks, d_vocab=300), "
+        f"model 'other' is {other.architecture}, d_model={other.d_model}, "
+        f"{other.n_layers} blocks, d_vocab={other.d_vocab}: "
+        "pass --model tiny or fit a vector on this model"
+    )
+
+
+def test_vectors_of_different_models_are_not_summed() -> None:
+    other = make({1: [1.0, 0.0, 0.0, 0.0]}, shape=replace(SHAPE, n_layers=12), model_id="large")
+    with pytest.raises(IncompatibleVectorError) as caught:
+        add_up(("a.st", make({1: [1.0, 0.0, 0.0, 0.0]}), 1.0), ("b.st", other, 1.0))
+    assert str(caught.value) == (
+        "b.st was fitted on 'large' (TinyForCausalLM, d_model=4, 12 blocks, d_vocab=300), "
+        "a.st on 'tiny' (TinyForCausalLM, d_model=4, 6 blocks, d_vocab=300): "
+        "only vectors of one model can be summed"
+    )
+
+
+# --- sums --------------------------------------------------------------------------------------
+
+
+def test_weights_multiply_pushes_and_nothing_is_rescaled() -> None:
+    one, two = make({1: [1.0, 2.0, 0.0, 0.0]}), make({1: [0.0, 4.0, 8.0, 0.0]})
+    result = add_up(("a.st", one, 2.0), ("b.st", two, -0.5))
+    assert result.pushes[HookPoint(1)].tolist() == [2.0, 2.0, -4.0, 0.0]
+
+
+def test_vectors_at_different_layers_join() -> None:
+    one = make({3: [1.0, 0.0, 0.0, 0.0], 4: [0.0, 1.0, 0.0, 0.0]})
+    two = make({4: [0.0, 0.0, 1.0, 0.0], 1: [0.0, 0.0, 0.0, 1.0]})
+    result = add_up(("a.st", one, 1.0), ("b.st", two, 3.0))
+    assert {str(point): push.tolist() for point, push in result.pushes.items()} == {
+        "blocks.1.hook_resid_post": [0.0, 0.0, 0.0, 3.0],
+        "blocks.3.hook_resid_post": [1.0, 0.0, 0.0, 0.0],
+        "blocks.4.hook_resid_post": [0.0, 1.0, 3.0, 0.0],
+    }
+    assert list(result.pushes) == [HookPoint(1), HookPoint(3), HookPoint(4)]
+
+
+def test_a_sum_says_what_it_is_and_comes_back_from_a_file(tmp_path: Path) -> None:
+    one, two = with_latents(), make({1: [0.0, 1.0, 0.0, 0.0]}, resid_norm=20.0, hashes=(5, 9))
+    result = add_up(("a.st", one, 1.0), ("b.st", two, 0.25))
+    assert result.metadata == VectorMetadata(
+        format_version=2,
+        program_version="0.1.0",
+        created="2026-05-06T07:08:09+00:00",
+        model_id="tiny",
+        model_shape=SHAPE,
+        method="combine",
+        parameters={},
+        positive=None,
+        negative=None,
+        points={
+            # each parent measured the norm on its own texts
+            "blocks.1.hook_resid_post": PointFacts(
+                resid_norm=15.0, shift_norm=None, auroc=None, sae=None
+            ),
+            "blocks.3.hook_resid_post": PointFacts(
+                resid_norm=10.0, shift_norm=None, auroc=None, sae=None
+            ),
+        },
+        parents=[
+            {"name": "a.st", "weight": 1.0, "sha256": "sha256 of a.st",
+             "metadata": asdict(one.metadata)},
+            {"name": "b.st", "weight": 0.25, "sha256": "sha256 of b.st",
+             "metadata": asdict(two.metadata)},
+        ],
+        calibration=None,
+    )  # fmt: skip
+    assert result.latents == {}
+    assert result.text_hashes.tolist() == [-3, 5, 9]
+    result.save(tmp_path / "sum.st")
+    assert SteeringVector.load(tmp_path / "sum.st").metadata == result.metadata
+
+
+def test_a_sum_of_sums_keeps_the_whole_descent() -> None:
+    inner = add_up(("a.st", make({1: [1.0, 0.0, 0.0, 0.0]}), 2.0))
+    outer = add_up(("inner.st", inner, 3.0))
+    assert outer.pushes[HookPoint(1)].tolist() == [6.0, 0.0, 0.0, 0.0]
+    assert outer.metadata.parents[0]["metadata"]["parents"][0]["name"] == "a.st"
+
+
+@pytest.mark.parametrize("weight", [0.0, float("nan"), float("inf")])
+def test_a_weight_that_is_0_or_not_finite_is_refused(weight: float) -> None:
+    with pytest.raises(InputError) as caught:
+        add_up(("a.st", make({1: [1.0, 0.0, 0.0, 0.0]}), weight))
+    assert str(caught.value) == (f"a.st: weight must be a finite number other than 0, got {weight}")
+
+
+def test_a_sum_that_is_nothing_is_refused() -> None:
+    vector = make({2: [1.0, 2.0, 0.0, 0.0]})
+    with pytest.raises(InputError) as caught:
+        add_up(("a.st", vector, 1.0), ("b.st", vector, -1.0))
+    assert str(caught.value) == (
+        "the weighted sum at blocks.2.hook_resid_post is zero: nothing would be steered"
+    )
+    with pytest.raises(InputError, match="^nothing to combine: give one or more vector files"):
+        add_up()
+
+
+@pytest.mark.parametrize("weight", [1e39, 1e300, -1e300])
+def test_a_sum_too_large_for_its_numbers_is_refused(weight: float) -> None:
+    # It would be written, and then refused by everything that reads it.
+    with pytest.raises(InputError) as caught:
+        add_up(("a.st", make({2: [1.0, 2.0, 0.0, 0.0]}), weight))
+    assert str(caught.value) == (
+        "the weighted sum at blocks.2.hook_resid_post is not finite: a weight is too large for 32-bit numbers"
+    )
+
+
+def test_a_files_sha256_is_that_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "a") == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+
+
+# --- cosine and dose ---------------------------------------------------------------------------
+
+
+def test_cosine_is_over_all_hook_points_together() -> None:
+    one = make({1: [3.0, 0.0, 0.0, 0.0], 2: [0.0, 4.0, 0.0, 0.0]})
+    two = make({1: [1.0, 0.0, 0.0, 0.0], 3: [0.0, 1.0, 0.0, 0.0]})
+    assert cosine(one, two) == pytest.approx(3 / (5 * 2**0.5))
+    assert cosine(one, one) == pytest.approx(1.0)
+    assert cosine(one, make({2: [0.0, -1.0, 0.0, 0.0]})) == pytest.approx(-0.8)
+
+
+def test_vectors_without_a_common_hook_point_have_no_cosine() -> None:
+    assert cosine(make({1: [1.0, 0.0, 0.0, 0.0]}), make({2: [1.0, 0.0, 0.0, 0.0]})) is None
+
+
+def test_alpha_8_of_a_fitted_vector_is_a_dose_of_8_percent() -> None:
+    # alpha 1 is 1 % of the median norm of 10, whichever way it points
+    assert make({1: [0.06, 0.0, -0.08, 0.0]}).dose(8) == pytest.approx(0.08)
+    assert make({1: [0.06, 0.0, -0.08, 0.0]}).dose(-8) == pytest.approx(0.08)
+    assert make({1: [0.06, 0.0, -0.08, 0.0]}).dose(0) == 0.0
+
+
+def test_a_dose_shared_by_hook_points_adds_up() -> None:
+    vector = make({1: [0.05, 0.0, 0.0, 0.0], 2: [0.0, 0.05, 0.0, 0.0]})
+    assert vector.dose(8) == pytest.approx(0.08)
+
+
+def test_pushes_of_several_vectors_add_up_before_they_are_measured() -> None:
+    one, two = make({1: [0.1, 0.0, 0.0, 0.0]}), make({1: [0.0, 0.1, 0.0, 0.0]})
+    assert total_dose([one, two], [3, 4]) == pytest.approx(0.05)
+    assert total_dose([one, one], [4, -4]) == 0.0
+    # parents that measured 10 and 30: the push of 0.4 is held against 20
+    assert total_dose([one, make({1: [0.1, 0.0, 0.0, 0.0]}, resid_norm=30.0)], [2, 2]) == (
+        pytest.approx(0.02)
+    )
+    assert total_dose([], []) == 0.0
