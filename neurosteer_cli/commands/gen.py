@@ -36,8 +36,8 @@ from .shared.prompting import load_engine, read_prompts, tokenized
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ..evaluation.plan import Job, Plan
-    from ..generation.generate import Generation
+    from ..evaluation.plan import Plan, PlannedJob
+    from ..generation.generate import Completion
     from ..vectors.metadata import Calibration
     from ..vectors.vector import SteeringVector
 
@@ -102,7 +102,7 @@ def gen(
     Example: neurosteer gen --vector polite.st --alpha 8 "Your invoice is late, so"
     """
     from ..evaluation.plan import plan
-    from ..evaluation.samples import Setting
+    from ..evaluation.samples import Condition
     from ..vectors.vector import SteeringVector
 
     settings = generation_settings(
@@ -129,7 +129,7 @@ def gen(
         records, engine, as_chat=chat or system is not None, system=system, max_new_tokens=max_new_tokens
     )
     names = tuple(map(str, paths))
-    settings_of = [(Setting(names, setting, positions), setting) for setting in alphas]
+    settings_of = [(Condition(names, setting, positions), setting) for setting in alphas]
     run = _Run(plan(engine, asked, vectors, settings_of, settings, n=n), len(alphas))
     run.warn_of_dose()
     if json:
@@ -251,7 +251,7 @@ class _Run:
 
     def write_columns(self) -> None:
         """A table a prompt and sample, a column an alpha, unsteered first."""
-        found: dict[int, Generation] = {}
+        found: dict[int, Completion] = {}
         with self._progress() as advance:
             for number, generation in self.plan.run_in_order():
                 found[number] = generation
@@ -262,7 +262,7 @@ class _Run:
                     cells = [job.prompt.shown + found.pop(i).text for i, job in zip(group, jobs, strict=True)]
                     console.columns([self.heading(job) for job in jobs], cells)
 
-    def heading(self, job: "Job") -> str:
+    def heading(self, job: "PlannedJob") -> str:
         if not any(job.row.alphas):
             return "unsteered"
         parts = [

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from .judges.load import Judge, Verdicts
+from .judges.load import Judge, Scores
 from .likelihood import damage, log_probs
 from .metrics import Bootstrap, Estimate, Sums, distinct, mean_log_prob, repetition
-from .samples import PROMPTING, RANDOM, UNSTEERED, Sample, Setting
+from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample
 
 N_NEUTRAL = 16  # texts on which damage is measured
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -51,7 +51,7 @@ class Result:
     kl: see `likelihood.damage`, on neutral text; None where the vector is not at hand.
     """
 
-    setting: Setting
+    setting: Condition
     dose: float | None
     n: int
     n_prompts: int
@@ -89,7 +89,7 @@ class Evaluation:
     scores: dict[str, list[float | None]]  # by judge: one a sample, in their order
 
 
-def label(setting: Setting) -> str:
+def label(setting: Condition) -> str:
     """What tables call a setting."""
     if setting.alphas is None:
         return setting.source or "generations"
@@ -111,7 +111,7 @@ def evaluate(
     judges: Sequence[Judge] = (),
     *,
     ppl_engine: Engine | None = None,
-    pushes: Mapping[Setting, Mapping[HookPoint, Tensor]] | None = None,
+    pushes: Mapping[Condition, Mapping[HookPoint, Tensor]] | None = None,
     progress: Progress = _no_progress,
 ) -> Evaluation:
     """Score continuations setting by setting, in the order in which settings first appear.
@@ -151,8 +151,8 @@ def neutral_texts() -> list[str]:
 
 
 def _divergences(
-    engine: Engine, pushes: Mapping[Setting, Mapping[HookPoint, Tensor]], progress: Progress
-) -> dict[Setting, float]:
+    engine: Engine, pushes: Mapping[Condition, Mapping[HookPoint, Tensor]], progress: Progress
+) -> dict[Condition, float]:
     if not pushes:
         return {}
     texts = [engine.prompt_ids(text) for text in neutral_texts()]
@@ -167,7 +167,7 @@ class _Table:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], texts: Sequence[Tensor], verdicts: Mapping[str, Verdicts]
+        self, samples: Sequence[Sample], texts: Sequence[Tensor], verdicts: Mapping[str, Scores]
     ) -> None:
         self.samples, self.texts, self.verdicts = samples, texts, verdicts
         self.prompts = list(dict.fromkeys(sample.prompt for sample in samples))
@@ -176,7 +176,7 @@ class _Table:
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         self.unit = torch.tensor([number[key] for key in keys], dtype=torch.int64)
         self.bootstrap = Bootstrap(max(1, len(number)))
-        self.rows: dict[Setting, list[int]] = {}
+        self.rows: dict[Condition, list[int]] = {}
         for row, sample in enumerate(samples):
             self.rows.setdefault(sample.setting, []).append(row)
         self.reference = next((s for s in self.rows if s.baseline == UNSTEERED), None)
@@ -190,10 +190,10 @@ class _Table:
         given = torch.tensor([value for _, value in known], dtype=torch.float64)
         return Sums(empty.index_add(0, units, given), empty.index_add(0, units, torch.ones_like(given)))
 
-    def results(self, divergences: Mapping[Setting, float]) -> list[Result]:
+    def results(self, divergences: Mapping[Condition, float]) -> list[Result]:
         return [self._result(setting, rows, divergences.get(setting)) for setting, rows in self.rows.items()]
 
-    def _result(self, setting: Setting, rows: list[int], kl: float | None) -> Result:
+    def _result(self, setting: Condition, rows: list[int], kl: float | None) -> Result:
         means, losses = self.bootstrap.mean, self._losses(rows)
         ratio = None
         if self.reference is not None:
@@ -231,7 +231,7 @@ class _Table:
             first.setdefault(self.samples[row].prompt, row)
         return self.sums(list(first.values()), [distinct(texts, n) for texts in together.values()])
 
-    def _judged(self, verdicts: Verdicts, rows: list[int]) -> JudgeResult:
+    def _judged(self, verdicts: Scores, rows: list[int]) -> JudgeResult:
         rates = self._rates(verdicts, rows)
         difference = None
         if self.reference is not None:
@@ -248,6 +248,6 @@ class _Table:
             n_failed=sum(verdicts.scores[row] is None for row in rows),
         )
 
-    def _rates(self, verdicts: Verdicts, rows: Sequence[int]) -> Sums:
+    def _rates(self, verdicts: Scores, rows: Sequence[int]) -> Sums:
         found = [verdicts.positive[row] for row in rows]
         return self.sums(rows, [None if value is None else float(value) for value in found])

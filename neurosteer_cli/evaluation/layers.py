@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..data.sides import Sides
-from ..generation.generate import Settings
+from ..generation.generate import GenerationConfig
 from ..generation.prompts import Prompt
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
@@ -21,7 +21,7 @@ from .evaluate import Progress, Result, evaluate
 from .judges.load import Judge
 from .metrics import Estimate, auroc_interval
 from .plan import plan, write_all
-from .samples import UNSTEERED, Setting
+from .samples import UNSTEERED, Condition
 
 STEERED_WITH = "diffmean"  # a method that every layer has
 
@@ -100,18 +100,18 @@ def steer(
     alphas: Sequence[float],
     prompts: Sequence[Prompt],
     judge: Judge,
-    settings: Settings,
+    settings: GenerationConfig,
     *,
     n: int,
     progress: Progress,
 ) -> tuple[list[Layer], Result]:
     """Steer at each layer in turn; also the unsteered result. All settings share batches and noise."""
     none = (0.0,) * len(vectors)
-    settings_of = [(Setting(("",), (0.0,), settings.positions, UNSTEERED), none)]
+    settings_of = [(Condition(("",), (0.0,), settings.positions, UNSTEERED), none)]
     for number, layer in enumerate(layers):
         for alpha in alphas:
             only = tuple(alpha if other == number else 0.0 for other in range(len(vectors)))
-            settings_of.append((Setting((layer.hook_point,), (alpha,), settings.positions), only))
+            settings_of.append((Condition((layer.hook_point,), (alpha,), settings.positions), only))
     planned = plan(engine, prompts, vectors, settings_of, settings, n=n)
     with progress("writing", len(planned.jobs)) as advance:
         samples = write_all(planned, advance)

@@ -10,23 +10,23 @@ from typing import Any
 
 import torch
 
-from ..generation.generate import Generation, Row, Settings, generate
+from ..generation.generate import Completion, GenerationConfig, Job, generate
 from ..generation.prompts import Prompt
 from ..models.engine import Engine
 from ..vectors.vector import SteeringVector, total_dose, total_pushes
-from .samples import PROMPTING, Sample, Setting
+from .samples import PROMPTING, Condition, Sample
 
 # What a prompt's record may have from an earlier continuation, and must not pass on to this one.
 OF_A_CONTINUATION = {"rendered", "baseline", "generations", "job", "run"}
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """One continuation to write."""
 
     prompt: Prompt
-    setting: Setting
-    row: Row
+    setting: Condition
+    row: Job
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Plan:
 
     engine: Engine
     vectors: Sequence[SteeringVector]
-    jobs: list[Job]
-    settings: Settings
+    jobs: list[PlannedJob]
+    settings: GenerationConfig
 
     def run(
         self, on_text: Callable[[int, str], None] | None = None, *, done: frozenset[int] = frozenset()
-    ) -> Iterator[tuple[int, Generation]]:
+    ) -> Iterator[tuple[int, Completion]]:
         """(job, generation) as soon as it is finished, those already done left out."""
         numbers = [number for number in range(len(self.jobs)) if number not in done]
         rows = [self.jobs[number].row for number in numbers]
@@ -49,9 +49,9 @@ class Plan:
 
     def run_in_order(
         self, on_text: Callable[[int, str], None] | None = None
-    ) -> Iterator[tuple[int, Generation]]:
+    ) -> Iterator[tuple[int, Completion]]:
         """The same in the order of the jobs; on Ctrl-C those that are finished already."""
-        waiting: dict[int, Generation] = {}
+        waiting: dict[int, Completion] = {}
         following = 0
         try:
             for index, generation in self.run(on_text):
@@ -63,10 +63,10 @@ class Plan:
             yield from sorted(waiting.items())
             raise
 
-    def dose(self, job: Job) -> float:
+    def dose(self, job: PlannedJob) -> float:
         return total_dose(self.vectors, job.row.alphas)
 
-    def record(self, number: int, generation: Generation) -> dict[str, Any]:
+    def record(self, number: int, generation: Completion) -> dict[str, Any]:
         """The prompt's own keys, then what was done to it."""
         job = self.jobs[number]
         setting = job.setting
@@ -92,8 +92,8 @@ def plan(
     engine: Engine,
     prompts: Sequence[Prompt],
     vectors: Sequence[SteeringVector],
-    settings_of: Sequence[tuple[Setting, tuple[float, ...]]],
-    settings: Settings,
+    settings_of: Sequence[tuple[Condition, tuple[float, ...]]],
+    settings: GenerationConfig,
     *,
     n: int = 1,
     instructed: Sequence[Prompt] = (),
@@ -110,7 +110,7 @@ def plan(
         for sample in range(n):
             for setting, alphas in settings_of:
                 ids = instructed[number].ids if setting.baseline == PROMPTING else prompt.ids
-                jobs.append(Job(prompt, setting, Row(key, ids, alphas, sample)))
+                jobs.append(PlannedJob(prompt, setting, Job(key, ids, alphas, sample)))
     return Plan(engine, vectors, jobs, settings)
 
 

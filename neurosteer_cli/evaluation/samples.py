@@ -14,7 +14,7 @@ UNSTEERED, RANDOM, PROMPTING = "unsteered", "random", "prompt"
 
 
 @dataclass(frozen=True)
-class Setting:
+class Condition:
     """One way to write that is compared with others."""
 
     vectors: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Setting:
 class Sample:
     """A continuation to be scored, whoever wrote it."""
 
-    setting: Setting
+    setting: Condition
     prompt: str
     rendered: bool  # a chat, special tokens and all
     number: int  # among the continuations of one prompt and setting
@@ -69,7 +69,7 @@ def _published(located: Located, source: str) -> Iterator[Sample]:
         if not isinstance(generation, dict):
             raise InputError(f"{located.where}: generation {number + 1} is no object; the layout is {shape}")
         written = string_value(Located(located.where, generation), "text")
-        setting = Setting(alphas=None, source=source)
+        setting = Condition(alphas=None, source=source)
         yield Sample(setting, text, False, number, written, None, None)
 
 
@@ -95,10 +95,10 @@ def _written(located: Located, source: str) -> Sample:
     )
 
 
-def _setting(located: Located, source: str) -> Setting:
+def _setting(located: Located, source: str) -> Condition:
     record = located.record
     if "alpha" not in record:
-        return Setting(alphas=None, source=source)
+        return Condition(alphas=None, source=source)
     names = record.get("vectors", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{located.where}: 'vectors' must be a list of names, got {names!r:.60}")
@@ -114,7 +114,7 @@ def _setting(located: Located, source: str) -> Setting:
     if baseline is None and not any(alphas):
         baseline = UNSTEERED
     positions = string_value(located, "positions") if "positions" in record else "all"
-    return Setting(tuple(names), tuple(map(float, alphas)), positions, baseline)
+    return Condition(tuple(names), tuple(map(float, alphas)), positions, baseline)
 
 
 def _number(located: Located, key: str, kind: type, absent: Any) -> Any:

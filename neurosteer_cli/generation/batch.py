@@ -21,7 +21,7 @@ POSITIONS = get_args(Positions)
 
 
 @dataclass(eq=False, kw_only=True)
-class Line:
+class Continuation:
     """One continuation while it is written. Each has settings of its own."""
 
     ids: list[int]  # the prompt's tokens, at least one
@@ -38,7 +38,7 @@ class Line:
 class Written(NamedTuple):
     """What a step did to a line."""
 
-    line: Line
+    line: Continuation
     token: int
     log_prob: float | None  # of the token, under the steered model at temperature 1
     most_probable: list[tuple[int, float]]  # tokens and their log-probabilities
@@ -54,9 +54,9 @@ class Batch:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.lines: list[Line] = []  # in the order of the tensors' rows
-        self._new: list[Line] = []
-        self._gone: set[Line] = set()
+        self.lines: list[Continuation] = []  # in the order of the tensors' rows
+        self._new: list[Continuation] = []
+        self._gone: set[Continuation] = set()
         self._running = _Running.none(engine)
 
     def __len__(self) -> int:
@@ -68,11 +68,11 @@ class Batch:
         is_empty = len(self.lines) == len(self._gone)
         return is_empty or all(type(layer) in _MERGED for layer in self._running.cache.layers)
 
-    def join(self, lines: Iterable[Line]) -> None:
+    def join(self, lines: Iterable[Continuation]) -> None:
         """Take lines in; the next step gives each its first token. `is_open` must hold."""
         self._new.extend(lines)
 
-    def leave(self, line: Line) -> None:
+    def leave(self, line: Continuation) -> None:
         """Write a line no further."""
         if line in self._new:
             self._new.remove(line)
@@ -105,7 +105,7 @@ class Batch:
             self.lines, self._new = self._running.lines, []
         return written
 
-    def _take(self, line: Line, token: int) -> None:
+    def _take(self, line: Continuation, token: int) -> None:
         if token in self.engine.stop_ids:
             line.finish_reason = "stop"
         else:
@@ -128,7 +128,7 @@ class _Running:
     """The tensors behind some lines."""
 
     engine: Engine
-    lines: list[Line]
+    lines: list[Continuation]
     ids: Tensor  # [batch, pos] int64: the tokens that are not yet in the cache
     mask: Tensor  # [batch, all pos] int64
     pushes: dict[HookPoint, Tensor]  # [batch, 1 or pos, d_model]: of the next pass
@@ -143,7 +143,7 @@ class _Running:
         return cls(engine, [], empty, empty, {}, DynamicCache(config=engine.model.config))
 
     @classmethod
-    def of(cls, engine: Engine, lines: list[Line]) -> "_Running":
+    def of(cls, engine: Engine, lines: list[Continuation]) -> "_Running":
         """Before the prompts' pass. Pads are never steered."""
         ids, mask = _left_padded([line.ids for line in lines], engine.device)
         running = cls(engine, lines, ids, mask, {}, DynamicCache(config=engine.model.config))
@@ -254,7 +254,7 @@ def _widened(tensor: Tensor, length: int, dim: int) -> Tensor:
     return torch.cat([tensor.new_zeros(shape), tensor], dim=dim) if shape[dim] else tensor
 
 
-def _choose(logits: Tensor, lines: Sequence[Line]) -> Tensor:
+def _choose(logits: Tensor, lines: Sequence[Continuation]) -> Tensor:
     """A token a line [batch], each by its own sampling; lines that sample alike are taken together."""
     rows_of: dict[Sampling, list[int]] = {}
     for row, line in enumerate(lines):
@@ -272,7 +272,9 @@ def _choose(logits: Tensor, lines: Sequence[Line]) -> Tensor:
     return chosen
 
 
-def _log_probs(line: Line, token: int, logits: Tensor) -> tuple[float | None, list[tuple[int, float]]]:
+def _log_probs(
+    line: Continuation, token: int, logits: Tensor
+) -> tuple[float | None, list[tuple[int, float]]]:
     if line.n_log_probs is None:
         return None, []
     log_probs = logits.float().log_softmax(-1)
@@ -280,7 +282,7 @@ def _log_probs(line: Line, token: int, logits: Tensor) -> tuple[float | None, li
     return float(log_probs[token]), list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
 
-def _stacked(lines: Sequence[Line], but: Positions, device: torch.device) -> dict[HookPoint, Tensor]:
+def _stacked(lines: Sequence[Continuation], but: Positions, device: torch.device) -> dict[HookPoint, Tensor]:
     """Each line's push at each hook point, [batch, 1, d_model], for all whose positions are not `but`.
 
     Hook points at which nothing is added are left out.

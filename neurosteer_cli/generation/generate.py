@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..vectors.vector import SteeringVector, total_pushes
-from .batch import POSITIONS, Batch, Line, Positions
+from .batch import POSITIONS, Batch, Continuation, Positions
 from .sampling import Sampling, generator
 from .text import TextStream
 
@@ -21,7 +21,7 @@ TOKENS_IN_CACHE = 2**16  # rows of a batch times the tokens each may come to
 
 
 @dataclass(frozen=True)
-class Row:
+class Job:
     """One continuation to write."""
 
     prompt: str  # names the noise: equal prompts draw equal noise
@@ -31,7 +31,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Generation:
+class Completion:
     """One finished continuation."""
 
     text: str  # without the prompt
@@ -40,7 +40,7 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class GenerationConfig:
     """What all rows of a call share.
 
     `positions` names the tokens whose residuals are steered: `all`, those of the `prompt`, or those
@@ -63,12 +63,12 @@ class Settings:
 
 def generate(
     engine: Engine,
-    rows: Sequence[Row],
+    rows: Sequence[Job],
     vectors: Sequence[SteeringVector] = (),
-    settings: Settings = Settings(),  # noqa: B008  frozen
+    settings: GenerationConfig = GenerationConfig(),  # noqa: B008  frozen
     *,
     on_text: Callable[[int, str], None] | None = None,
-) -> Iterator[tuple[int, Generation]]:
+) -> Iterator[tuple[int, Completion]]:
     """Continue each row's prompt with the sum of its alphas times the vectors added.
 
     Args:
@@ -97,7 +97,7 @@ def generate(
         yield from _run(engine, start, rows[start:stop], vectors, settings, on_text)
 
 
-def _batches(rows: Sequence[Row], settings: Settings) -> Iterator[tuple[int, int]]:
+def _batches(rows: Sequence[Job], settings: GenerationConfig) -> Iterator[tuple[int, int]]:
     """Cut rows, in order, into batches bounded in rows and in tokens held."""
     start, longest = 0, 0
     for i, row in enumerate(rows):
@@ -113,11 +113,11 @@ def _batches(rows: Sequence[Row], settings: Settings) -> Iterator[tuple[int, int
 def _run(
     engine: Engine,
     first: int,
-    rows: Sequence[Row],
+    rows: Sequence[Job],
     vectors: Sequence[SteeringVector],
-    settings: Settings,
+    settings: GenerationConfig,
     on_text: Callable[[int, str], None] | None,
-) -> Iterator[tuple[int, Generation]]:
+) -> Iterator[tuple[int, Completion]]:
     """Write the rows of one batch, the first of which has the number `first`."""
     number_of = {line: first + i for i, line in enumerate(_lines(rows, vectors, settings))}
     streams = {line: TextStream(engine, line.ids) for line in number_of}
@@ -132,17 +132,19 @@ def _run(
                     on_text(number_of[line], text)
             if line.finish_reason:
                 text = engine.decode(line.ids, line.written)
-                yield number_of[line], Generation(text, len(line.written), line.finish_reason)
+                yield number_of[line], Completion(text, len(line.written), line.finish_reason)
 
 
-def _lines(rows: Sequence[Row], vectors: Sequence[SteeringVector], settings: Settings) -> list[Line]:
+def _lines(
+    rows: Sequence[Job], vectors: Sequence[SteeringVector], settings: GenerationConfig
+) -> list[Continuation]:
     """Rows of one prompt and sample share their noise; rows of the same alphas their pushes."""
     keys = {
         (row.prompt, row.sample): generator(settings.sampling.seed, row.prompt, row.sample) for row in rows
     }
     pushes = {alphas: _pushes(vectors, alphas) for alphas in {row.alphas for row in rows}}
     return [
-        Line(
+        Continuation(
             ids=row.ids,
             pushes=pushes[row.alphas],
             positions=settings.positions,

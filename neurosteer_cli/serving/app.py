@@ -27,7 +27,7 @@ from .telemetry import CONTENT_TYPE, Counted, Telemetry
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ServerConfig:
     """How the server behaves."""
 
     max_bytes: int = 1_000_000  # of a request
@@ -38,7 +38,7 @@ class Options:
     fitting: bool = False  # whether vectors can be fitted
 
 
-def create_app(service: Service, options: Options = Options()) -> FastAPI:  # noqa: B008  frozen
+def create_app(service: Service, options: ServerConfig = ServerConfig()) -> FastAPI:  # noqa: B008  frozen
     """The application, for an ASGI server. Its end closes the service's scheduler."""
     workshop = Workshop(service) if options.fitting else None
 

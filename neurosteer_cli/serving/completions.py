@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError
-from ..generation.batch import Line
+from ..generation.batch import Continuation
 from ..generation.sampling import Sampling, generator
 from ..generation.text import TextStream, token_bytes
 from ..models.engine import Engine
@@ -18,7 +18,7 @@ from ..vectors.vector import total_dose, total_pushes
 from .protocol import ChatForm, CompletionForm
 from .registry import Catalogue
 from .scheduler import Scheduler
-from .writing import Piece, Token, Writing
+from .writing import Delta, Token, Writing
 
 
 class TooLongError(InputError):
@@ -34,11 +34,11 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class CheckedRequest:
     """A request that has been checked: its continuations, in the order of the answer's choices."""
 
     form: CompletionForm | ChatForm
-    lines: list[Line]
+    lines: list[Continuation]
     prompt_tokens: int
     alphas: dict[str, float]
     dose: float  # |sum of alpha_i v_i| / median |resid|
@@ -58,7 +58,7 @@ class Service:
 
     # --- requests ------------------------------------------------------------------------------
 
-    def completion(self, form: CompletionForm) -> Order:
+    def completion(self, form: CompletionForm) -> CheckedRequest:
         """Check a completion's form against model and vectors.
 
         Raises:
@@ -70,7 +70,7 @@ class Service:
         ids = [self._ids(prompt) for prompt in prompts]  # type: ignore[arg-type]
         return self._order(form, "cmpl", ids, form.max_tokens or 16, form.logprobs)
 
-    def chat(self, form: ChatForm) -> Order:
+    def chat(self, form: ChatForm) -> CheckedRequest:
         """Check a chat's form against model and vectors.
 
         Raises:
@@ -100,7 +100,7 @@ class Service:
         prompts: list[list[int]],
         max_new_tokens: int,
         n_log_probs: int | None,
-    ) -> Order:
+    ) -> CheckedRequest:
         alphas = self.catalogue.alphas(form.model, form.steering)
         n = form.n or 1
         if len(prompts) * n > self.scheduler.max_batch:
@@ -129,7 +129,7 @@ class Service:
             seed=seed,
         )
         lines = [
-            Line(
+            Continuation(
                 ids=ids,
                 pushes=pushes,
                 positions=form.positions,
@@ -141,7 +141,7 @@ class Service:
             for number, ids in enumerate(prompts)
             for sample in range(n * prompts[:number].count(ids), n * prompts[: number + 1].count(ids))
         ]
-        return Order(
+        return CheckedRequest(
             form=form,
             lines=lines,
             prompt_tokens=sum(map(len, prompts)),
@@ -150,7 +150,7 @@ class Service:
             id=f"{kind}-{secrets.token_hex(12)}",
         )
 
-    def submit(self, order: Order, hear: Callable[[int, Piece], None]) -> list[Writing]:
+    def submit(self, order: CheckedRequest, hear: Callable[[int, Delta], None]) -> list[Writing]:
         """Have an order's continuations written; `hear` is told (choice, piece) on the model's thread.
 
         Raises:
@@ -177,7 +177,7 @@ class Service:
 
     # --- answers -------------------------------------------------------------------------------
 
-    def answer(self, order: Order, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
+    def answer(self, order: CheckedRequest, pieces: Sequence[Sequence[Delta]]) -> dict[str, Any]:
         """The whole answer, from each choice's pieces."""
         choices = []
         for index, parts in enumerate(pieces):
@@ -190,12 +190,12 @@ class Service:
         kind = "chat.completion" if order.is_chat else "text_completion"
         return {**self._head(order, kind), "choices": choices, "usage": self.usage(order)}
 
-    def first_chunk(self, order: Order, index: int) -> dict[str, Any]:
+    def first_chunk(self, order: CheckedRequest, index: int) -> dict[str, Any]:
         """What a chat's stream begins with."""
         said = {"delta": {"role": "assistant", "content": ""}}
         return {**self._chunk_head(order), "choices": [self._choice(order, index, said, [], None)]}
 
-    def chunk(self, order: Order, index: int, piece: Piece) -> dict[str, Any]:
+    def chunk(self, order: CheckedRequest, index: int, piece: Delta) -> dict[str, Any]:
         """A part of a streamed answer."""
         said: dict[str, Any] = {"text": piece.text}
         if order.is_chat:
@@ -203,10 +203,10 @@ class Service:
         choice = self._choice(order, index, said, list(piece.tokens), piece.finish_reason)
         return {**self._chunk_head(order), "choices": [choice]}
 
-    def usage_chunk(self, order: Order) -> dict[str, Any]:
+    def usage_chunk(self, order: CheckedRequest) -> dict[str, Any]:
         return {**self._chunk_head(order), "choices": [], "usage": self.usage(order)}
 
-    def usage(self, order: Order) -> dict[str, int]:
+    def usage(self, order: CheckedRequest) -> dict[str, int]:
         """Tokens read and written so far."""
         written = sum(len(line.written) for line in order.lines)
         return {
@@ -215,7 +215,7 @@ class Service:
             "total_tokens": order.prompt_tokens + written,
         }
 
-    def _head(self, order: Order, kind: str) -> dict[str, Any]:
+    def _head(self, order: CheckedRequest, kind: str) -> dict[str, Any]:
         return {
             "id": order.id,
             "object": kind,
@@ -224,13 +224,13 @@ class Service:
             "steering": {"alphas": order.alphas, "dose": round(order.dose, 6)},
         }
 
-    def _chunk_head(self, order: Order) -> dict[str, Any]:
+    def _chunk_head(self, order: CheckedRequest) -> dict[str, Any]:
         head = self._head(order, "chat.completion.chunk" if order.is_chat else "text_completion")
         options = order.form.stream_options
         return {**head, "usage": None} if options and options.include_usage else head
 
     def _choice(
-        self, order: Order, index: int, said: dict[str, Any], tokens: list[Token], reason: str | None
+        self, order: CheckedRequest, index: int, said: dict[str, Any], tokens: list[Token], reason: str | None
     ) -> dict[str, Any]:
         log_probs = None
         if order.lines[index].n_log_probs is not None:

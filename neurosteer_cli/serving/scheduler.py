@@ -13,9 +13,9 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ..errors import NeurosteerError
-from ..generation.batch import Batch, Line
+from ..generation.batch import Batch, Continuation
 from ..models.engine import Engine
-from .writing import Piece, Writing
+from .writing import Delta, Writing
 
 TOKENS_IN_CACHE = 2**16  # rows of the batch times the tokens each may come to
 TOKENS_PER_PASS = 4096  # of prompts that are run together, pads counted
@@ -50,7 +50,7 @@ class Scheduler:
         self.engine, self.max_batch, self.max_waiting = engine, max_batch, max_waiting
         self.n_tokens_written = 0
         self._batch = Batch(engine)
-        self._running: dict[Line, Writing] = {}
+        self._running: dict[Continuation, Writing] = {}
         self._waiting: deque[Writing] = deque()
         self._cancelled: set[Writing] = set()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -179,7 +179,7 @@ class Scheduler:
     def _fail_all(self, error: BaseException) -> None:
         with self._changed:
             for one in [*self._running.values(), *self._waiting]:
-                self._tell(one, Piece(error=error))
+                self._tell(one, Delta(error=error))
             self._running, self._batch = {}, Batch(self.engine)
             self._waiting.clear()
 
@@ -189,7 +189,7 @@ class Scheduler:
         late = [one for one in [*self._running.values(), *self._waiting] if one.deadline < now]
         for one in late:
             if one not in self._cancelled:
-                self._tell(one, Piece(error=TimeLimitError("the time limit of a request is over")))
+                self._tell(one, Delta(error=TimeLimitError("the time limit of a request is over")))
         gone = self._cancelled.union(late)
         if gone:
             self._waiting = deque(one for one in self._waiting if one not in gone)
@@ -228,7 +228,7 @@ class Scheduler:
         except Exception as error:  # a bug, or no memory: those being written are lost, the rest goes on
             logger.exception("a step of the model failed")
             for one in list(self._running.values()):
-                self._tell(one, Piece(error=error))
+                self._tell(one, Delta(error=error))
             self._running, self._batch = {}, Batch(self.engine)
             return
         for written in steps:
@@ -237,7 +237,7 @@ class Scheduler:
                 piece = one.take(written)
             except Exception as error:
                 logger.exception("a token could not be made text")
-                piece = Piece(error=error)
+                piece = Delta(error=error)
             self.n_tokens_written += written.line.finish_reason != "stop"  # that token is no text
             if piece:
                 self._tell(one, piece)
@@ -251,7 +251,7 @@ class Scheduler:
             self._seconds_each += 0.1 * (min(60.0, now - self._last_end) - self._seconds_each)
             self._last_end = now
 
-    def _tell(self, one: Writing, piece: Piece) -> None:
+    def _tell(self, one: Writing, piece: Delta) -> None:
         try:
             one.hear(piece)
         except Exception:  # whoever waited is gone

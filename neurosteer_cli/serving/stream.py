@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from .completions import Order, Service
+from .completions import CheckedRequest, Service
 from .errors import body_of, status_of
 from .telemetry import Telemetry
-from .writing import Piece
+from .writing import Delta
 
 GONE = 499  # nobody reads it
 SECONDS_BETWEEN_LOOKS = 0.2  # whether a client is still there
@@ -27,7 +27,7 @@ class Writer:
     def __init__(self, service: Service, telemetry: Telemetry) -> None:
         self.service, self.telemetry = service, telemetry
 
-    async def respond(self, request: Request, order: Order) -> Response:
+    async def respond(self, request: Request, order: CheckedRequest) -> Response:
         pieces = self._pieces(order)
         if order.form.stream:
             return StreamingResponse(
@@ -41,18 +41,18 @@ class Writer:
             return Response(status_code=GONE)
         return JSONResponse(self.service.answer(order, parts), headers={"x-request-id": order.id})
 
-    def _pieces(self, order: Order) -> AsyncIterator[tuple[int, Piece]]:
+    def _pieces(self, order: CheckedRequest) -> AsyncIterator[tuple[int, Delta]]:
         """Submit an order; its (choice, piece) as they come. Whoever stops reading cancels it."""
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+        arrived: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
         start = time.monotonic()
 
-        def hear(choice: int, piece: Piece) -> None:
+        def hear(choice: int, piece: Delta) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, (choice, piece))
 
         writings = self.service.submit(order, hear)
 
-        async def read() -> AsyncIterator[tuple[int, Piece]]:
+        async def read() -> AsyncIterator[tuple[int, Delta]]:
             unfinished, is_first = len(writings), True
             try:
                 while unfinished:
@@ -74,13 +74,17 @@ class Writer:
 
         return read()
 
-    async def _collected(self, order: Order, pieces: AsyncIterator[tuple[int, Piece]]) -> list[list[Piece]]:
-        parts: list[list[Piece]] = [[] for _ in order.lines]
+    async def _collected(
+        self, order: CheckedRequest, pieces: AsyncIterator[tuple[int, Delta]]
+    ) -> list[list[Delta]]:
+        parts: list[list[Delta]] = [[] for _ in order.lines]
         async for choice, piece in pieces:
             parts[choice].append(piece)
         return parts
 
-    async def _events(self, order: Order, pieces: AsyncIterator[tuple[int, Piece]]) -> AsyncIterator[str]:
+    async def _events(
+        self, order: CheckedRequest, pieces: AsyncIterator[tuple[int, Delta]]
+    ) -> AsyncIterator[str]:
         """Server-sent events, as OpenAI's API streams them."""
         ended = False
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..generation.batch import Line, Written
+from ..generation.batch import Continuation, Written
 from ..generation.text import TextStream
 
 
@@ -20,7 +20,7 @@ class Token(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Delta:
     """The next part of a continuation, or how it ended."""
 
     text: str = ""
@@ -33,9 +33,9 @@ class Piece:
 class Writing:
     """One continuation that somebody waits for."""
 
-    line: Line
+    line: Continuation
     text: TextStream
-    hear: Callable[[Piece], None]  # called from the model's thread; must not block
+    hear: Callable[[Delta], None]  # called from the model's thread; must not block
     deadline: float = math.inf  # on the clock time.monotonic
     held: list[Token] = field(default_factory=list)  # whose text has not been given out
 
@@ -44,7 +44,7 @@ class Writing:
         """Tokens it may come to."""
         return len(self.line.ids) + self.line.max_new_tokens
 
-    def take(self, written: Written) -> Piece | None:
+    def take(self, written: Written) -> Delta | None:
         """Take in the line's next token; what can be given out now, if anything can."""
         reason, stream = self.line.finish_reason, self.text
         text = ""
@@ -61,4 +61,4 @@ class Writing:
         if not text and not reason:
             return None
         self.held = self.held[len(told) :]
-        return Piece(text, tuple(told), reason)
+        return Delta(text, tuple(told), reason)

@@ -16,7 +16,7 @@ from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..models.residuals import MedianNorm
 from .gguf import ControlVector
-from .metadata import FORMAT_VERSION, PointFacts, VectorMetadata
+from .metadata import FORMAT_VERSION, PointMetadata, VectorMetadata
 from .vector import SteeringVector
 
 NEUTRAL_TEXTS = Path(__file__).parents[1] / "data" / "neutral.txt"
@@ -103,7 +103,7 @@ def adopt(
         positive=None,
         negative=None,
         points={
-            str(point): PointFacts(resid_norm=norms[point], shift_norm=None, auroc=None, sae=None)
+            str(point): PointMetadata(resid_norm=norms[point], shift_norm=None, auroc=None, sae=None)
             for point in points
         },
         parents=[],

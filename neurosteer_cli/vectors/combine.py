@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import IncompatibleVectorError, InputError
 from ..models.hooks import HookPoint
-from .metadata import FORMAT_VERSION, PointFacts, VectorMetadata
+from .metadata import FORMAT_VERSION, PointMetadata, VectorMetadata
 from .vector import SteeringVector
 
 
@@ -36,7 +36,7 @@ def combine(
             raise InputError(f"{name}: weight must be a finite number other than 0, got {weight}")
         check_same_model([(first_name, first), (name, vector)])
     pushes: dict[HookPoint, Tensor] = {}
-    facts: dict[str, list[PointFacts]] = {}
+    facts: dict[str, list[PointMetadata]] = {}
     for _, vector, weight, _ in parts:
         for point, push in vector.pushes.items():
             pushes[point] = pushes.get(point, torch.zeros_like(push)) + weight * push
@@ -87,10 +87,10 @@ def check_same_model(named: Sequence[tuple[str, SteeringVector]]) -> None:
             )
 
 
-def _merged(several: list[PointFacts]) -> PointFacts:
+def _merged(several: list[PointMetadata]) -> PointMetadata:
     """The facts of a sum: each parent measured the residual norm on its own texts."""
     resid_norm = sum(facts.resid_norm for facts in several) / len(several)
-    return PointFacts(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=None)
+    return PointMetadata(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=None)
 
 
 def cosine(left: SteeringVector, right: SteeringVector) -> float | None:

@@ -15,7 +15,7 @@ from ..errors import InputError, NeurosteerError
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
 from ..saes.sae import SparseAutoencoder
-from .metadata import FORMAT_VERSION, PointFacts, SAEFacts, VectorMetadata
+from .metadata import FORMAT_VERSION, PointMetadata, SAEMetadata, VectorMetadata
 from .vector import Latents, SteeringVector
 
 METHOD = "latents"
@@ -80,12 +80,12 @@ def _strongest_first(choice: Choice) -> Tensor:
     return torch.tensor(sorted(choice.weights, key=lambda latent: -abs(choice.weights[latent])))
 
 
-def _facts(choice: Choice) -> PointFacts:
-    return PointFacts(
+def _facts(choice: Choice) -> PointMetadata:
+    return PointMetadata(
         resid_norm=choice.median_resid_norm,
         shift_norm=None,
         auroc=None,
-        sae=SAEFacts(
+        sae=SAEMetadata(
             sae_id=choice.sae.sae_id,
             sha256=choice.sae.sha256,
             model_name=choice.sae.model_name,

@@ -20,7 +20,7 @@ from ..models.hooks import HookPoint
 from ..saes.descriptions import find, names
 from ..saes.peaks import Peaks
 from ..saes.sae import SparseAutoencoder
-from .metadata import FORMAT_VERSION, PointFacts, SAEFacts, SideFacts, VectorMetadata
+from .metadata import FORMAT_VERSION, PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from .methods import METHODS, NEEDS_SAE, Direction, Method
 from .reading import PointReading, Reading
 from .statistics import auroc, welch_t
@@ -142,9 +142,9 @@ def _metadata(
     method: str,
     top_k: int,
 ) -> VectorMetadata:
-    def side_facts(number: int) -> SideFacts:
+    def side_facts(number: int) -> SideMetadata:
         side = sides[number]
-        return SideFacts(
+        return SideMetadata(
             label=side.label,
             n_texts=side.n_texts,
             n_tokens=reading.n_tokens[number],
@@ -182,9 +182,9 @@ def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
     return warnings
 
 
-def _point_facts(at: PointReading, method: Method, top_k: int) -> PointFacts:
+def _point_facts(at: PointReading, method: Method, top_k: int) -> PointMetadata:
     """What was measured at a hook point; the AUROC is that of a vector fitted without the held-out texts."""
-    return PointFacts(
+    return PointMetadata(
         resid_norm=at.norms.median,
         shift_norm=float(at.all.shift.norm()),
         auroc=held_out_auroc(at, method, top_k),
@@ -192,8 +192,8 @@ def _point_facts(at: PointReading, method: Method, top_k: int) -> PointFacts:
     )
 
 
-def _sae_facts(sae: SparseAutoencoder) -> SAEFacts:
-    return SAEFacts(
+def _sae_facts(sae: SparseAutoencoder) -> SAEMetadata:
+    return SAEMetadata(
         sae_id=sae.sae_id,
         sha256=sae.sha256,
         model_name=sae.model_name,

@@ -15,7 +15,7 @@ FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class SideFacts:
+class SideMetadata:
     """One of the two sides a vector was fitted on."""
 
     label: str
@@ -25,7 +25,7 @@ class SideFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SAEFacts:
+class SAEMetadata:
     """The SAE whose latents a vector is made of."""
 
     sae_id: str
@@ -36,13 +36,13 @@ class SAEFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointFacts:
+class PointMetadata:
     """What was measured at one hook point."""
 
     resid_norm: float  # median norm of the residual over kept tokens, raw units
     shift_norm: float | None  # norm of the difference of the class means, raw units; None for a sum
     auroc: float | None  # of held-out texts along the vector; None for a sum of vectors
-    sae: SAEFacts | None
+    sae: SAEMetadata | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +148,9 @@ class VectorMetadata:
     model_shape: ModelShape
     method: str  # a method of `fit`, or "combine"
     parameters: dict[str, Any]
-    positive: SideFacts | None
-    negative: SideFacts | None
-    points: dict[str, PointFacts]  # by hook point
+    positive: SideMetadata | None
+    negative: SideMetadata | None
+    points: dict[str, PointMetadata]  # by hook point
     parents: list[dict[str, Any]]  # of a sum: {"name", "weight", "sha256", "metadata"}
     calibration: Calibration | None
 
@@ -214,9 +214,10 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 _PARTS: dict[type, dict[str, type]] = {
     VectorMetadata: {
-        "model_shape": ModelShape, "positive": SideFacts, "negative": SideFacts, "points": PointFacts,
+        "model_shape": ModelShape, "positive": SideMetadata, "negative": SideMetadata,
+        "points": PointMetadata,
         "calibration": Calibration,
     },
     Calibration: {"curve": CurvePoint},
-    PointFacts: {"sae": SAEFacts},
+    PointMetadata: {"sae": SAEMetadata},
 }  # fmt: skip

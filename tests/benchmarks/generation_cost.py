@@ -13,7 +13,7 @@ from pathlib import Path
 
 from whole_process import run
 
-from neurosteer_cli.generation.generate import Row, Settings, generate
+from neurosteer_cli.generation.generate import GenerationConfig, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.vectors.vector import SteeringVector
@@ -21,7 +21,7 @@ from neurosteer_cli.vectors.vector import SteeringVector
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # No end of text is drawn at this temperature within so few tokens but by chance; both sides of a
 # comparison write the same number of tokens, which is printed.
-SETTINGS = Settings(sampling=Sampling(temperature=0.7), max_new_tokens=32)
+SETTINGS = GenerationConfig(sampling=Sampling(temperature=0.7), max_new_tokens=32)
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def main() -> None:
     engine = Engine.load()
     prompts = ["I read your report and", "About the meeting tomorrow:", "The soup they served", "Our dog"] * 2
 
-    def rows(alphas: list[float], texts: list[str]) -> list[Row]:
-        return [Row(text, engine.prompt_ids(text), (alpha,)) for text in texts for alpha in alphas]
+    def rows(alphas: list[float], texts: list[str]) -> list[Job]:
+        return [Job(text, engine.prompt_ids(text), (alpha,)) for text in texts for alpha in alphas]
 
     compare("8 prompts", engine, vector, rows([0.0], prompts), rows([8.0], prompts), "unsteered", "steered")
     one = [prompts[0]]
@@ -48,11 +48,11 @@ def main() -> None:
 
 
 def compare(
-    title: str, engine: Engine, vector: SteeringVector, left: list[Row], right: list[Row], *names: str
+    title: str, engine: Engine, vector: SteeringVector, left: list[Job], right: list[Job], *names: str
 ) -> None:
     """Time two sets of rows in turn, per step: rows that end early would flatter either side."""
 
-    def seconds_a_step(rows: list[Row]) -> float:
+    def seconds_a_step(rows: list[Job]) -> float:
         return timed(lambda: [g for _, g in generate(engine, rows, [vector], SETTINGS)])
 
     pairs = [(seconds_a_step(left), seconds_a_step(right)) for _ in range(9)]

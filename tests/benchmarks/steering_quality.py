@@ -29,8 +29,8 @@ from neurosteer_cli.evaluation.evaluate import Result, evaluate
 from neurosteer_cli.evaluation.judges.data import THRESHOLD, DataJudge, train
 from neurosteer_cli.evaluation.metrics import Bootstrap, Sums
 from neurosteer_cli.evaluation.plan import plan, random_counterpart, write_all
-from neurosteer_cli.evaluation.samples import PROMPTING, UNSTEERED, Sample, Setting
-from neurosteer_cli.generation.generate import Settings
+from neurosteer_cli.evaluation.samples import PROMPTING, UNSTEERED, Condition, Sample
+from neurosteer_cli.generation.generate import GenerationConfig
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
@@ -42,7 +42,7 @@ from neurosteer_cli.vectors.vector import SteeringVector
 
 BOUNDS = (1.1, 1.25, 1.5)
 DOSES = (4.0, 8.0, 14.0, 20.0, 28.0)
-SETTINGS = Settings(max_new_tokens=30, batch_size=64)
+SETTINGS = GenerationConfig(max_new_tokens=30, batch_size=64)
 TOP_K = 100
 SINGLE = HookPoint(20)
 DEFAULT = "neurosteer 14,17,20"
@@ -180,21 +180,21 @@ def write(
     """Every method at its doses, unsteered and prompted: all rows share batches and noise."""
     names = [name for name in doses if doses[name]]
     none = (0.0,) * len(names)
-    settings_of = [(Setting(("",), (0.0,), "all", UNSTEERED), none)]
+    settings_of = [(Condition(("",), (0.0,), "all", UNSTEERED), none)]
     if instructed:
-        settings_of.append((Setting(("",), (0.0,), "all", PROMPTING), none))
+        settings_of.append((Condition(("",), (0.0,), "all", PROMPTING), none))
     for number, name in enumerate(names):
         for alpha in dict.fromkeys(doses[name]):
             only = tuple(alpha if other == number else 0.0 for other in range(len(names)))
             if alpha:
-                settings_of.append((Setting((name,), (alpha,)), only))
+                settings_of.append((Condition((name,), (alpha,)), only))
     settings = replace(SETTINGS, sampling=replace(SETTINGS.sampling, seed=seed))
     chosen = [vectors[name] for name in names]
     planned = plan(engine, prompts, chosen, settings_of, settings, n=n, instructed=instructed)
     return write_all(planned, lambda _n: None)
 
 
-def key_of(setting: Setting) -> tuple[str, float]:
+def key_of(setting: Condition) -> tuple[str, float]:
     """A setting as cells and curves name it: method and strength."""
     return setting.baseline or setting.vectors[0], sum(setting.alphas or ())
 

@@ -12,7 +12,7 @@ from support.tiny import D_MODEL, tiny_vector
 
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
-from neurosteer_cli.serving.app import Options, create_app
+from neurosteer_cli.serving.app import ServerConfig, create_app
 from neurosteer_cli.serving.completions import Limits, Service
 from neurosteer_cli.serving.registry import Catalogue
 from neurosteer_cli.serving.scheduler import Scheduler
@@ -33,7 +33,7 @@ def address(engine: Engine) -> Iterator[str]:
         push = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(number)) / D_MODEL**0.5
         catalogue.add(name, tiny_vector(engine.shape, {HookPoint(1): push}), name)
     service = Service(engine, catalogue, Scheduler(engine), Limits())
-    with running(create_app(service, Options(page=True, fitting=True))) as found:
+    with running(create_app(service, ServerConfig(page=True, fitting=True))) as found:
         yield found
 
 

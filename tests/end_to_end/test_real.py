@@ -13,7 +13,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from neurosteer_cli.cli import app
 from neurosteer_cli.data.records import Passage, read_records
 from neurosteer_cli.evaluation.likelihood import log_probs
-from neurosteer_cli.generation.generate import Generation, Row, Settings, generate
+from neurosteer_cli.generation.generate import Completion, GenerationConfig, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
@@ -46,7 +46,9 @@ def test_the_embedded_model_is_the_one_it_says_it_is(engine: Engine) -> None:
     ids = engine.prompt_ids("The capital of France is")
     assert engine.decode([], ids) == "The capital of France is"
     [(_, generation)] = generate(
-        engine, [Row("", ids)], settings=Settings(sampling=Sampling(temperature=0.0), max_new_tokens=1)
+        engine,
+        [Job("", ids)],
+        settings=GenerationConfig(sampling=Sampling(temperature=0.0), max_new_tokens=1),
     )
     assert generation.text == " Paris"
 
@@ -71,12 +73,12 @@ def test_a_sentiment_vector_moves_vader_both_ways_and_keeps_the_text_fluent(
     prompts = [located.record["prompt"] for located in read_records(str(EXAMPLES / "prompts.jsonl"))]
     alphas = (-10.0, 0.0, 10.0)
     rows = [
-        Row(prompt, engine.prompt_ids(prompt), (alpha,), sample)
+        Job(prompt, engine.prompt_ids(prompt), (alpha,), sample)
         for alpha in alphas
         for prompt in prompts
         for sample in range(6)
     ]
-    settings = Settings(max_new_tokens=30, batch_size=64)
+    settings = GenerationConfig(max_new_tokens=30, batch_size=64)
     found = dict(generate(engine, rows, [sentiment[0]], settings))
     compound = {alpha: mean_compound(rows, found, alpha) for alpha in alphas}
     fluency = {alpha: mean_perplexity(engine, rows, found, alpha) for alpha in alphas}
@@ -86,7 +88,7 @@ def test_a_sentiment_vector_moves_vader_both_ways_and_keeps_the_text_fluent(
     assert max(fluency.values()) < 1.5 * fluency[0.0], shown
 
 
-def mean_compound(rows: list[Row], found: dict[int, Generation], alpha: float) -> float:
+def mean_compound(rows: list[Job], found: dict[int, Completion], alpha: float) -> float:
     vader = SentimentIntensityAnalyzer()
     return statistics.mean(
         vader.polarity_scores(found[i].text)["compound"]
@@ -95,7 +97,7 @@ def mean_compound(rows: list[Row], found: dict[int, Generation], alpha: float) -
     )
 
 
-def mean_perplexity(engine: Engine, rows: list[Row], found: dict[int, Generation], alpha: float) -> float:
+def mean_perplexity(engine: Engine, rows: list[Job], found: dict[int, Completion], alpha: float) -> float:
     pairs = []
     for i, row in enumerate(rows):
         whole = engine.prompt_ids(row.prompt + found[i].text)
@@ -118,12 +120,12 @@ def test_the_polite_vector_makes_texts_more_polite_by_their_words(engine: Engine
     lines = (EXAMPLES / "prompts.jsonl").read_text().splitlines()
     prompts = [json.loads(line)["prompt"] for line in lines]
     rows = [
-        Row(prompt, engine.prompt_ids(prompt), (alpha,), sample)
+        Job(prompt, engine.prompt_ids(prompt), (alpha,), sample)
         for alpha in (-15.0, 15.0)
         for prompt in prompts
         for sample in range(3)
     ]
-    found = dict(generate(engine, rows, [vector], Settings(max_new_tokens=30, batch_size=96)))
+    found = dict(generate(engine, rows, [vector], GenerationConfig(max_new_tokens=30, batch_size=96)))
     words = ("please", "thank", "appreciate", "would", "could", "kindly", "sorry", "happy to", "welcome")
     counts = {
         alpha: sum(

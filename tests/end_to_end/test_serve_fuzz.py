@@ -14,7 +14,7 @@ from support.tiny import D_MODEL, tiny_vector
 
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
-from neurosteer_cli.serving.app import Options, create_app
+from neurosteer_cli.serving.app import ServerConfig, create_app
 from neurosteer_cli.serving.completions import Limits, Service
 from neurosteer_cli.serving.registry import Catalogue
 from neurosteer_cli.serving.scheduler import Scheduler
@@ -42,7 +42,7 @@ def schema(engine: Engine) -> Iterator[Any]:
     catalogue.add("polite", tiny_vector(engine.shape, {HookPoint(1): torch.ones(D_MODEL)}), "polite")
     scheduler = Scheduler(engine)
     service = Service(engine, catalogue, scheduler, Limits(max_new_tokens=64, seconds=20))
-    with running(create_app(service, Options(fitting=True))) as address:
+    with running(create_app(service, ServerConfig(fitting=True))) as address:
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 

@@ -8,7 +8,7 @@ from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.evaluation.calibrate import calibrate, monotone
 from neurosteer_cli.evaluation.evaluate import JudgeResult, Result
 from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.evaluation.samples import Setting
+from neurosteer_cli.evaluation.samples import Condition
 from neurosteer_cli.vectors.metadata import Calibration
 
 FACTS: dict[str, Any] = {
@@ -24,7 +24,7 @@ def result(alpha: float, rate: float | None, ratio: float) -> Result:
     found = None if rate is None else estimate(rate)
     judged = JudgeResult(rate=found, mean=found, rate_difference=None, fluency=None, n_failed=0)
     return Result(
-        setting=Setting(("v.st",), (alpha,)),
+        setting=Condition(("v.st",), (alpha,)),
         dose=None,
         n=10,
         n_prompts=9,

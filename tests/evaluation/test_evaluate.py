@@ -9,22 +9,22 @@ import torch
 
 from neurosteer_cli.evaluation import evaluate as module
 from neurosteer_cli.evaluation.evaluate import Result, evaluate, label, neutral_texts
-from neurosteer_cli.evaluation.judges.load import RegexJudge, Verdicts
+from neurosteer_cli.evaluation.judges.load import RegexJudge, Scores
 from neurosteer_cli.evaluation.likelihood import log_probs
 from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED, Sample, Setting
+from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED, Condition, Sample
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 
-UNTOUCHED = Setting(("v.st",), (0.0,), "all", UNSTEERED)
-STEERED = Setting(("v.st",), (8.0,))
+UNTOUCHED = Condition(("v.st",), (0.0,), "all", UNSTEERED)
+STEERED = Condition(("v.st",), (8.0,))
 TEXTS = {
     UNTOUCHED: {"a": [" bad", " good"], "b": [" bad", " bad"], "c": [" bad", " good"]},
     STEERED: {"a": [" good", " good"], "b": [" good good good good good", ""], "c": [" good", " good"]},
 }
 
 
-def sample(setting: Setting, prompt: str, number: int, text: str) -> Sample:
+def sample(setting: Condition, prompt: str, number: int, text: str) -> Sample:
     return Sample(setting, prompt, False, number, text, "tiny", setting.alpha / 100)
 
 
@@ -41,10 +41,10 @@ class Forgetful:
 
     name, limits, facts, warnings = "forgetful", "", {}, []  # type: ignore[var-annotated]
 
-    def score(self, _prompts: Sequence[str], texts: Sequence[str], _advance: Any) -> Verdicts:
+    def score(self, _prompts: Sequence[str], texts: Sequence[str], _advance: Any) -> Scores:
         scores = [1.0 if "good" in text else 0.0 if text else None for text in texts]
         fluency: list[float | None] = [None if score is None else 0.5 for score in scores]
-        return Verdicts(scores, [None if s is None else s == 1 for s in scores], fluency)
+        return Scores(scores, [None if s is None else s == 1 for s in scores], fluency)
 
 
 def results(engine: Engine, **options: Any) -> list[Result]:
@@ -179,15 +179,15 @@ def test_rows_become_json_with_the_setting_first(engine: Engine) -> None:
     [
         (STEERED, "v +8"),
         (UNTOUCHED, "unsteered"),
-        (Setting(("a/v.st", "w.st"), (8.0, -1.5)), "v +8, w -1.5"),
-        (Setting(("v.st",), (8.0,), "prompt"), "v +8 (prompt)"),
-        (Setting(("v.st",), (8.0,), "all", RANDOM), "random like v +8"),
-        (Setting(("v.st",), (0.0,), "all", "prompt"), "prompting"),
-        (Setting(alphas=None, source="dexperts.jsonl"), "dexperts.jsonl"),
-        (Setting(alphas=None), "generations"),
+        (Condition(("a/v.st", "w.st"), (8.0, -1.5)), "v +8, w -1.5"),
+        (Condition(("v.st",), (8.0,), "prompt"), "v +8 (prompt)"),
+        (Condition(("v.st",), (8.0,), "all", RANDOM), "random like v +8"),
+        (Condition(("v.st",), (0.0,), "all", "prompt"), "prompting"),
+        (Condition(alphas=None, source="dexperts.jsonl"), "dexperts.jsonl"),
+        (Condition(alphas=None), "generations"),
     ],
 )
-def test_what_tables_call_a_setting(setting: Setting, expected: str) -> None:
+def test_what_tables_call_a_setting(setting: Condition, expected: str) -> None:
     assert label(setting) == expected
 
 

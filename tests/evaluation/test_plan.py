@@ -9,13 +9,13 @@ import torch
 from neurosteer_cli.data.records import Located, appending, recover
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.evaluation.plan import Plan, plan, random_counterpart, write_all
-from neurosteer_cli.evaluation.samples import PROMPTING, RANDOM, UNSTEERED, Setting, samples
-from neurosteer_cli.generation.generate import Settings
+from neurosteer_cli.evaluation.samples import PROMPTING, RANDOM, UNSTEERED, Condition, samples
+from neurosteer_cli.generation.generate import GenerationConfig
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
-from neurosteer_cli.vectors.metadata import PointFacts, VectorMetadata
+from neurosteer_cli.vectors.metadata import PointMetadata, VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINTS = (HookPoint(1), HookPoint(2))
@@ -33,7 +33,8 @@ def vector(shape: ModelShape, *pushes: float) -> SteeringVector:
         positive=None,
         negative=None,
         points={
-            str(point): PointFacts(resid_norm=10.0, shift_norm=1.0, auroc=None, sae=None) for point in POINTS
+            str(point): PointMetadata(resid_norm=10.0, shift_norm=1.0, auroc=None, sae=None)
+            for point in POINTS
         },
         parents=[],
         calibration=None,
@@ -52,11 +53,16 @@ def planned(engine: Engine) -> Plan:
         Prompt({"prompt": text, "id": n}, text, engine.prompt_ids(text)) for n, text in enumerate("ab")
     ]
     settings_of = [
-        (Setting(("v.st",), (0.0,), "all", UNSTEERED), (0.0,)),
-        (Setting(("v.st",), (9.0,)), (9.0,)),
+        (Condition(("v.st",), (0.0,), "all", UNSTEERED), (0.0,)),
+        (Condition(("v.st",), (9.0,)), (9.0,)),
     ]
     return plan(
-        engine, prompts, [vector(engine.shape, 0.1, 0.2)], settings_of, Settings(max_new_tokens=4), n=2
+        engine,
+        prompts,
+        [vector(engine.shape, 0.1, 0.2)],
+        settings_of,
+        GenerationConfig(max_new_tokens=4),
+        n=2,
     )
 
 
@@ -69,8 +75,8 @@ def test_a_plan_is_every_prompt_sample_and_setting(planned: Plan) -> None:
 def test_instructed_prompts_are_read_in_the_prompting_setting_only(engine: Engine) -> None:
     prompts = [Prompt({"prompt": "a"}, "a", [1])]
     instructed = [Prompt({"prompt": "a"}, "a", [7, 8])]
-    settings_of = [(Setting(), ()), (Setting(baseline=PROMPTING), ())]
-    jobs = plan(engine, prompts, [], settings_of, Settings(), instructed=instructed).jobs
+    settings_of = [(Condition(), ()), (Condition(baseline=PROMPTING), ())]
+    jobs = plan(engine, prompts, [], settings_of, GenerationConfig(), instructed=instructed).jobs
     assert [job.row.ids for job in jobs] == [[1], [7, 8]]
     assert jobs[0].row.prompt == jobs[1].row.prompt  # the same noise
 
@@ -114,23 +120,23 @@ def located(**record: object) -> list[Located]:
 def test_the_published_layout_is_read() -> None:
     found = list(samples(located(prompt={"text": "a"}, generations=[{"text": " b"}, {"text": " c"}]), "f"))
     assert [(s.prompt, s.text, s.number, s.setting) for s in found] == [
-        ("a", " b", 0, Setting(alphas=None, source="f")),
-        ("a", " c", 1, Setting(alphas=None, source="f")),
+        ("a", " b", 0, Condition(alphas=None, source="f")),
+        ("a", " c", 1, Condition(alphas=None, source="f")),
     ]
 
 
 @pytest.mark.parametrize(
     ("record", "setting"),
     [
-        ({"vectors": [], "alpha": 0.0}, Setting((), (), "all", UNSTEERED)),
-        ({"vectors": ["v"], "alpha": 0}, Setting(("v",), (0.0,), "all", UNSTEERED)),
-        ({"vectors": ["v"], "alpha": 8, "positions": "prompt"}, Setting(("v",), (8.0,), "prompt")),
-        ({"vectors": ["v", "w"], "alpha": [8, 1]}, Setting(("v", "w"), (8.0, 1.0))),
-        ({"vectors": ["v"], "alpha": 8, "baseline": "random"}, Setting(("v",), (8.0,), "all", RANDOM)),
-        ({}, Setting(alphas=None, source="f")),
+        ({"vectors": [], "alpha": 0.0}, Condition((), (), "all", UNSTEERED)),
+        ({"vectors": ["v"], "alpha": 0}, Condition(("v",), (0.0,), "all", UNSTEERED)),
+        ({"vectors": ["v"], "alpha": 8, "positions": "prompt"}, Condition(("v",), (8.0,), "prompt")),
+        ({"vectors": ["v", "w"], "alpha": [8, 1]}, Condition(("v", "w"), (8.0, 1.0))),
+        ({"vectors": ["v"], "alpha": 8, "baseline": "random"}, Condition(("v",), (8.0,), "all", RANDOM)),
+        ({}, Condition(alphas=None, source="f")),
     ],
 )
-def test_a_record_says_its_setting(record: dict[str, object], setting: Setting) -> None:
+def test_a_record_says_its_setting(record: dict[str, object], setting: Condition) -> None:
     (found,) = samples(located(prompt="a", text="b", **record), "f")
     assert found.setting == setting
 
@@ -178,10 +184,10 @@ def test_nothing_is_recovered_from_nothing(tmp_path: Path) -> None:
 
 def test_what_a_prompt_has_from_an_earlier_continuation_is_not_passed_on(engine: Engine) -> None:
     record = {"prompt": "a", "id": 7, "baseline": "random", "rendered": "x", "generations": [], "run": "r"}
-    settings_of = [(Setting(("v.st",), (9.0,)), (9.0,))]
+    settings_of = [(Condition(("v.st",), (9.0,)), (9.0,))]
     planned = plan(
         engine, [Prompt(record, "a", [1, 2])], [vector(engine.shape, 0.1, 0.2)], settings_of,
-        Settings(max_new_tokens=2),
+        GenerationConfig(max_new_tokens=2),
     )  # fmt: skip
     (sample,) = write_all(planned, lambda _n: None)
     assert (sample.setting, sample.prompt, sample.rendered) == (settings_of[0][0], "a", False)

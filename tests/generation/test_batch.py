@@ -11,7 +11,7 @@ from support.tiny import D_MODEL, D_VOCAB, FAMILIES
 from transformers.cache_utils import DynamicLayer
 
 from neurosteer_cli.generation import batch as batch_module
-from neurosteer_cli.generation.batch import Batch, Line
+from neurosteer_cli.generation.batch import Batch, Continuation
 from neurosteer_cli.generation.sampling import Sampling, generator
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
@@ -34,7 +34,7 @@ def llama(endless_engines: Callable[[str], Engine]) -> Engine:
     return endless_engines("llama")
 
 
-def line(number: int, **changes: Any) -> Line:
+def line(number: int, **changes: Any) -> Continuation:
     """A line like no other: prompts of 1 to 70 tokens, all samplings and positions, other pushes."""
     draw = random.Random(number)
     noise = torch.Generator().manual_seed(number)
@@ -47,7 +47,7 @@ def line(number: int, **changes: Any) -> Line:
         "generator": generator(number, "p", 0),
         "max_new_tokens": draw.choice([1, 4, 9, 25]),
     }
-    return Line(**{**facts, **changes})
+    return Continuation(**{**facts, **changes})
 
 
 def alone(engine: Engine, number: int, **changes: Any) -> list[int]:

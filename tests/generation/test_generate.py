@@ -13,11 +13,11 @@ from torch import Tensor
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.generation import batch
 from neurosteer_cli.generation import generate as generation
-from neurosteer_cli.generation.generate import Generation, Row, Settings, generate
+from neurosteer_cli.generation.generate import Completion, GenerationConfig, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, add
-from neurosteer_cli.vectors.metadata import PointFacts, VectorMetadata
+from neurosteer_cli.vectors.metadata import PointMetadata, VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINT = HookPoint(1)
@@ -69,7 +69,7 @@ def direction(engine: Engine, seed: int = 0, point: HookPoint = POINT) -> Tensor
 
 
 def vector(engine: Engine, pushes: dict[HookPoint, Tensor]) -> SteeringVector:
-    facts = PointFacts(resid_norm=1.0, shift_norm=None, auroc=None, sae=None)
+    facts = PointMetadata(resid_norm=1.0, shift_norm=None, auroc=None, sae=None)
     metadata = VectorMetadata(
         format_version=2,
         program_version="0",
@@ -89,14 +89,14 @@ def vector(engine: Engine, pushes: dict[HookPoint, Tensor]) -> SteeringVector:
 
 def written(
     engine: Engine,
-    rows: Sequence[Row],
+    rows: Sequence[Job],
     vectors: Sequence[SteeringVector] = (),
     n: int = 8,
     **settings: Any,
-) -> list[Generation]:
+) -> list[Completion]:
     """What is written, in the order of the rows."""
     settings = {"sampling": GREEDY, "max_new_tokens": n, **settings}
-    found = dict(generate(engine, rows, vectors, Settings(**settings)))
+    found = dict(generate(engine, rows, vectors, GenerationConfig(**settings)))
     assert sorted(found) == list(range(len(rows)))
     return [found[index] for index in range(len(rows))]
 
@@ -105,8 +105,8 @@ def texts(*args: Any, **options: Any) -> list[str]:
     return [one.text for one in written(*args, **options)]
 
 
-def rows_of(prompts: Sequence[list[int]], *alphas: float) -> list[Row]:
-    return [Row(spelled(ids), ids, alphas) for ids in prompts]
+def rows_of(prompts: Sequence[list[int]], *alphas: float) -> list[Job]:
+    return [Job(spelled(ids), ids, alphas) for ids in prompts]
 
 
 @torch.no_grad()
@@ -154,7 +154,7 @@ def test_steered_greedy_is_that_of_transformers_under_the_same_push(writer: Engi
 
 def test_a_row_is_steered_by_its_own_alpha_as_if_it_were_alone(writer: Engine) -> None:
     steering = [vector(writer, {POINT: direction(writer), HookPoint(2, RESID_PRE): direction(writer, 1)})]
-    rows = [Row("p", ids, (alpha,)) for ids, alpha in zip(PROMPTS, ALPHAS, strict=True)]
+    rows = [Job("p", ids, (alpha,)) for ids, alpha in zip(PROMPTS, ALPHAS, strict=True)]
     alone = [texts(writer, [row], steering)[0] for row in rows]
     assert texts(writer, rows, steering) == alone
     assert alone[0] == spelled(of_transformers(writer, PROMPTS[0]))
@@ -241,7 +241,7 @@ def _final_norm(engine: Engine) -> Any:
 def test_an_unknown_way_is_refused() -> None:
     message = "^--positions must be one of all, prompt, generated, got 'last'$"
     with pytest.raises(InputError, match=message):
-        Settings(positions="last")  # type: ignore[arg-type]
+        GenerationConfig(positions="last")  # type: ignore[arg-type]
 
 
 # --- several vectors ---------------------------------------------------------------------------
@@ -298,17 +298,17 @@ def test_with_every_alpha_0_no_hook_is_set(llama: Engine, monkeypatch: pytest.Mo
 
 def test_alphas_of_one_prompt_draw_the_same_noise(writer: Engine) -> None:
     steering = [vector(writer, {POINT: direction(writer)})]
-    rows = [Row("p", PROMPTS[0], (alpha,)) for alpha in (0.0, 1e-9, -1e-9, 1.0)]
+    rows = [Job("p", PROMPTS[0], (alpha,)) for alpha in (0.0, 1e-9, -1e-9, 1.0)]
     plain, *tiny, strong = texts(writer, rows, steering, sampling=WARM)
     assert tiny == [plain, plain]
     assert strong != plain
 
 
 @pytest.fixture(scope="module")
-def company(llama: Engine) -> tuple[list[Row], list[SteeringVector]]:
+def company(llama: Engine) -> tuple[list[Job], list[SteeringVector]]:
     """Three prompts at two alphas, twice each."""
     rows = [
-        Row(spelled(ids), ids, (alpha,), sample)
+        Job(spelled(ids), ids, (alpha,), sample)
         for ids in PROMPTS[:3]
         for alpha in (0.0, 0.5)
         for sample in (0, 1)
@@ -317,7 +317,7 @@ def company(llama: Engine) -> tuple[list[Row], list[SteeringVector]]:
 
 
 def test_a_rows_text_does_not_depend_on_batch_size_order_or_company(
-    llama: Engine, company: tuple[list[Row], list[SteeringVector]]
+    llama: Engine, company: tuple[list[Job], list[SteeringVector]]
 ) -> None:
     rows, steering = company
     expected = dict(zip(rows_keys(rows), texts(llama, rows, steering, sampling=WARM), strict=True))
@@ -329,13 +329,13 @@ def test_a_rows_text_does_not_depend_on_batch_size_order_or_company(
         assert found == [expected[key] for key in rows_keys(others)]
 
 
-def rows_keys(rows: Sequence[Row]) -> list[tuple[str, tuple[float, ...], int]]:
+def rows_keys(rows: Sequence[Job]) -> list[tuple[str, tuple[float, ...], int]]:
     return [(row.prompt, row.alphas, row.sample) for row in rows]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
 def test_a_rows_text_does_not_depend_on_when_others_end(llama: Engine, penalty: float) -> None:
-    rows = [Row("p", ids, (alpha,)) for ids, alpha in zip(PROMPTS, ALPHAS, strict=True)]
+    rows = [Job("p", ids, (alpha,)) for ids, alpha in zip(PROMPTS, ALPHAS, strict=True)]
     steering = [vector(llama, {POINT: direction(llama)})]
     options = {"sampling": replace(WARM, repetition_penalty=penalty), "n": 20}
     expected = texts(llama, rows, steering, **options)
@@ -346,11 +346,11 @@ def test_a_rows_text_does_not_depend_on_when_others_end(llama: Engine, penalty: 
     for whole, got in zip(expected, found, strict=True):
         tokens = [int(token) for token in whole[1:-1].split("><")]
         ends = next((i for i, t in enumerate(tokens) if t in stopping.stop_ids), 20)
-        assert got == Generation(spelled(tokens[:ends]), ends, "stop" if ends < 20 else "length")
+        assert got == Completion(spelled(tokens[:ends]), ends, "stop" if ends < 20 else "length")
 
 
 def test_the_samples_of_a_prompt_differ_and_so_do_seeds(llama: Engine) -> None:
-    rows = [Row("p", PROMPTS[0], (), sample) for sample in range(4)]
+    rows = [Job("p", PROMPTS[0], (), sample) for sample in range(4)]
     samples = texts(llama, rows, sampling=WARM)
     assert len(set(samples)) == 4
     other_seed = texts(llama, rows, sampling=replace(WARM, seed=4))
@@ -366,13 +366,13 @@ def test_a_text_ends_at_a_stop_token_which_is_not_part_of_it(llama: Engine) -> N
     ends = next(i for i in range(1, 8) if tokens[i] not in tokens[:i])
     stopping = replace(llama, stop_ids=frozenset({tokens[ends]}))
     (found,) = written(stopping, rows_of(PROMPTS[:1]))
-    assert found == Generation(spelled(tokens[:ends]), ends, "stop")
+    assert found == Completion(spelled(tokens[:ends]), ends, "stop")
 
 
 def test_a_text_ends_at_max_new_tokens(llama: Engine) -> None:
     tokens = of_transformers(llama, PROMPTS[0])
     (found,) = written(llama, rows_of(PROMPTS[:1]), n=5)
-    assert found == Generation(spelled(tokens[:5]), 5, "length")
+    assert found == Completion(spelled(tokens[:5]), 5, "length")
 
 
 def test_a_text_that_ends_at_its_last_token_allowed_was_stopped(llama: Engine) -> None:
@@ -403,7 +403,7 @@ def test_each_vector_needs_a_finite_alpha(llama: Engine, alphas: tuple[float, ..
 @pytest.mark.parametrize("values", [{"max_new_tokens": 0}, {"batch_size": 0}])
 def test_at_least_one_token_and_one_row_are_needed(values: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"^--(max-new-tokens|batch-size) must be at least 1, got 0$"):
-        Settings(**values)  # type: ignore[arg-type]
+        GenerationConfig(**values)  # type: ignore[arg-type]
 
 
 # --- batches and streaming ---------------------------------------------------------------------
@@ -413,7 +413,7 @@ def test_no_rows_write_nothing(llama: Engine) -> None:
     assert written(llama, []) == []
 
 
-def prefills(engine: Engine, rows: Sequence[Row], **options: Any) -> list[tuple[int, int]]:
+def prefills(engine: Engine, rows: Sequence[Job], **options: Any) -> list[tuple[int, int]]:
     """(rows, tokens) of each batch."""
     shapes = [seen.shape for seen in passes(engine, 0, lambda: texts(engine, rows, n=1, **options))]
     return [(shape[0], shape[1]) for shape in shapes]
@@ -443,7 +443,7 @@ def test_rows_are_yielded_as_soon_as_they_are_finished(llama: Engine) -> None:
     tokens = [of_transformers(llama, ids) for ids in PROMPTS[:2]]
     ends = next(i for i in range(8) if tokens[1][i] not in tokens[1][:i] + tokens[0])
     stopping = replace(llama, stop_ids=frozenset({tokens[1][ends]}))
-    settings = Settings(sampling=GREEDY, max_new_tokens=8)
+    settings = GenerationConfig(sampling=GREEDY, max_new_tokens=8)
     order = [index for index, _ in generate(stopping, rows_of(PROMPTS[:2]), (), settings)]
     assert order == [1, 0]
 
@@ -455,8 +455,8 @@ def test_what_is_streamed_is_the_text(engine: Engine) -> None:
         assert row in heard
         heard[row] += text
 
-    rows = [Row(text, engine.prompt_ids(text)) for text in ("to be", "or not", "to é")]
-    settings = Settings(sampling=replace(WARM, top_p=1.0), max_new_tokens=30, batch_size=2)
+    rows = [Job(text, engine.prompt_ids(text)) for text in ("to be", "or not", "to é")]
+    settings = GenerationConfig(sampling=replace(WARM, top_p=1.0), max_new_tokens=30, batch_size=2)
     found = dict(generate(engine, rows, (), settings, on_text=on_text))
     assert heard == {index: one.text for index, one in found.items()}
     assert any("\ufffd" in text for text in heard.values())  # bytes that make no character
@@ -466,7 +466,7 @@ def test_half_a_character_at_the_end_is_streamed_too(engine: Engine, monkeypatch
     script = iter([*engine.prompt_ids("a€")[:2], 257])  # the first of three bytes, then the end
     monkeypatch.setattr(batch, "choose", lambda *_: torch.tensor([next(script)]))
     heard: list[str] = []
-    rows = [Row("p", engine.prompt_ids("to be"))]
+    rows = [Job("p", engine.prompt_ids("to be"))]
     ((_, found),) = generate(engine, rows, on_text=lambda _row, text: heard.append(text))
     assert (found.text, found.finish_reason) == ("a\ufffd", "stop")
     assert "".join(heard) == found.text

@@ -19,13 +19,13 @@ from support.tiny import D_MODEL, tiny_vector
 
 from neurosteer_cli.errors import IncompatibleVectorError, InputError
 from neurosteer_cli.generation.batch import Batch
-from neurosteer_cli.generation.generate import Row, Settings, generate
+from neurosteer_cli.generation.generate import GenerationConfig, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.generation.text import TextStream
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.serving import middleware as gate
-from neurosteer_cli.serving.app import Options, create_app
+from neurosteer_cli.serving.app import ServerConfig, create_app
 from neurosteer_cli.serving.completions import Limits, Service
 from neurosteer_cli.serving.registry import Catalogue
 from neurosteer_cli.serving.scheduler import Scheduler
@@ -59,7 +59,7 @@ def served(
         catalogue.add(name, vector, name)
     scheduler = Scheduler(engine, max_batch=max_batch, max_waiting=max_waiting)
     service = Service(engine, catalogue, scheduler, limits)
-    with running(create_app(service, Options(**options))) as address:
+    with running(create_app(service, ServerConfig(**options))) as address:
         yield address, service
     assert not scheduler.is_alive
 
@@ -84,9 +84,9 @@ def written(
     engine: Engine, vectors: dict[str, SteeringVector], prompt: str, alphas: dict[str, float], n: int
 ) -> str:
     """What `gen` writes."""
-    row = Row(prompt, engine.prompt_ids(prompt), tuple(alphas.values()))
+    row = Job(prompt, engine.prompt_ids(prompt), tuple(alphas.values()))
     chosen = [vectors[name] for name in alphas]
-    ((_, found),) = generate(engine, [row], chosen, Settings(sampling=GREEDY, max_new_tokens=n))
+    ((_, found),) = generate(engine, [row], chosen, GenerationConfig(sampling=GREEDY, max_new_tokens=n))
     return found.text
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
-from neurosteer_cli.vectors.metadata import FORMAT_VERSION, PointFacts, VectorMetadata
+from neurosteer_cli.vectors.metadata import FORMAT_VERSION, PointMetadata, VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
 D_MODEL, N_LAYERS, D_VOCAB, CONTEXT = 16, 4, 300, 128
@@ -144,7 +144,7 @@ def tiny_vector(
     model_id: str = "tiny",
 ) -> SteeringVector:
     """A vector with these pushes, fitted on nothing."""
-    facts = PointFacts(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=None)
+    facts = PointMetadata(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=None)
     metadata = VectorMetadata(
         format_version=FORMAT_VERSION,
         program_version="0.1.0",

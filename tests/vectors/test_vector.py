@@ -19,14 +19,14 @@ from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
 from neurosteer_cli.vectors import vector as vector_module
 from neurosteer_cli.vectors.combine import combine, cosine
-from neurosteer_cli.vectors.metadata import PointFacts, SAEFacts, SideFacts, VectorMetadata
+from neurosteer_cli.vectors.metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from neurosteer_cli.vectors.vector import Latents, SteeringVector, file_sha256, total_dose
 
 D_MODEL = 4
 SHAPE = ModelShape(architecture="TinyForCausalLM", d_model=D_MODEL, n_layers=6, d_vocab=300)
-SAE = SAEFacts(sae_id="sae", sha256="5ae", model_name="tiny", d_sae=64, neuronpedia_id=None)
-POSITIVE = SideFacts(label="up", n_texts=10, n_tokens=100, sha256="a1")
-NEGATIVE = SideFacts(label="down", n_texts=11, n_tokens=110, sha256="b2")
+SAE = SAEMetadata(sae_id="sae", sha256="5ae", model_name="tiny", d_sae=64, neuronpedia_id=None)
+POSITIVE = SideMetadata(label="up", n_texts=10, n_tokens=100, sha256="a1")
+NEGATIVE = SideMetadata(label="down", n_texts=11, n_tokens=110, sha256="b2")
 
 
 def make(
@@ -36,10 +36,10 @@ def make(
     shape: ModelShape = SHAPE,
     model_id: str = "tiny",
     hashes: tuple[int, ...] = (-3, 5),
-    sae: SAEFacts | None = None,
+    sae: SAEMetadata | None = None,
 ) -> SteeringVector:
     """A vector with these pushes, by layer."""
-    facts = PointFacts(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, sae=sae)
+    facts = PointMetadata(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, sae=sae)
     metadata = VectorMetadata(
         format_version=2,
         program_version="0.1.0",
@@ -185,7 +185,7 @@ def test_metadata_without_a_field_is_refused(rewrite: Callable[..., str], field:
     ("part", "field"),
     [
         *(("model_shape", field.name) for field in fields(ModelShape)),
-        *(("positive", field.name) for field in fields(SideFacts)),
+        *(("positive", field.name) for field in fields(SideMetadata)),
         ("negative", "label"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_part_without_a_field_is_refused(rewrite: Callable[..., str], part: st
     )
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(PointFacts)])
+@pytest.mark.parametrize("field", [field.name for field in fields(PointMetadata)])
 def test_a_hook_point_without_a_fact_is_refused(rewrite: Callable[..., str], field: str) -> None:
     points = asdict(with_latents().metadata)["points"]
     points["blocks.1.hook_resid_post"].pop(field)
@@ -412,10 +412,10 @@ def test_a_sum_says_what_it_is_and_comes_back_from_a_file(tmp_path: Path) -> Non
         negative=None,
         points={
             # each parent measured the norm on its own texts
-            "blocks.1.hook_resid_post": PointFacts(
+            "blocks.1.hook_resid_post": PointMetadata(
                 resid_norm=15.0, shift_norm=None, auroc=None, sae=None
             ),
-            "blocks.3.hook_resid_post": PointFacts(
+            "blocks.3.hook_resid_post": PointMetadata(
                 resid_norm=10.0, shift_norm=None, auroc=None, sae=None
             ),
         },

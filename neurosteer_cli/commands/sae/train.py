@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...models.engine import Engine
     from ...models.hooks import HookPoint
     from ...saes.sae import SparseAutoencoder
-    from ...saes.training.config import Progress, Settings, Trained
+    from ...saes.training.config import Progress, Trained, TrainingConfig
 
 ARCHITECTURES = ("topk", "batchtopk", "jumprelu", "matryoshka")
 SAVED_AS = ("float32", "float16", "bfloat16")
@@ -65,7 +65,7 @@ def train(
     from ...data.corpus import check, corpus_files, spooled
     from ...models.hooks import HookPoint
     from ...models.resolve import DEFAULT_MODEL
-    from ...saes.training.config import Settings
+    from ...saes.training.config import TrainingConfig
 
     points = [HookPoint(layer) for layer in parse_layers(layers)]
     _check(architecture, d_sae, k, epochs, lr, batch_size, context, checkpoint_every, save_as)
@@ -77,7 +77,7 @@ def train(
     with spooled(parts) as readable:
         check(readable)
         engine = _load_engine(model, points, starting, context, dtype, device)
-        settings = Settings(
+        settings = TrainingConfig(
             model_id=engine.model_id,
             points=tuple(map(str, points)),
             architecture=architecture,
@@ -217,7 +217,7 @@ def _init_hash(init: "dict[HookPoint, SparseAutoencoder] | None") -> str | None:
     return ",".join(dict.fromkeys(one.sha256 for one in init.values()))
 
 
-def _say_cost(settings: "Settings", engine: "Engine") -> None:
+def _say_cost(settings: "TrainingConfig", engine: "Engine") -> None:
     """Tell what a run takes, before it begins."""
     n = len(settings.points)
     on_disk = min(settings.n_tokens, settings.rows_per_round) * 2 * engine.d_model * n
@@ -229,7 +229,7 @@ def _say_cost(settings: "Settings", engine: "Engine") -> None:
 
 
 def _run(
-    settings: "Settings",
+    settings: "TrainingConfig",
     engine: "Engine",
     corpus: "list[Part]",
     out: Path,

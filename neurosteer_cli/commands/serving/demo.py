@@ -30,7 +30,7 @@ def demo(
     """
     check_installed()
     from ...models.resolve import DEFAULT_MODEL
-    from ...serving.app import Options
+    from ...serving.app import ServerConfig
 
     listener = bound("127.0.0.1", port)
     if vectors or model not in (None, DEFAULT_MODEL):
@@ -48,7 +48,7 @@ def demo(
     run(
         engine,
         catalogue,
-        Options(page=True, fitting=True, hosts=LOOPBACK, shutdown_seconds=5),
+        ServerConfig(page=True, fitting=True, hosts=LOOPBACK, shutdown_seconds=5),
         listener,
         listening=open_page,
     )

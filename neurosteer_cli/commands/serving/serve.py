@@ -53,14 +53,14 @@ def serve(
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
         raise InputError("--api-key must be printable ASCII, at least one character")
     max_bytes = parse_count(max_request, "--max-request")
-    from ...serving.app import Options
+    from ...serving.app import ServerConfig
 
     listener = bound(host, port)
     engine, catalogue = load(vectors or [], model, dtype, device)
     run(
         engine,
         catalogue,
-        Options(
+        ServerConfig(
             max_bytes=max_bytes,
             api_key=api_key,
             hosts=LOOPBACK if host in LOOPBACK and api_key is None else None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from ...models.engine import Engine
-    from ...serving.app import Options
+    from ...serving.app import ServerConfig
     from ...serving.registry import Catalogue
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
@@ -64,7 +64,7 @@ def load(paths: list[Path], model: str | None, dtype: str, device: str) -> "tupl
 def run(
     engine: "Engine",
     catalogue: "Catalogue",
-    options: "Options",
+    options: "ServerConfig",
     listener: socket.socket,
     *,
     max_batch: int = 32,

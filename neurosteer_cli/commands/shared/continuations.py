@@ -16,8 +16,8 @@ from .prompting import load_engine, tokenized
 if TYPE_CHECKING:
     from ...data.records import Located
     from ...evaluation.plan import Plan
-    from ...evaluation.samples import Sample, Setting
-    from ...generation.generate import Settings
+    from ...evaluation.samples import Condition, Sample
+    from ...generation.generate import GenerationConfig
     from ...models.engine import Engine
     from ...models.hooks import HookPoint
     from ...vectors.vector import SteeringVector
@@ -33,7 +33,7 @@ class Continuations:
     engine: "Engine"
     samples: "list[Sample]"
     vectors: "dict[str, SteeringVector]"  # by name; those that could be read
-    pushes: "dict[Setting, dict[HookPoint, Any]]"
+    pushes: "dict[Condition, dict[HookPoint, Any]]"
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -83,7 +83,7 @@ class Planned:
 
     paths: list[Path]
     alphas: Sequence[tuple[float, ...]]
-    settings: "Settings"
+    settings: "GenerationConfig"
     n: int
     random: bool
     instruction: str | None
@@ -124,7 +124,7 @@ class Planned:
         self, engine: "Engine", records: "Sequence[Located]", vectors: "list[SteeringVector]"
     ) -> "Plan":
         from ...evaluation.plan import plan, random_counterpart
-        from ...evaluation.samples import PROMPTING, RANDOM, UNSTEERED, Setting
+        from ...evaluation.samples import PROMPTING, RANDOM, UNSTEERED, Condition
 
         names, positions = tuple(map(str, self.paths)), self.settings.positions
         controls = self._controls(vectors) if self.random else []
@@ -135,15 +135,15 @@ class Planned:
         ]
         none = (0.0,) * len(controls)
         settings_of = [
-            (Setting(names, alphas, positions, None if any(alphas) else UNSTEERED), (*alphas, *none))
+            (Condition(names, alphas, positions, None if any(alphas) else UNSTEERED), (*alphas, *none))
             for alphas in self.alphas
         ]
         unsteered = (0.0,) * len(vectors)
         for number, alphas in enumerate(controls):
             only = tuple(float(other == number) for other in range(len(controls)))
-            settings_of.append((Setting(names, alphas, positions, RANDOM), (*unsteered, *only)))
+            settings_of.append((Condition(names, alphas, positions, RANDOM), (*unsteered, *only)))
         if self.instruction is not None:
-            settings_of.append((Setting(names, unsteered, positions, PROMPTING), (*unsteered, *none)))
+            settings_of.append((Condition(names, unsteered, positions, PROMPTING), (*unsteered, *none)))
         prompts = self._prompts(engine, records, None)
         instructed = self._prompts(engine, records, self.instruction) if self.instruction is not None else []
         return plan(engine, prompts, every, settings_of, self.settings, n=self.n, instructed=instructed)

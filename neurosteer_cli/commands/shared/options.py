@@ -9,7 +9,9 @@ import typer
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from ...generation.generate import Settings
+    from ...generation.generate import GenerationConfig
+
+    pass
 
 Model = Annotated[
     str | None,
@@ -93,13 +95,13 @@ def generation_settings(
     max_new_tokens: int,
     positions: str,
     batch_size: int,
-) -> "Settings":
+) -> "GenerationConfig":
     """What the options above come to.
 
     Raises:
         InputError: one of them is out of its range; `n`, that of -n, is only checked.
     """
-    from ...generation.generate import Settings
+    from ...generation.generate import GenerationConfig
     from ...generation.sampling import Sampling
 
     if n < 1:
@@ -111,7 +113,7 @@ def generation_settings(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    return Settings(
+    return GenerationConfig(
         sampling=sampling,
         max_new_tokens=max_new_tokens,
         positions=positions,  # type: ignore[arg-type]  # checked there

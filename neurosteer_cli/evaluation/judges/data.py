@@ -15,7 +15,7 @@ from ...data.records import STDIN, as_passage, read_records
 from ...data.sides import text_hash
 from ...errors import InputError
 from .encoders import MINILM, MINILM_TOKENS, MINILM_WHEEL, Encoder, embed, load_encoder, minilm_folder
-from .judge import Verdicts
+from .judge import Scores
 
 FOLDS = 5
 MIN_TEXTS = 20
@@ -87,12 +87,12 @@ class DataJudge:
         prompts: Sequence[str],  # noqa: ARG002  # only continuations are judged
         texts: Sequence[str],
         advance: Callable[[int], None],
-    ) -> Verdicts:
+    ) -> Scores:
         if not texts:
-            return Verdicts([], [])
+            return Scores([], [])
         embeddings = embed(self._encoder, texts, advance).numpy()  # [n_texts, d_model]
         scores = self._classifier.predict_proba(embeddings)[:, 1].tolist()  # classes are False, True
-        return Verdicts(scores, [score >= THRESHOLD for score in scores])
+        return Scores(scores, [score >= THRESHOLD for score in scores])
 
 
 def train(

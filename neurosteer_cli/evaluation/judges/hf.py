@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...models.resolve import resolve
 from .encoders import Encoder, load_encoder
-from .judge import Verdicts
+from .judge import Scores
 
 MULTI_LABEL = "multi_label_classification"
 
@@ -55,7 +55,7 @@ class HfJudge:
         prompts: Sequence[str],  # noqa: ARG002  # only continuations are judged
         texts: Sequence[str],
         advance: Callable[[int], None],
-    ) -> Verdicts:
+    ) -> Scores:
         scores: list[float | None] = [None] * len(texts)
         positive: list[bool | None] = [None] * len(texts)
         for places, output, _mask in self._encoder.batches(texts):
@@ -65,7 +65,7 @@ class HfJudge:
             ):
                 scores[place], positive[place] = probability, is_shown
             advance(len(places))
-        return Verdicts(scores, positive)
+        return Scores(scores, positive)
 
     def _probabilities(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The label's probability, and whether the text shows it, both [batch].

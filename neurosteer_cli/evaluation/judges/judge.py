@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class Scores:
     """One judge's answers, an entry a text."""
 
     scores: list[float | None]  # None: the judge gave no answer
@@ -25,7 +25,7 @@ class Judge(Protocol):
     facts: dict[str, Any]  # JSON-able: what it is made of
     warnings: list[str]
 
-    def score(self, prompts: Sequence[str], texts: Sequence[str], advance: Callable[[int], None]) -> Verdicts:
+    def score(self, prompts: Sequence[str], texts: Sequence[str], advance: Callable[[int], None]) -> Scores:
         """Judge each text; `advance` is told how many more are done.
 
         Args:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from ...errors import InputError, ModelError
 from .chat import Answer, Endpoint
-from .judge import Verdicts
+from .judge import Scores
 
 RUBRIC = """\
 You grade a continuation that a language model wrote after a prompt. Give two grades, each 0, 1 or 2.
@@ -108,7 +108,7 @@ class LlmJudge:
             )
         self.facts["answered_by"] = answer.model
 
-    def score(self, prompts: Sequence[str], texts: Sequence[str], advance: Callable[[int], None]) -> Verdicts:
+    def score(self, prompts: Sequence[str], texts: Sequence[str], advance: Callable[[int], None]) -> Scores:
         """Ask about each text. One without usable grades gets None, is counted and warned of.
 
         Raises:
@@ -197,8 +197,8 @@ def _grade(value: Any) -> int | None:
     return int(value)
 
 
-def _verdicts(grades: Sequence[Grades | None]) -> Verdicts:
-    return Verdicts(
+def _verdicts(grades: Sequence[Grades | None]) -> Scores:
+    return Scores(
         scores=[None if grade is None else grade[0] / HIGHEST for grade in grades],
         positive=[None if grade is None else grade[0] == HIGHEST for grade in grades],
         fluency=[None if grade is None else grade[1] / HIGHEST for grade in grades],

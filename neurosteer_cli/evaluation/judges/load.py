@@ -10,11 +10,11 @@ from importlib.metadata import version
 from typing import Any
 
 from ...errors import InputError, ModelError
-from .judge import Judge, Verdicts
+from .judge import Judge, Scores
 from .llm import load as load_llm
 from .llm import split_spec as split_llm
 
-__all__ = ["FORMS", "Judge", "Verdicts", "check_spec", "load_judge"]
+__all__ = ["FORMS", "Judge", "Scores", "check_spec", "load_judge"]
 
 FORMS = ("data", "sentiment", "toxicity", "hf:MODEL:LABEL", "regex:PATTERN", "llm:URL:MODEL")
 _FORM = {form.partition(":")[0]: form for form in FORMS}
@@ -130,12 +130,12 @@ class SentimentJudge:
         prompts: Sequence[str],  # noqa: ARG002  # only continuations are judged
         texts: Sequence[str],
         advance: Callable[[int], None],
-    ) -> Verdicts:
+    ) -> Scores:
         scores: list[float] = []
         for text in texts:
             scores.append(float(self._vader.polarity_scores(text)["compound"]))
             advance(1)
-        return Verdicts([*scores], [score >= VADER_POSITIVE for score in scores])
+        return Scores([*scores], [score >= VADER_POSITIVE for score in scores])
 
 
 class ToxicityJudge:
@@ -171,13 +171,13 @@ class ToxicityJudge:
         prompts: Sequence[str],  # noqa: ARG002  # only continuations are judged
         texts: Sequence[str],
         advance: Callable[[int], None],
-    ) -> Verdicts:
+    ) -> Scores:
         scores: list[float] = []
         for start in range(0, len(texts), _BATCH):
             batch = list(texts[start : start + _BATCH])
             scores.extend(self._predict(batch).tolist())
             advance(len(batch))
-        return Verdicts([*scores], [score >= TOXIC for score in scores])
+        return Scores([*scores], [score >= TOXIC for score in scores])
 
 
 class RegexJudge:
@@ -199,12 +199,12 @@ class RegexJudge:
         prompts: Sequence[str],  # noqa: ARG002  # only continuations are judged
         texts: Sequence[str],
         advance: Callable[[int], None],
-    ) -> Verdicts:
+    ) -> Scores:
         found: list[bool] = []
         for text in texts:
             found.append(self._pattern.search(text) is not None)
             advance(1)
-        return Verdicts([float(one) for one in found], [*found])
+        return Scores([float(one) for one in found], [*found])
 
 
 def _split_hf(spec: str) -> tuple[str, str]:

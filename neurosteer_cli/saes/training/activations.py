@@ -27,7 +27,7 @@ BYTES_PER_NUMBER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ReadingState:
     """How far the reading of the corpus has come; what a resumed run goes on from."""
 
     round: int  # which filling of the file
@@ -39,14 +39,14 @@ class Place:
     scales: tuple[float, ...]  # residual x scale has a mean norm of sqrt(d_model)
 
     @classmethod
-    def start(cls) -> "Place":
+    def start(cls) -> "ReadingState":
         return cls(
             round=0, n_rows=0, n_sequences=0, sha256=hashlib.sha256().hexdigest(), exhausted=False,
             medians=(), scales=(),
         )  # fmt: skip
 
     @classmethod
-    def load(cls, file: Path) -> "Place":
+    def load(cls, file: Path) -> "ReadingState":
         """Read what `save` wrote."""
         facts = json.loads(file.read_text())
         return cls(**{**facts, "medians": tuple(facts["medians"]), "scales": tuple(facts["scales"])})
@@ -62,7 +62,7 @@ class Harvest:
     def __init__(self, folder: Path, points: Sequence[HookPoint], d_model: int) -> None:
         self.points, self.d_model = list(points), d_model
         self.rows_file, self.place_file = folder / "activations.f16", folder / "reading.json"
-        self.place = Place.load(self.place_file) if self.place_file.exists() else Place.start()
+        self.place = ReadingState.load(self.place_file) if self.place_file.exists() else ReadingState.start()
 
     @property
     def row_bytes(self) -> int:

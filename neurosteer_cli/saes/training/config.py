@@ -12,7 +12,7 @@ STATE_FOLDER = ".training"  # in the folder of the SAEs, while they are trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class TrainingConfig:
     """All that decides the result, beside the corpus; a resumed run must have the same."""
 
     model_id: str

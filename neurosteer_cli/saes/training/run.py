@@ -26,8 +26,8 @@ from ...models.residuals import packed
 from ..sae import SparseAutoencoder
 from .activations import Harvest
 from .checkpoint import Checkpoint, order_of
-from .config import STATE_FOLDER, Average, Progress, Recipe, Settings, Trained
-from .trainer import Apprentice
+from .config import STATE_FOLDER, Average, Progress, Recipe, Trained, TrainingConfig
+from .trainer import LayerTrainer
 from .transfer import Moments, transferred
 
 SAMPLE_ROWS = 16_384  # for means
@@ -41,7 +41,7 @@ class Training:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: TrainingConfig,
         engine: Engine,
         corpus: Sequence[Part],
         folder: Path,
@@ -69,7 +69,7 @@ class Training:
         self.state = folder / STATE_FOLDER
         self._claim()
         self.harvest = Harvest(self.state, self.points, engine.d_model)
-        self.apprentices: list[Apprentice] = []
+        self.apprentices: list[LayerTrainer] = []
         self.moments: dict[HookPoint, Moments] = {}
         self.round, self.step = 0, 0  # the next step of this round to take
         self.quality: dict[str, Average] = {name: Average() for name in settings.points}
@@ -178,13 +178,13 @@ class Training:
         for number, name in enumerate(self.settings.points):
             if sample is None:
                 mean = torch.zeros(self.engine.d_model, device=self.engine.device)
-                apprentice = Apprentice(recipe, mean)
+                apprentice = LayerTrainer(recipe, mean)
                 assert checkpoint is not None
                 apprentice.restore(*checkpoint.of(name))
                 self.quality[name] = Average(*checkpoint.numbers[name]["quality"])
             else:
                 rows = sample[:, number].to(self.engine.device)
-                apprentice = Apprentice(recipe, rows.mean(0))
+                apprentice = LayerTrainer(recipe, rows.mean(0))
                 if self.init is not None:
                     apprentice.start_from(self._transferred(number, rows))
             self.apprentices.append(apprentice)

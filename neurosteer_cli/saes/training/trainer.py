@@ -90,7 +90,7 @@ class Quality(NamedTuple):
     n_tokens: int
 
 
-class Apprentice:
+class LayerTrainer:
     """One SAE in training: sae-lens's trainer, a batch at a time, and its state for a checkpoint."""
 
     def __init__(self, recipe: Recipe, mean: Tensor) -> None:

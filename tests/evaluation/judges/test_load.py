@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from neurosteer_cli.errors import InputError, ModelError
-from neurosteer_cli.evaluation.judges.judge import Verdicts
+from neurosteer_cli.evaluation.judges.judge import Scores
 from neurosteer_cli.evaluation.judges.load import FORMS, Judge, check_spec, load_judge
 
 needs_profanity_check = pytest.mark.skipif(
@@ -25,7 +25,7 @@ def refusal(spec: str, *, has_data: bool = False, attribute: str | None = None) 
     return str(caught.value)
 
 
-def score(judge: Judge, texts: list[str]) -> Verdicts:
+def score(judge: Judge, texts: list[str]) -> Scores:
     advanced: list[int] = []
     verdicts = judge.score(["a prompt"] * len(texts), texts, advanced.append)
     assert sum(advanced) == len(texts) == len(verdicts.scores) == len(verdicts.positive)

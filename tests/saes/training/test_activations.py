@@ -12,7 +12,7 @@ from neurosteer_cli.errors import InputError
 from neurosteer_cli.models.engine import Engine, Tokens
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.residuals import packed
-from neurosteer_cli.saes.training.activations import OUTLIER, Harvest, Place
+from neurosteer_cli.saes.training.activations import OUTLIER, Harvest, ReadingState
 
 POINTS = [HookPoint(1), HookPoint(3)]
 
@@ -98,9 +98,9 @@ def test_a_reading_that_was_interrupted_ends_with_the_same_rows(
     first.fill(engine, iter(list(sequences(engine))[:32]), 10**6, ignore)
     with first.rows_file.open("ab") as file:  # a group that was not noted down
         file.write(b"x" * written_beyond)
-    place = Place.load(first.place_file)
+    place = ReadingState.load(first.place_file)
     assert place.n_sequences == 32
-    Place(**{**place.__dict__, "exhausted": False}).save(first.place_file)
+    ReadingState(**{**place.__dict__, "exhausted": False}).save(first.place_file)
     second = Harvest(other, POINTS, D_MODEL)
     second.fill(engine, sequences(engine), 10**6, ignore)
     assert second.rows_file.read_bytes() == whole.rows_file.read_bytes()

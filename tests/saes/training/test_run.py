@@ -21,7 +21,7 @@ from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.training import checkpoint as snapshots
 from neurosteer_cli.saes.training.activations import Harvest
 from neurosteer_cli.saes.training.checkpoint import order_of
-from neurosteer_cli.saes.training.config import STATE_FOLDER, Average, Progress, Settings
+from neurosteer_cli.saes.training.config import STATE_FOLDER, Average, Progress, TrainingConfig
 from neurosteer_cli.saes.training.run import Training
 
 POINTS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
@@ -40,8 +40,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Part]:
     return corpus_files([str(file)])
 
 
-def settings(engine: Engine, **changes: object) -> Settings:
-    base = Settings(
+def settings(engine: Engine, **changes: object) -> TrainingConfig:
+    base = TrainingConfig(
         model_id=engine.model_id, points=POINTS, architecture="topk", d_sae=48, k=6, n_tokens=9000, epochs=2,
         rows_per_round=4000, context=64, batch_size=256, lr=3e-3, seed=0, init=None, dtype="float32",
         device="cpu",

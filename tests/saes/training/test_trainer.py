@@ -14,7 +14,7 @@ from torch import Tensor
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.training.config import Recipe
 from neurosteer_cli.saes.training.sparse_topk import SparseTopK
-from neurosteer_cli.saes.training.trainer import ARCHITECTURES, Apprentice
+from neurosteer_cli.saes.training.trainer import ARCHITECTURES, LayerTrainer
 
 D_MODEL, D_SAE, K = 12, 40, 5
 
@@ -66,13 +66,13 @@ def test_sparse_topk_has_the_loss_and_the_gradients_of_sae_lens(n_dead: int) -> 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "jumprelu"])
 def test_weights_to_start_from_may_be_in_any_unit(architecture: str) -> None:
     data = batches(3)
-    first = Apprentice(recipe(architecture), torch.cat(data).mean(0))
+    first = LayerTrainer(recipe(architecture), torch.cat(data).mean(0))
     weights = {name: parameter.detach().clone() for name, parameter in first.sae.named_parameters()}
     stretch = torch.linspace(0.1, 8, D_SAE)
     weights["W_enc"] *= stretch
     weights["b_enc"] *= stretch
     weights["W_dec"] /= stretch[:, None]
-    second = Apprentice(recipe(architecture), torch.zeros(D_MODEL))
+    second = LayerTrainer(recipe(architecture), torch.zeros(D_MODEL))
     second.start_from(weights)
     torch.testing.assert_close(second.sae.W_dec.norm(dim=-1), torch.ones(D_SAE))
     expected, found = (
@@ -86,7 +86,7 @@ def test_every_architecture_learns_and_is_loaded_by_sae_lens_with_equal_encoding
     architecture: str, tmp_path: Path
 ) -> None:
     data = batches(40)
-    apprentice = Apprentice(recipe(architecture, lr=3e-3), torch.cat(data).mean(0))
+    apprentice = LayerTrainer(recipe(architecture, lr=3e-3), torch.cat(data).mean(0))
     qualities = [apprentice.step(batch) for batch in data]
     assert qualities[-1].error < 0.8 * qualities[0].error
     scale = 2.0
@@ -104,7 +104,7 @@ def test_every_architecture_learns_and_is_loaded_by_sae_lens_with_equal_encoding
 
 def test_the_saved_sae_reconstructs_raw_residuals_as_it_did_scaled_ones(tmp_path: Path) -> None:
     data = batches(40)
-    apprentice = Apprentice(recipe(), torch.cat(data).mean(0))
+    apprentice = LayerTrainer(recipe(), torch.cat(data).mean(0))
     for batch in data:
         apprentice.step(batch)
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_the_saved_sae_reconstructs_raw_residuals_as_it_did_scaled_ones(tmp_path
 
 
 def test_the_saved_number_type_and_facts_are_those_asked_for(tmp_path: Path) -> None:
-    apprentice = Apprentice(recipe(), torch.zeros(D_MODEL))
+    apprentice = LayerTrainer(recipe(), torch.zeros(D_MODEL))
     apprentice.step(batches(1)[0])
     facts = {"model_name": "m", "hook_name": "blocks.0.hook_resid_post", "median_resid_norm": 3.5}
     apprentice.save(tmp_path, 1.0, torch.float16, facts)
@@ -132,14 +132,14 @@ def test_the_saved_number_type_and_facts_are_those_asked_for(tmp_path: Path) -> 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_restored_apprentice_goes_on_as_if_it_had_never_stopped(architecture: str) -> None:
     data = batches(30)
-    whole = Apprentice(recipe(architecture), torch.zeros(D_MODEL))
+    whole = LayerTrainer(recipe(architecture), torch.zeros(D_MODEL))
     for batch in data:
         whole.step(batch)
-    first = Apprentice(recipe(architecture), torch.zeros(D_MODEL))
+    first = LayerTrainer(recipe(architecture), torch.zeros(D_MODEL))
     for batch in data[:17]:
         first.step(batch)
     tensors, numbers = first.state()
-    second = Apprentice(recipe(architecture, seed=99), torch.ones(D_MODEL))
+    second = LayerTrainer(recipe(architecture, seed=99), torch.ones(D_MODEL))
     second.restore(
         {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(numbers))
     )
@@ -151,7 +151,7 @@ def test_a_restored_apprentice_goes_on_as_if_it_had_never_stopped(architecture: 
 
 def test_a_fresh_apprentice_depends_on_its_seed_alone() -> None:
     torch.manual_seed(1)
-    one = Apprentice(recipe(), torch.zeros(D_MODEL)).sae.W_dec
+    one = LayerTrainer(recipe(), torch.zeros(D_MODEL)).sae.W_dec
     torch.manual_seed(2)
-    assert torch.equal(one, Apprentice(recipe(), torch.zeros(D_MODEL)).sae.W_dec)
-    assert not torch.equal(one, Apprentice(recipe(seed=1), torch.zeros(D_MODEL)).sae.W_dec)
+    assert torch.equal(one, LayerTrainer(recipe(), torch.zeros(D_MODEL)).sae.W_dec)
+    assert not torch.equal(one, LayerTrainer(recipe(seed=1), torch.zeros(D_MODEL)).sae.W_dec)
