@@ -1,4 +1,4 @@
-"""Every error neurosteer raises on purpose, and its exit code.
+"""Every error neurosteer raises on purpose, and its exit code; a foreign one as one line.
 
 NeurosteerError                exit 1   it could not be done
 ├── InputError                 exit 2   an option or an input record is wrong; nothing was computed
@@ -40,3 +40,8 @@ class IncompatibleVectorError(NeurosteerError):
 
 class OutputError(NeurosteerError):
     """A result cannot be written."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a foreign error says, in one line of at most 200 characters; its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

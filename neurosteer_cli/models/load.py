@@ -14,7 +14,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, one_line
 from .resolve import quiet_transformers
 
 DEVICES = ("cpu", "cuda", "mps")
@@ -30,7 +30,7 @@ def read_config(folder: Path) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(folder)
     except Exception as error:  # each architecture checks its fields in its own way
-        raise ModelError(f"{folder}: cannot read its configuration ({_one_line(error)})") from error
+        raise ModelError(f"{folder}: cannot read its configuration ({one_line(error)})") from error
 
 
 def choose_device(name: str) -> torch.device:
@@ -42,7 +42,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError
-        raise InputError(f"--device {name}: not available here ({_one_line(error)})") from error
+        raise InputError(f"--device {name}: not available here ({one_line(error)})") from error
     if device.type not in DEVICES:
         raise InputError(f"--device {name}: one of {', '.join(DEVICES)} is needed")
     return device
@@ -68,7 +68,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # it raises whatever its many formats lead to
-        raise ModelError(f"{folder}: cannot read its tokenizer ({_one_line(error)})") from error
+        raise ModelError(f"{folder}: cannot read its tokenizer ({one_line(error)})") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: its tokenizer gives no offsets; a tokenizer.json is needed")
     return tokenizer
@@ -95,7 +95,7 @@ def load_weights(
         with torch.device("meta"):
             model_class = type(auto.from_config(config))  # type: ignore[no-untyped-call]
     except (ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{folder}: not a decoder-only language model ({_one_line(error)})") from error
+        raise ModelError(f"{folder}: not a decoder-only language model ({one_line(error)})") from error
     tensors = _read_tensors(folder, n_blocks, n_layers, dtype, device)
     try:
         with quiet_transformers():
@@ -187,7 +187,7 @@ def _read_tensors(
                     tensors[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
                     del tensor
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder}: damaged weights ({_one_line(error)})") from error
+        raise ModelError(f"{folder}: damaged weights ({one_line(error)})") from error
     return tensors
 
 
@@ -200,7 +200,3 @@ def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
     named = facts.get("eos_token_id") if isinstance(facts, dict) else None
     listed = named if isinstance(named, list) else [] if named is None else [named]
     return frozenset(listed) | frozenset(tokenizer.all_special_ids)
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

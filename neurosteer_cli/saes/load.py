@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..errors import InputError, SAEError
+from ..errors import InputError, SAEError, one_line
 from ..models.hooks import HookPoint
 from .sae import SparseAutoencoder, from_state
 
@@ -133,12 +133,8 @@ def _from_registry(sae_id: str) -> SparseAutoencoder:
         sae = SAE.from_pretrained_with_cfg_and_sparsity(release, name, device="cpu", dtype="float32")[0]
     except Exception as error:  # sae-lens documents none of what its loaders raise
         raise SAEError(
-            f"SAE {sae_id!r} could not be fetched ({_one_line(error)}); where there is a network, run: "
+            f"SAE {sae_id!r} could not be fetched ({one_line(error)}); where there is a network, run: "
             f"python -c \"from sae_lens import SAE; SAE.from_pretrained('{release}', '{name}')\""
         ) from error
     weights = {key: value.detach() for key, value in sae.state_dict().items()}
     return from_state(sae_id, sae.cfg.to_dict(), weights)
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

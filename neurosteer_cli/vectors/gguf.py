@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import IncompatibleVectorError, InputError, VectorFileError
+from ..errors import IncompatibleVectorError, InputError, VectorFileError, one_line
 from ..files import replace_file
 from ..models.hooks import HookPoint
 from .metadata import VectorMetadata
@@ -200,8 +200,7 @@ def _parsed(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             reader = gguf.GGUFReader(path)
             fields = {name: reader.fields[name].contents() for name in _FIELDS & reader.fields.keys()}
     except Exception as error:  # the reader raises whatever the file's damage leads to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise VectorFileError(f"{path}: damaged, or not a GGUF file ({reason})") from error
+        raise VectorFileError(f"{path}: damaged, or not a GGUF file ({one_line(error)})") from error
     return fields, {tensor.name: tensor for tensor in reader.tensors}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import ModelError
+from ...errors import ModelError, one_line
 from ...models.resolve import quiet_transformers
 from ...models.wheels import Wheel, cache_folder, find_wheel, made_once, unpack
 
@@ -93,7 +93,7 @@ def load_encoder(folder: Path, head: str = "AutoModel", max_tokens: int | None =
                 folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
     except Exception as error:  # each architecture fails in its own way
-        raise ModelError(f"{folder}: cannot be read as {head} ({_one_line(error)})") from error
+        raise ModelError(f"{folder}: cannot be read as {head} ({one_line(error)})") from error
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         some = ", ".join(missing[:3])
         raise ModelError(
@@ -150,7 +150,3 @@ def _max_tokens(tokenizer: Any, config: Any) -> int:
         return int(tokenizer.model_max_length)
     positions = getattr(config, "max_position_embeddings", None) or 512
     return int(positions) - 2  # the first two are never given to a token in RoBERTa's family
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
