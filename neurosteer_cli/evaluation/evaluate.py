@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from .judges.load import Judge, Scores
+from .judges.judge import Judge, Scores
 from .likelihood import damage, log_probs
 from .metrics import Bootstrap, Estimate, Sums, distinct, mean_log_prob, repetition
 from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample

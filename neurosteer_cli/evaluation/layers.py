@@ -18,7 +18,7 @@ from ..vectors.methods import METHODS
 from ..vectors.reading import Reading
 from ..vectors.vector import SteeringVector
 from .evaluate import Progress, Result, evaluate
-from .judges.load import Judge
+from .judges.judge import Judge
 from .metrics import Estimate, auroc_interval
 from .plan import plan, write_all
 from .samples import UNSTEERED, Condition

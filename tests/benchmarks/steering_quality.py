@@ -163,7 +163,7 @@ def ready(engine: Engine, task: Task, methods: Sequence[str]) -> tuple[dict[str,
         vectors = {name: vectors[name] for name in dict.fromkeys((DEFAULT, *(methods or vectors)))}
         judge = train(judge_files)
     print(
-        f"== {task.name}: judge right on {judge.facts['balanced_accuracy']:.2f} of held-out texts", flush=True
+        f"== {task.name}: judge right on {judge.card['balanced_accuracy']:.2f} of held-out texts", flush=True
     )
     return vectors, judge
 

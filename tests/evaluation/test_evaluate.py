@@ -39,7 +39,7 @@ SAMPLES = [
 class Forgetful:
     """A judge that has no answer for an empty text."""
 
-    name, limits, facts, warnings = "forgetful", "", {}, []  # type: ignore[var-annotated]
+    name, limits, card, warnings = "forgetful", "", {}, []  # type: ignore[var-annotated]
 
     def score(self, _prompts: Sequence[str], texts: Sequence[str], _advance: Any) -> Scores:
         scores = [1.0 if "good" in text else 0.0 if text else None for text in texts]

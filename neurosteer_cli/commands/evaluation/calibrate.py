@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...evaluation.evaluate import Result
-    from ...evaluation.judges.load import Judge
+    from ...evaluation.judges.judge import Judge
     from ...vectors.metadata import Calibration, CurvePoint
     from ..shared.continuations import Continuations
 
@@ -139,7 +139,7 @@ def _calibrated(
         results,
         judge.name,
         max_ppl_ratio,
-        judge_facts=judge.facts,
+        judge_facts=judge.card,
         model_id=run.engine.model_id,
         prompts_sha256=facts["prompts_sha256"],
         n_prompts=facts["n_prompts"],

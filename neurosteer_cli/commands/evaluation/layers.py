@@ -132,7 +132,7 @@ def layers(
         },
         "judge": judges[0].name if judges else None,
         "judges": [
-            {"name": j.name, "limits": j.limits, "facts": j.facts, "warnings": j.warnings} for j in judges
+            {"name": j.name, "limits": j.limits, "facts": j.card, "warnings": j.warnings} for j in judges
         ],
         "unsteered": None if unsteered is None else {**unsteered.to_json(), "shown": shown},
         "rows": [layer.to_json() for layer in found],

@@ -12,7 +12,7 @@ from ..shared import console
 
 if TYPE_CHECKING:
     from ...evaluation.evaluate import Evaluation, Result
-    from ...evaluation.judges.load import Judge
+    from ...evaluation.judges.judge import Judge
     from ...evaluation.metrics import Estimate
     from ...vectors.vector import SteeringVector
     from .continuations import Continuations
@@ -73,7 +73,7 @@ def judges_for(
 def announce(judges: "Sequence[Judge]", n_prompts: int) -> None:
     """Say what the judges are and are not, and how far intervals can be trusted."""
     for judge in judges:
-        accuracy = judge.facts.get("accuracy")
+        accuracy = judge.card.get("accuracy")
         measured = f" (cross-validated accuracy {accuracy:.2f})" if accuracy is not None else ""
         console.note(f"judge {judge.name}{measured}: {judge.limits}")
         for warning in judge.warnings:
@@ -168,7 +168,7 @@ def opening(run: "Continuations", judges: "Sequence[Judge]") -> dict[str, Any]:
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         },
         "judges": [
-            {"name": j.name, "limits": j.limits, "facts": j.facts, "warnings": j.warnings} for j in judges
+            {"name": j.name, "limits": j.limits, "facts": j.card, "warnings": j.warnings} for j in judges
         ],
     }
 

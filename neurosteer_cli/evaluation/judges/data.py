@@ -41,7 +41,7 @@ class _Side:
     def label(self) -> str:
         return "stdin" if self.source == "-" else Path(self.source).stem
 
-    def facts(self) -> dict[str, Any]:
+    def card(self) -> dict[str, Any]:
         return {
             "source": self.name,
             "label": self.label,
@@ -63,12 +63,12 @@ class DataJudge:
         self._encoder = encoder
         self._classifier = _classifier().fit(embeddings, labels)
         accuracy, balanced = _held_out_accuracy(embeddings, labels)
-        self.facts: dict[str, Any] = {
+        self.card: dict[str, Any] = {
             "encoder": MINILM,
             "encoder_sha256": MINILM_WHEEL.sha256,
             "scikit_learn": version("scikit-learn"),
-            "positive": positive.facts(),
-            "negative": negative.facts(),
+            "positive": positive.card(),
+            "negative": negative.card(),
             "folds": FOLDS,
             "accuracy": accuracy,
             "balanced_accuracy": balanced,

@@ -36,7 +36,7 @@ class HfJudge:
         # one logit alone is the log-odds of its label
         self._multi_label = config.problem_type == MULTI_LABEL or len(places) == 1
         self.warnings: list[str] = []
-        self.facts: dict[str, Any] = {
+        self.card: dict[str, Any] = {
             "model": model,
             "architecture": type(encoder.model).__name__,
             "label": label,

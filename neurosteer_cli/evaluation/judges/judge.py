@@ -18,11 +18,11 @@ class Scores:
 
 
 class Judge(Protocol):
-    """Scores continuations. `facts` and `warnings` may grow while it does."""
+    """Scores continuations. `card` and `warnings` may grow while it does."""
 
     name: str  # as tables show it: "sentiment", "regex:PATTERN", "hf:MODEL:LABEL", "llm:MODEL"
     limits: str  # one or two plain sentences: what it measures and where it is wrong
-    facts: dict[str, Any]  # JSON-able: what it is made of
+    card: dict[str, Any]  # JSON-able: what it is made of
     warnings: list[str]
 
     def score(self, prompts: Sequence[str], texts: Sequence[str], advance: Callable[[int], None]) -> Scores:

@@ -85,7 +85,7 @@ class LlmJudge:
             "it grades 2 of 2. A language model favours texts like its own, and the same name may stand "
             "for another model tomorrow."
         )
-        self.facts: dict[str, Any] = {
+        self.card: dict[str, Any] = {
             "url": endpoint.url, "model": endpoint.model, "answered_by": None, "attribute": attribute,
             "rubric": RUBRIC, "temperature": 0, "positive_grade": HIGHEST,
             "n_asked": 0, "n_unparsable": 0, "n_failed": 0,
@@ -99,14 +99,14 @@ class LlmJudge:
             ModelError: the endpoint cannot be reached, refuses, or is of another kind.
         """
         answer = self._endpoint.ask(
-            question(self.facts["attribute"], "The weather today is", " fine, so we went for a walk.")
+            question(self.card["attribute"], "The weather today is", " fine, so we went for a walk.")
         )
         if answer.content is None:
             raise ModelError(
                 f"{self._endpoint.url}: answers, but not with a chat completion; give the base URL "
                 "of an OpenAI-compatible endpoint, which often ends in /v1"
             )
-        self.facts["answered_by"] = answer.model
+        self.card["answered_by"] = answer.model
 
     def score(self, prompts: Sequence[str], texts: Sequence[str], advance: Callable[[int], None]) -> Scores:
         """Ask about each text. One without usable grades gets None, is counted and warned of.
@@ -114,7 +114,7 @@ class LlmJudge:
         Raises:
             ModelError: the endpoint refuses a request.
         """
-        attribute = self.facts["attribute"]
+        attribute = self.card["attribute"]
         questions = [question(attribute, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
         grades: list[Grades | None] = [None] * len(texts)
         unparsable = failed = 0
@@ -129,15 +129,15 @@ class LlmJudge:
         return _verdicts(grades)
 
     def _count(self, asked: int, unparsable: int, failed: int) -> None:
-        """Keep the sums over all calls in `facts`, and one warning of what is missing."""
-        facts = self.facts
-        facts["n_asked"] += asked
-        facts["n_unparsable"] += unparsable
-        facts["n_failed"] += failed
-        if missing := facts["n_unparsable"] + facts["n_failed"]:
+        """Keep the sums over all calls in the card, and one warning of what is missing."""
+        card = self.card
+        card["n_asked"] += asked
+        card["n_unparsable"] += unparsable
+        card["n_failed"] += failed
+        if missing := card["n_unparsable"] + card["n_failed"]:
             self.warnings[:] = [
-                f"{self.name} gave no grades for {missing} of {facts['n_asked']} texts: "
-                f"{facts['n_unparsable']} answers could not be read, {facts['n_failed']} requests failed"
+                f"{self.name} gave no grades for {missing} of {card['n_asked']} texts: "
+                f"{card['n_unparsable']} answers could not be read, {card['n_failed']} requests failed"
             ]
 
 

@@ -118,7 +118,7 @@ class SentimentJudge:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
         self._vader = SentimentIntensityAnalyzer()
-        self.facts: dict[str, Any] = {
+        self.card: dict[str, Any] = {
             "vadersentiment": version("vaderSentiment"),
             "range": [-1, 1],
             "threshold": VADER_POSITIVE,
@@ -159,7 +159,7 @@ class ToxicityJudge:
                 "run: pip install --force-reinstall alt-profanity-check"
             ) from error
         self._predict: Callable[[list[str]], Any] = predict_prob
-        self.facts: dict[str, Any] = {
+        self.card: dict[str, Any] = {
             "alt_profanity_check": version("alt-profanity-check"),
             "scikit_learn": version("scikit-learn"),
             "threshold": TOXIC,
@@ -191,7 +191,7 @@ class RegexJudge:
     def __init__(self, pattern: str) -> None:
         self._pattern = _compiled(pattern)
         self.name = f"regex:{pattern}"
-        self.facts: dict[str, Any] = {"pattern": pattern}
+        self.card: dict[str, Any] = {"pattern": pattern}
         self.warnings: list[str] = []
 
     def score(

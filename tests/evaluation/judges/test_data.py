@@ -68,9 +68,9 @@ def test_what_the_judge_is_made_of_is_told(write_texts: Write) -> None:
     up = write_texts("up.jsonl", [*UP, UP[0], UP[3], UP[0]])
     down = write_texts("down.jsonl", DOWN)
     judge = judge_of(up, down, {text_hash(UP[0]), text_hash(UP[1]), text_hash(DOWN[7]), 12345})
-    facts = judge.facts
+    card = judge.card
     assert judge.name == "data"
-    assert {key: facts[key] for key in facts if key not in ("positive", "negative")} == {
+    assert {key: card[key] for key in card if key not in ("positive", "negative")} == {
         "encoder": "all-MiniLM-L6-v2",
         "encoder_sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         "scikit_learn": sklearn.__version__,
@@ -79,7 +79,7 @@ def test_what_the_judge_is_made_of_is_told(write_texts: Write) -> None:
         "balanced_accuracy": 1.0,
         "threshold": 0.5,
     }
-    positive, negative = facts["positive"], facts["negative"]
+    positive, negative = card["positive"], card["negative"]
     assert re.fullmatch("[0-9a-f]{64}", positive.pop("sha256"))
     assert re.fullmatch("[0-9a-f]{64}", negative.pop("sha256"))
     assert positive == {
@@ -88,7 +88,7 @@ def test_what_the_judge_is_made_of_is_told(write_texts: Write) -> None:
     assert negative == {
         "source": str(down), "label": "down", "n_texts": 29, "n_duplicates": 0, "n_left_out": 1,
     }  # fmt: skip
-    json.dumps(facts)
+    json.dumps(card)
     assert judge.warnings == []
     assert judge.limits == (
         "A classifier that tells up from down by sentence embeddings, right on 100% of its own texts when "
@@ -118,9 +118,9 @@ def shuffled_numbers(n: int) -> list[str]:
 def test_sides_that_do_not_differ_are_warned_of(write_texts: Write) -> None:
     numbers = shuffled_numbers(60)
     judge = judge_of(write_texts("a.jsonl", numbers[:30]), write_texts("b.jsonl", numbers[30:]))
-    accuracy = judge.facts["balanced_accuracy"]
+    accuracy = judge.card["balanced_accuracy"]
     assert accuracy < 0.7
-    assert judge.facts["accuracy"] == pytest.approx(accuracy)  # as many texts a side
+    assert judge.card["accuracy"] == pytest.approx(accuracy)  # as many texts a side
     assert judge.warnings == [
         f"the data judge is right on only {accuracy:.0%} of held-out texts (each side counted the same; "
         "50% is chance, 70% the least to rely on): its scores say little; give --judge-data more, or more "
@@ -131,14 +131,14 @@ def test_sides_that_do_not_differ_are_warned_of(write_texts: Write) -> None:
 def test_a_large_side_does_not_hide_that_nothing_was_learnt(write_texts: Write) -> None:
     numbers = shuffled_numbers(200)
     judge = judge_of(write_texts("a.jsonl", numbers[:20]), write_texts("b.jsonl", numbers[20:]))
-    assert judge.facts["balanced_accuracy"] < 0.7
+    assert judge.card["balanced_accuracy"] < 0.7
     assert len(judge.warnings) == 1
 
 
 def test_the_same_texts_give_the_same_judge(write_texts: Write) -> None:
     sides = write_texts("up.jsonl", UP), write_texts("down.jsonl", DOWN)
     one, two = judge_of(*sides), judge_of(*sides)
-    assert one.facts == two.facts
+    assert one.card == two.card
     texts = ["aaa", "zzz", "number"]
     assert one.score([""] * 3, texts, lambda _n: None) == two.score([""] * 3, texts, lambda _n: None)
     assert one.score([], [], lambda _n: None).scores == []
@@ -153,8 +153,8 @@ def test_chats_and_completions_are_judged_by_what_counts(write_texts: Write, tmp
     lines += [{"prompt": "zzz", "completion": t} for t in UP[12:]]
     chats.write_text("".join(json.dumps(line) + "\n" for line in lines))
     down = write_texts("down.jsonl", DOWN)
-    plain = judge_of(write_texts("up.jsonl", UP), down).facts["positive"]
-    found = judge_of(chats, down).facts["positive"]
+    plain = judge_of(write_texts("up.jsonl", UP), down).card["positive"]
+    found = judge_of(chats, down).card["positive"]
     assert (found["n_texts"], found["sha256"]) == (25, plain["sha256"])
 
 
@@ -188,7 +188,7 @@ def test_too_few_texts_are_refused_with_the_reason(write_texts: Write) -> None:
 
 def test_twenty_texts_a_side_are_enough(write_texts: Write) -> None:
     judge = judge_of(write_texts("up.jsonl", UP[:20]), write_texts("down.jsonl", DOWN[:20]))
-    assert judge.facts["positive"]["n_texts"] == 20
+    assert judge.card["positive"]["n_texts"] == 20
 
 
 @pytest.mark.usefixtures("no_encoder")
@@ -234,7 +234,7 @@ GLUM = [
 def test_the_true_encoder_tells_glad_from_glum(write_texts: Write) -> None:
     assert encoders.minilm_folder().is_dir()
     judge = judge_of(write_texts("glad.jsonl", GLAD), write_texts("glum.jsonl", GLUM))
-    assert judge.facts["accuracy"] > 0.95
+    assert judge.card["accuracy"] > 0.95
     assert judge.warnings == []
     texts = ["I am so pleased, what great news.", "My dog died and I am heartbroken."]
     verdicts = judge.score(["", ""], texts, lambda _n: None)
@@ -244,5 +244,5 @@ def test_the_true_encoder_tells_glad_from_glum(write_texts: Write) -> None:
 @pytest.mark.real
 def test_the_true_encoder_tells_the_polite_examples_from_the_rude() -> None:
     judge = judge_of(EXAMPLES / "polite.jsonl", EXAMPLES / "rude.jsonl")
-    assert judge.facts["positive"]["n_texts"] == 220
-    assert 0.8 < judge.facts["accuracy"] < 1.0
+    assert judge.card["positive"]["n_texts"] == 220
+    assert 0.8 < judge.card["accuracy"] < 1.0

@@ -80,7 +80,7 @@ def test_a_single_logit_is_the_log_odds_of_its_label(tmp_path: Path) -> None:
 def test_what_the_judge_is_made_of_is_told(classifier: Path) -> None:
     judge = load(classifier, "calm")
     assert judge.name == f"hf:{classifier}:calm"
-    assert judge.facts == {
+    assert judge.card == {
         "model": str(classifier),
         "architecture": "BertForSequenceClassification",
         "label": "calm",
@@ -89,7 +89,7 @@ def test_what_the_judge_is_made_of_is_told(classifier: Path) -> None:
         "max_tokens": 126,
         "transformers": transformers.__version__,
     }
-    json.dumps(judge.facts)
+    json.dumps(judge.card)
     assert judge.warnings == []
     assert judge.limits.startswith(f"What {classifier} takes for calm; ")
     assert judge.score([], [], lambda _n: None).scores == []

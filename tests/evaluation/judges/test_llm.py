@@ -160,12 +160,12 @@ def test_only_what_is_clear_is_positive_and_what_has_no_grades_is_counted() -> N
     assert verdicts.fluency == [1.0, 0.5, None, None, 0.0]
     assert advanced == [1] * 5
     assert judge.name == "llm:qwen2.5:7b"
-    assert judge.facts == {
+    assert judge.card == {
         "url": script.url, "model": "qwen2.5:7b", "answered_by": "served-model", "attribute": "polite",
         "rubric": RUBRIC, "temperature": 0, "positive_grade": 2,
         "n_asked": 5, "n_unparsable": 1, "n_failed": 1,
     }  # fmt: skip
-    json.dumps(judge.facts)
+    json.dumps(judge.card)
     assert judge.warnings == [
         "llm:qwen2.5:7b gave no grades for 2 of 5 texts: 1 answers could not be read, 1 requests failed"
     ]
@@ -178,8 +178,8 @@ def test_counts_go_on_over_calls_and_an_endpoint_that_grades_all_is_not_warned_o
         judge = load(script, attribute=" polite ")
         for texts in (["a"], ["b", "c"], []):
             judge.score(["p"] * len(texts), texts, lambda _n: None)
-    assert judge.facts["attribute"] == "polite"
-    assert (judge.facts["n_asked"], judge.facts["n_unparsable"], judge.facts["n_failed"]) == (3, 0, 0)
+    assert judge.card["attribute"] == "polite"
+    assert (judge.card["n_asked"], judge.card["n_unparsable"], judge.card["n_failed"]) == (3, 0, 0)
     assert judge.warnings == []
 
 
@@ -222,4 +222,4 @@ def test_a_first_answer_without_grades_does_not_stop_it() -> None:
     with endpoint(Reply("Hello!")) as script:
         judge = load(script)
         assert judge.score(["p"], ["a"], lambda _n: None).scores == [None]
-    assert judge.facts["n_unparsable"] == 1
+    assert judge.card["n_unparsable"] == 1

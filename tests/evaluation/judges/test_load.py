@@ -116,7 +116,7 @@ def test_sentiment_is_vaders_compound_positive_from_its_authors_threshold_up() -
     assert verdicts.scores == [0.8316, 0.9469, 0.3832, 0.431, -0.5461, 0.0, 0.0]
     assert verdicts.positive == [True, True, True, True, False, False, False]
     assert judge.name == "sentiment"
-    assert judge.facts == {"vadersentiment": version("vaderSentiment"), "range": [-1, 1], "threshold": 0.05}
+    assert judge.card == {"vadersentiment": version("vaderSentiment"), "range": [-1, 1], "threshold": 0.05}
     assert judge.warnings == []
     assert score(judge, []).scores == []
 
@@ -147,7 +147,7 @@ def test_toxicity_is_the_probability_of_offence() -> None:
     assert verdicts.scores == pytest.approx(predict_prob(texts).tolist())
     assert verdicts.positive == [False, True, False, False]
     assert judge.name == "toxicity"
-    assert judge.facts == {
+    assert judge.card == {
         "alt_profanity_check": version("alt-profanity-check"),
         "scikit_learn": version("scikit-learn"),
         "threshold": 0.5,
@@ -187,7 +187,7 @@ def test_a_pattern_is_found_anywhere_in_a_text() -> None:
     assert verdicts.scores == [1.0, 0.0, 1.0, 0.0, 0.0]
     assert verdicts.positive == [True, False, True, False, False]
     assert judge.name == "regex:(?i)thank you|please:"
-    assert judge.facts == {"pattern": "(?i)thank you|please:"}
+    assert judge.card == {"pattern": "(?i)thank you|please:"}
     assert judge.warnings == []
 
 
@@ -214,5 +214,5 @@ def test_a_missing_pattern_is_named(spec: str) -> None:
 def test_what_every_judge_is_made_of_can_be_written_as_json() -> None:
     for spec in ("sentiment", "regex:x"):
         judge = load_judge(spec)
-        assert json.loads(json.dumps(judge.facts)) == judge.facts
+        assert json.loads(json.dumps(judge.card)) == judge.card
         assert judge.limits.endswith(".")
