@@ -1,8 +1,22 @@
-"""Options that several commands share."""
+"""Options that several commands share, alone and in groups.
 
+A group is a dataclass; its decorator puts the group's options where the command has one parameter:
+
+    @model_options  # `where: ModelOptions`
+    @judge_options  # `judging: JudgeOptions`
+    @generation_options(max_new_tokens=40, batch_size=64)  # `generation: GenerationOptions`
+    def eval(vector: ..., *, judging: JudgeOptions, generation: GenerationOptions, where: ModelOptions)
+
+Knows typer; knows nothing of what the options do.
+"""
+
+import inspect
 import math
 import re
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -81,6 +95,174 @@ Prompts = Annotated[
 
 MAX_ALPHA = 1e6
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+
+
+Command = Callable[..., None]
+
+
+def _grouped(
+    command: Command,
+    name: str,
+    group: Any,
+    *,
+    without: Collection[str] = (),
+    types: Any = None,
+    **defaults: Any,
+) -> Command:
+    """The command with a group's options in the place of its parameter `name`."""
+    signature = inspect.signature(command)
+    names = [field.name for field in fields(group) if field.name not in without]
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=defaults.get(field.name, field.default),
+            annotation=(types or {}).get(field.name, field.type),
+        )
+        for field in fields(group)
+        if field.name in names
+    ]
+    parameters = [
+        option
+        for parameter in signature.parameters.values()
+        for option in (options if parameter.name == name else [parameter])
+    ]
+
+    @wraps(command)
+    def call(**given: Any) -> None:
+        command(**{name: group(**{option: given.pop(option) for option in names})}, **given)
+
+    # typer asks for the signature of a command, and what it is given goes by name: order is for --help
+    ordered = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    call.__signature__ = signature.replace(parameters=ordered)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+    return call
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, in which numbers, where."""
+
+    model: Model = None
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+
+
+def model_options(command: Command) -> Command:
+    """Give a command, as `where`, the options of a model."""
+    return _grouped(command, "where", ModelOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions:
+    """Who judges, and on what."""
+
+    judge: Judges = None
+    judge_data: JudgeData = None
+    attribute: Attribute = None
+
+    @property
+    def judges(self) -> list[str]:
+        """Those named, in order."""
+        return [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
+
+
+def judge_options(command: Command | None = None, *, only_one: bool = False) -> Any:
+    """Give a command, as `judging`, the options of judges, or of `only_one`."""
+    if command is None:
+        return lambda command: _grouped(command, "judging", JudgeOptions, types={"judge": OneJudge})
+    return _grouped(command, "judging", JudgeOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How continuations are written."""
+
+    chat: Chat = False
+    system: System = None
+    max_new_tokens: MaxNewTokens = 64
+    temperature: Temperature = 0.9
+    top_p: TopP = 0.9
+    top_k: TopK = 0
+    repetition_penalty: RepetitionPenalty = 1.0
+    greedy: Greedy = False
+    n: N = 1
+    seed: Seed = 0
+    positions: Positions = "all"
+    batch_size: BatchSize = 32
+
+    @property
+    def as_chat(self) -> bool:
+        return self.chat or self.system is not None
+
+    def config(self, n: int | None = None) -> "GenerationConfig":
+        """What the options come to; `n`, that of -n where a command has it elsewhere, is only checked.
+
+        Raises:
+            InputError: one of them is out of its range.
+        """
+        from ...generation.generate import GenerationConfig
+        from ...generation.sampling import Sampling
+
+        n = self.n if n is None else n
+        if n < 1:
+            raise InputError(f"-n must be at least 1, got {n}")
+        sampling = Sampling(
+            temperature=0.0 if self.greedy else self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+        )
+        return GenerationConfig(
+            sampling=sampling,
+            max_new_tokens=self.max_new_tokens,
+            positions=self.positions,  # type: ignore[arg-type]  # checked there
+            batch_size=self.batch_size,
+        )
+
+
+def generation_options(*, without: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
+    """Give a command, as `generation`, the options of writing, less some, some with other defaults."""
+    return lambda command: _grouped(command, "generation", GenerationOptions, without=without, **defaults)
+
+
+def generation_settings(
+    *,
+    n: int,
+    greedy: bool,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    repetition_penalty: float,
+    seed: int,
+    max_new_tokens: int,
+    positions: str,
+    batch_size: int,
+) -> "GenerationConfig":
+    """What the options above come to.
+
+    Raises:
+        InputError: one of them is out of its range; `n`, that of -n, is only checked.
+    """
+    from ...generation.generate import GenerationConfig
+    from ...generation.sampling import Sampling
+
+    if n < 1:
+        raise InputError(f"-n must be at least 1, got {n}")
+    sampling = Sampling(
+        temperature=0.0 if greedy else temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    return GenerationConfig(
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        positions=positions,  # type: ignore[arg-type]  # checked there
+        batch_size=batch_size,
+    )
 
 
 def generation_settings(
