@@ -3,7 +3,7 @@
 A group is a dataclass; its decorator puts the group's options where the command has one parameter:
 
     @model_options  # `where: ModelOptions`
-    @judge_options  # `judging: JudgeOptions`
+    @judge_options()  # `judging: JudgeOptions`
     @generation_options(max_new_tokens=40, batch_size=64)  # `generation: GenerationOptions`
     def eval(vector: ..., *, judging: JudgeOptions, generation: GenerationOptions, where: ModelOptions)
 
@@ -167,11 +167,10 @@ class JudgeOptions:
         return [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
 
 
-def judge_options(command: Command | None = None, *, only_one: bool = False) -> Any:
+def judge_options(*, only_one: bool = False) -> Callable[[Command], Command]:
     """Give a command, as `judging`, the options of judges, or of `only_one`."""
-    if command is None:
-        return lambda command: _grouped(command, "judging", JudgeOptions, types={"judge": OneJudge})
-    return _grouped(command, "judging", JudgeOptions)
+    types = {"judge": OneJudge} if only_one else None
+    return lambda command: _grouped(command, "judging", JudgeOptions, types=types)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,44 +224,6 @@ class GenerationOptions:
 def generation_options(*, without: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
     """Give a command, as `generation`, the options of writing, less some, some with other defaults."""
     return lambda command: _grouped(command, "generation", GenerationOptions, without=without, **defaults)
-
-
-def generation_settings(
-    *,
-    n: int,
-    greedy: bool,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    repetition_penalty: float,
-    seed: int,
-    max_new_tokens: int,
-    positions: str,
-    batch_size: int,
-) -> "GenerationConfig":
-    """What the options above come to.
-
-    Raises:
-        InputError: one of them is out of its range; `n`, that of -n, is only checked.
-    """
-    from ...generation.generate import GenerationConfig
-    from ...generation.sampling import Sampling
-
-    if n < 1:
-        raise InputError(f"-n must be at least 1, got {n}")
-    sampling = Sampling(
-        temperature=0.0 if greedy else temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    return GenerationConfig(
-        sampling=sampling,
-        max_new_tokens=max_new_tokens,
-        positions=positions,  # type: ignore[arg-type]  # checked there
-        batch_size=batch_size,
-    )
 
 
 def generation_settings(
