@@ -1,10 +1,11 @@
-"""Write a file, or a folder of files, whole or not at all.
+"""Write a file, or a folder of files, whole or not at all; read standard input like a file.
 
-Knows paths and the operating system's errors; knows nothing of what is written.
+Knows paths and the operating system's errors; knows nothing of what is in them.
 """
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,18 @@ def make_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             part.replace(target)
     except OSError as error:
         raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
+
+
+@contextmanager
+def spooled(source: str) -> Iterator[str]:
+    """Yield a path that can be read more than once: `-`, stdin, is copied to a temporary file."""
+    if source != "-":
+        yield source
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield file.name
 
 
 def _keep_mode(temporary: Path, target: Path) -> None:

@@ -1,14 +1,16 @@
-"""A file is written whole or not at all."""
+"""A file is written whole or not at all; stdin is read like a file."""
 
+import io
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from neurosteer_cli.errors import InputError, OutputError
-from neurosteer_cli.files import check_new_folder, check_target, make_folder, replace_file
+from neurosteer_cli.files import check_new_folder, check_target, make_folder, replace_file, spooled
 
 
 def names(folder: Path) -> list[str]:
@@ -182,3 +184,18 @@ def test_a_folder_must_be_new_and_its_parent_there(tmp_path: Path) -> None:
         check_new_folder(tmp_path / "none" / "new")
     with pytest.raises(InputError, match=r"^/proc/new: cannot write there \("):
         check_new_folder(Path("/proc/new"))
+
+
+# --- standard input ----------------------------------------------------------------------------
+
+
+def test_stdin_can_be_read_twice_until_the_context_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    with spooled("-") as path:
+        assert [Path(path).read_bytes() for _ in range(2)] == [b"caf\xe9\n"] * 2
+    assert not Path(path).exists()
+
+
+def test_a_file_is_read_where_it_is() -> None:
+    with spooled("some/file.jsonl") as path:
+        assert path == "some/file.jsonl"

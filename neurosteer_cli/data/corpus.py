@@ -3,15 +3,13 @@
 Knows records and paths; knows nothing of tokens or models. Memory holds one document at a time.
 """
 
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..files import spooled
 from .records import STDIN, Located, as_passage, read_records
 
 SUFFIXES = (".jsonl", ".txt", ".jsonl.gz", ".txt.gz")
@@ -49,18 +47,6 @@ def corpus_files(sources: Sequence[str]) -> list[Part]:
     return parts
 
 
-@contextmanager
-def spooled(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    """Yield parts that can be read more than once: stdin is copied to a temporary file."""
-    if all(part.path != "-" for part in parts):
-        yield list(parts)
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        yield [Part(file.name, STDIN) if part.path == "-" else part for part in parts]
-
-
 def documents(parts: Sequence[Part]) -> Iterator[str]:
     """Yield the documents of a corpus in order; those without any text are passed over.
 
@@ -77,14 +63,18 @@ def documents(parts: Sequence[Part]) -> Iterator[str]:
         raise InputError(f"{', '.join(part.name for part in parts)}: no text at all")
 
 
-def check(parts: Sequence[Part]) -> None:
-    """Read a corpus once, so that a bad record is told of before hours have been spent.
+@contextmanager
+def checked(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Read a corpus once, so that a bad record is told of before hours are spent; yield it to be read again.
 
     Raises:
         InputError: as `documents`.
     """
-    for _ in documents(parts):
-        pass
+    with ExitStack() as stack:
+        readable = [part._replace(path=stack.enter_context(spooled(part.path))) for part in parts]
+        for _ in documents(readable):
+            pass
+        yield readable
 
 
 def _document(located: Located) -> str:

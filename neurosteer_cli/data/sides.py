@@ -4,15 +4,13 @@ Knows records and labels; knows nothing of tokens or models.
 """
 
 import hashlib
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import spooled
 from .records import STDIN, Located, Passage, as_passage, read_records
 
 MIN_TEXTS = 8
@@ -80,25 +78,13 @@ def open_sides(
     if target is not None and target == source_label:
         raise InputError(f"--target and --source are both {target!r}; they must differ")
     with ExitStack() as stack:
-        paths = [stack.enter_context(_spooled(source)) for source in sources]
+        paths = [stack.enter_context(spooled(source)) for source in sources]
         if target is not None and source_label is not None:
             sides = tuple(_labelled(sources[0], paths[0], label) for label in (target, source_label))
         else:
             sides = tuple(map(_whole_file, sources, paths))
         _check(sides)
         yield sides
-
-
-@contextmanager
-def _spooled(source: str) -> Iterator[str]:
-    """Yield a path that can be read twice: stdin is copied to a temporary file."""
-    if source != "-":
-        yield source
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        yield file.name
 
 
 def _records(source: str, path: str) -> Iterator[Located]:

@@ -1,13 +1,15 @@
 """A corpus: files, folders, gzip; documents in order, and packed into sequences."""
 
 import gzip
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from neurosteer_cli.data.corpus import corpus_files, documents
+from neurosteer_cli.data.corpus import checked, corpus_files, documents
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.residuals import packed
@@ -87,6 +89,18 @@ def test_a_damaged_gzip_file_is_named_with_its_fault(tmp_path: Path) -> None:
 def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a.jsonl: no text at all"):
         read(write(tmp_path / "a.jsonl", " ", ""))
+
+
+def test_a_corpus_from_stdin_is_checked_whole_and_read_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "a.txt", "a file")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n"), encoding="utf-8"))
+    with checked(corpus_files([file, "-"])) as parts:
+        assert [list(documents(parts)) for _ in range(2)] == [["a file", "one", "two"]] * 2
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": 3}\n'), encoding="utf-8"))
+    with pytest.raises(InputError, match="^<stdin>:1: 'text' must be a string"), checked(corpus_files(["-"])):
+        pass
 
 
 def test_documents_are_packed_end_to_end_with_an_end_of_text_between(engine: Engine) -> None:

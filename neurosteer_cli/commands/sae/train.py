@@ -62,7 +62,7 @@ def train(
 
     Example: neurosteer sae train corpus.jsonl.gz --layers 14,20 --d-sae 4608 --k 32 --tokens 3M -o saes
     """
-    from ...data.corpus import check, corpus_files, spooled
+    from ...data.corpus import checked, corpus_files
     from ...models.hooks import HookPoint
     from ...models.resolve import DEFAULT_MODEL
     from ...saes.training.config import TrainingConfig
@@ -74,8 +74,7 @@ def train(
     _check_folder(out, points, resume=resume)
     model = model or DEFAULT_MODEL
     starting = _load_init(init, model, architecture, d_sae, points)
-    with spooled(parts) as readable:
-        check(readable)
+    with checked(parts) as readable:
         engine = _load_engine(model, points, starting, context, dtype, device)
         settings = TrainingConfig(
             model_id=engine.model_id,
