@@ -2,9 +2,17 @@
 
 Knows the documents that commands hand over, and the templates in pages/; knows nothing of models or
 vectors. Every text of a document is escaped: what a language model wrote may hold anything.
+
+Soon, in place of the documents (`Provenance` is there already; each returns the page's text):
+    evaluation_page(Provenance, Evaluation, list[Sample], list[Judge])
+    calibration_page(Provenance, Calibration, list[ConditionResult], list[Judge])
+    layers_page(Provenance, list[Layer], judge: Judge | None, unsteered: ConditionResult | None)
+    layers_plot(list[Layer], path, judge: Judge | None)
+    latents_page(list[Descriptions])
+The first continuations of each condition (`_examples`) are picked by `evaluation_page` itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -31,6 +39,20 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What heads a page, and what it takes to repeat the run.
+
+    title: what was measured, such as "polite.st on smollm2".
+    command: as it was given, quoted for a shell.
+    settings: every setting of the run by name, JSON-able.
+    """
+
+    title: str
+    command: str
+    settings: Mapping[str, Any]
 
 
 class Cell(NamedTuple):
