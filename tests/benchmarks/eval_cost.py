@@ -14,10 +14,11 @@ from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-import neurosteer_cli.evaluate as scoring  # noqa: E402
-import neurosteer_cli.runs as runs  # noqa: E402
+from record import recorded  # noqa: E402
 
 from neurosteer_cli.cli import app  # noqa: E402
+from neurosteer_cli.evaluation import evaluate as scoring  # noqa: E402
+from neurosteer_cli.evaluation import plan as runs  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPENT = {"generation": 0.0, "perplexity": 0.0, "damage": 0.0}
@@ -72,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with recorded(__file__):
+        main()

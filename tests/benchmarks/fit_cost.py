@@ -18,6 +18,7 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
+from record import recorded
 from whole_process import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -145,7 +146,7 @@ def plain(positive: str, negative: str) -> None:
     tokenizer.padding_side = "right"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     layer = 20
-    sae_folder = files("neurosteer_cli") / "saes" / "smollm2" / f"blocks.{layer}.hook_resid_post"
+    sae_folder = files("neurosteer_cli.saes") / "bundled" / "smollm2" / f"blocks.{layer}.hook_resid_post"
     sae = sae_lens.SAE.load_from_disk(str(sae_folder), dtype="float32")
     means, norms = [], []
     for path in (positive, negative):
@@ -170,4 +171,5 @@ def plain(positive: str, negative: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with recorded(__file__):
+        main()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from record import recorded
 from whole_process import run
 
 from neurosteer_cli.generation.generate import GenerationConfig, Job, generate
@@ -71,4 +72,5 @@ def timed(write: Callable[[], list]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with recorded(__file__):
+        main()

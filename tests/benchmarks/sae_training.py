@@ -18,6 +18,8 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
+from record import recorded
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LAYER, D_SAE, K, BATCH, CONTEXT = 20, 4608, 32, 1024, 256
 
@@ -154,4 +156,5 @@ def theirs(n_tokens: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    with recorded(__file__):
+        main()

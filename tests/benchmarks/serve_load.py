@@ -24,6 +24,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import httpx
+from record import recorded
 
 PROMPTS = [
     json.loads(line)["prompt"]
@@ -160,4 +161,5 @@ def resident(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with recorded(__file__):
+        main()

@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import torch
+from record import recorded
 from steering_quality import BOUNDS, DEFAULT, Task, asked, key_of, ready, write
 from torch import Tensor
 
@@ -61,7 +62,7 @@ def curves(
     sums: dict[tuple[str, float], Tensor] = {}  # [2, 2, n_prompts]: score and cost, total and count
     for one, score, text in zip(samples, scores.scores, log_probs(engine, pairs), strict=True):
         empty = torch.zeros(2, 2, len(unit), dtype=torch.float64)
-        at = sums.setdefault(key_of(one.setting), empty)[:, :, unit[one.prompt]]
+        at = sums.setdefault(key_of(one.condition), empty)[:, :, unit[one.prompt]]
         if score is not None and len(text):
             at += torch.tensor([[score, 1.0], [-float(text.double().mean()), 1.0]])
     return {
@@ -148,4 +149,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with recorded(__file__):
+        main()

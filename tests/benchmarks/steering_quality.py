@@ -21,20 +21,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from record import recorded
 
 from neurosteer_cli.commands.shared.prompting import prompt_records
 from neurosteer_cli.data.sides import open_sides
 from neurosteer_cli.evaluation.calibrate import monotone
-from neurosteer_cli.evaluation.evaluate import Result, evaluate
+from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.data import THRESHOLD, DataJudge, train
 from neurosteer_cli.evaluation.metrics import Bootstrap, Sums
 from neurosteer_cli.evaluation.plan import plan, random_counterpart, write_all
+from neurosteer_cli.evaluation.run import Run
 from neurosteer_cli.evaluation.samples import PROMPTING, UNSTEERED, Condition, Sample
 from neurosteer_cli.generation.generate import GenerationConfig
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
-from neurosteer_cli.saes.load import BUNDLED, bundled_layers, load_sae
+from neurosteer_cli.saes.load import BUNDLED, find_saes, open_saes
 from neurosteer_cli.vectors.from_texts import build
 from neurosteer_cli.vectors.methods import METHODS
 from neurosteer_cli.vectors.reading import Reading
@@ -91,7 +93,7 @@ class Cell:
 class Outcome(NamedTuple):
     """What a strength does."""
 
-    result: Result
+    result: ConditionResult
     hits: Sums  # texts the judge finds positive, a prompt
 
 
@@ -132,15 +134,9 @@ def halves(task: Task, folder: Path) -> tuple[tuple[str, str], tuple[str, str]]:
 
 def fit_all(engine: Engine, files: tuple[str, str]) -> dict[str, SteeringVector]:
     """Every method's vector from one reading of the texts."""
-    bundled = sorted(bundled_layers(engine.model_id))
+    saes = open_saes(find_saes(BUNDLED, model_id=engine.model_id), engine)
     spread = [HookPoint(layer) for layer in (14, 17, 20)]
-    points = sorted({SINGLE, *spread, *map(HookPoint, bundled)})
-    saes = {
-        HookPoint(layer): load_sae(BUNDLED, model_id=engine.model_id, layer=layer).for_model(
-            device=engine.device, uses_layer_norm=engine.uses_layer_norm
-        )
-        for layer in bundled
-    }
+    points = sorted({SINGLE, *spread, *saes})
     vectors = {}
     with open_sides(list(files)) as sides:
         reading = Reading(engine, points, saes, pairs=True)
@@ -202,13 +198,13 @@ def key_of(setting: Condition) -> tuple[str, float]:
 def outcomes(
     engine: Engine, judge: DataJudge, prompts: Sequence[Prompt], samples: Sequence[Sample]
 ) -> dict[tuple[str, float], Outcome]:
-    found = evaluate(engine, samples, [judge])
+    found = evaluate(Run(engine, samples), [judge])
     unit = {prompt.shown: number for number, prompt in enumerate(prompts)}
-    hits = {result.setting: torch.zeros(2, len(unit), dtype=torch.float64) for result in found.results}
+    hits = {result.condition: torch.zeros(2, len(unit), dtype=torch.float64) for result in found.results}
     for sample, score in zip(samples, found.scores["data"], strict=True):
         if score is not None:
-            hits[sample.setting][:, unit[sample.prompt]] += torch.tensor([score >= THRESHOLD, 1])
-    return {key_of(result.setting): Outcome(result, Sums(*hits[result.setting])) for result in found.results}
+            hits[sample.condition][:, unit[sample.prompt]] += torch.tensor([score >= THRESHOLD, 1])
+    return {key_of(result.condition): Outcome(result, Sums(*hits[result.condition])) for result in found.results}
 
 
 def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:
@@ -275,13 +271,13 @@ def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> None:
     show(cells)
 
 
-def rate_of(result: Result) -> float:
+def rate_of(result: ConditionResult) -> float:
     rate = result.judges["data"].rate
     assert rate is not None
     return rate.value
 
 
-def ratio_of(result: Result) -> float:
+def ratio_of(result: ConditionResult) -> float:
     assert result.perplexity_ratio is not None
     return result.perplexity_ratio.value
 
@@ -326,4 +322,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with recorded(__file__):
+        main()

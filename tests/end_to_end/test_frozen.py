@@ -421,8 +421,12 @@ def make_control_vectors(folder: Path) -> None:
 
 
 def settle(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Stand in the folder, in a terminal of one width, with nothing set that commands read."""
+    """Stand in the folder, in a terminal of one width, with nothing set that commands read.
+
+    `--dtype auto` takes float32, on machines with bfloat16 instructions too.
+    """
     patch.chdir(folder)
+    patch.setattr(torch.cpu, "get_capabilities", dict)
     for name in ("NEUROSTEER_MODEL", "NEUROSTEER_API_KEY", "OPENAI_API_KEY", "FORCE_COLOR", "NO_COLOR"):
         patch.delenv(name, raising=False)
     for name, value in (("NEUROSTEER_CACHE", str(folder / "cache")), ("COLUMNS", "100"), ("TERM", "dumb")):
@@ -430,7 +434,7 @@ def settle(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("frozen").resolve()
     torch.set_num_threads(1)
     for name, data in FILES.items():
@@ -446,17 +450,17 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def surroundings(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def surroundings(house: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """In the folder, with an `out` of its own: a vector, an SAE and an interrupted run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    settle(monkeypatch, workshop)
-    out = workshop / "out"
+    settle(monkeypatch, house)
+    out = house / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     for name in ("v.st", "kept.jsonl"):
-        shutil.copy(workshop / name, out)
-    shutil.copytree(workshop / "sae", out / "sae")
+        shutil.copy(house / name, out)
+    shutil.copytree(house / "sae", out / "sae")
     yield
     torch.set_num_threads(threads)
 
@@ -654,13 +658,13 @@ def help_file(command: str) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.golden for case in CASES])
-def test_a_result_is_what_it_was(case: Case, workshop: Path) -> None:
+def test_a_result_is_what_it_was(case: Case, house: Path) -> None:
     result = run(case.command, stdin=case.stdin)
-    found = settled(read_written(case.written) if case.written else result.stdout, workshop)
+    found = settled(read_written(case.written) if case.written else result.stdout, house)
     if case.golden.endswith(".jsonl"):
         found = as_lines(settled_record(record) for record in records_of(found))
     compare(case.golden, found)
-    compare(case.told, settled(result.stderr, workshop))
+    compare(case.told, settled(result.stderr, house))
 
 
 ROWS: list[dict[str, Any]] = records_of(ERRORS.read_bytes().decode())
@@ -668,9 +672,9 @@ ROWS: list[dict[str, Any]] = records_of(ERRORS.read_bytes().decode())
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("row", ROWS, ids=[row["command"][:90] for row in ROWS])
-def test_a_bad_input_is_refused_as_it_was(row: dict[str, Any], workshop: Path) -> None:
+def test_a_bad_input_is_refused_as_it_was(row: dict[str, Any], house: Path) -> None:
     result = run(row["command"], code=None)
-    stderr = OTHERS_WORDS.sub(r"\1 (<another library's words>)", settled(result.stderr, workshop))
+    stderr = OTHERS_WORDS.sub(r"\1 (<another library's words>)", settled(result.stderr, house))
     assert result.exit_code != 0
     assert result.stdout == ""
     if FREEZE:
