@@ -9,10 +9,12 @@ from typing import Any
 
 from ..errors import NeurosteerError
 from ..vectors.metadata import Calibration, CurvePoint
-from .evaluate import Result
+from .evaluate import ConditionResult
 
 
-def calibrate(results: Sequence[Result], judge: str, max_ppl_ratio: float, **facts: Any) -> Calibration:
+def calibrate(
+    results: Sequence[ConditionResult], judge: str, max_ppl_ratio: float, **facts: Any
+) -> Calibration:
     """The curve of one judge's rate over alpha, and the alpha of largest effect in either direction.
 
     The effect is taken on the monotone curve through the rates, which noise moves less than a
@@ -84,9 +86,9 @@ def monotone(alphas: Sequence[float], rates: Sequence[float], weights: Sequence[
     return min(fits, key=lambda fit: fit[0])[1]
 
 
-def _alpha(result: Result) -> float:
-    assert result.setting.alphas is not None
-    return result.setting.alphas[0]
+def _alpha(result: ConditionResult) -> float:
+    assert result.condition.alphas is not None
+    return result.condition.alphas[0]
 
 
 def _largest_effect(allowed: Sequence[CurvePoint], side: Sequence[CurvePoint]) -> float | None:

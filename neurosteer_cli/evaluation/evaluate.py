@@ -6,30 +6,32 @@ Knows the engine, judges and metrics; knows nothing of files or the terminal.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from importlib.resources import files
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import __version__
 from ..models.engine import Engine
-from ..models.hooks import HookPoint
 from .judges.judge import Judge, Scores
 from .likelihood import damage, log_probs
 from .metrics import Bootstrap, Estimate, Sums, distinct, mean_log_prob, repetition
-from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample
+from .run import Run
+from .samples import UNSTEERED, Condition, Sample
 
 N_NEUTRAL = 16  # texts on which damage is measured
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
-def _no_progress(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+def no_progress(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
     return nullcontext(lambda _n: None)
 
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """What a judge finds in the continuations of one setting."""
+    """What a judge finds in the continuations of one condition."""
 
     rate: Estimate | None  # share in which it finds what it looks for
     mean: Estimate | None  # of its scores
@@ -39,8 +41,8 @@ class JudgeResult:
 
 
 @dataclass(frozen=True)
-class Result:
-    """One setting: its continuations in numbers, each with a 95 % bootstrap interval over prompts.
+class ConditionResult:
+    """One condition: its continuations in numbers, each with a 95 % bootstrap interval over prompts.
 
     perplexity: exp of the mean over texts of the text's mean negative log-probability given its
         prompt, under the unsteered model (or another); nothing dropped but texts without tokens.
@@ -51,7 +53,7 @@ class Result:
     kl: see `likelihood.damage`, on neutral text; None where the vector is not at hand.
     """
 
-    setting: Condition
+    condition: Condition
     dose: float | None
     n: int
     n_prompts: int
@@ -64,73 +66,89 @@ class Result:
     repetition_4: Estimate | None
     length: Estimate | None
     kl: float | None
-    judges: dict[str, JudgeResult]
+    judges: dict[str, JudgeResult]  # by the judge's name
 
     def to_json(self) -> dict[str, Any]:
         """The row as `eval --json` writes it."""
-        setting = self.setting
-        facts = asdict(self)
-        facts.pop("setting")
+        condition = self.condition
+        numbers = asdict(self)
+        del numbers["condition"]
         return {
-            "label": label(setting),
-            "vectors": list(setting.vectors),
-            "alpha": setting.alpha,
-            "positions": setting.positions,
-            "baseline": setting.baseline,
-            **facts,
+            "label": condition.label,
+            "vectors": list(condition.vectors),
+            "alpha": condition.alpha,
+            "positions": condition.positions,
+            "baseline": condition.baseline,
+            **numbers,
         }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is found of all settings, and of each continuation."""
+    """What is found of all conditions and of each continuation, and how it was made.
 
-    results: list[Result]
-    scores: dict[str, list[float | None]]  # by judge: one a sample, in their order
+    title: what was evaluated, in a few words.
+    results: one a condition, in the order in which conditions first appear among the samples.
+    scores: by the judge's name, one a sample; None where the judge gave no answer.
+    judges: those asked, with what they are made of and their warnings.
+    provenance: JSON-able, all that is needed to repeat the evaluation, for a reader.
+    """
 
+    title: str
+    results: list[ConditionResult]
+    samples: list[Sample]
+    scores: dict[str, list[float | None]]
+    judges: list[Judge]
+    provenance: dict[str, Any]
 
-def label(setting: Condition) -> str:
-    """What tables call a setting."""
-    if setting.alphas is None:
-        return setting.source or "generations"
-    named = [
-        f"{name.rsplit('/', 1)[-1].removesuffix('.st')} {alpha:+g}"
-        for name, alpha in zip(setting.vectors, setting.alphas, strict=True)
-    ]
-    steered = ", ".join(named)
-    if setting.baseline == RANDOM:
-        return f"random like {steered}"
-    if setting.baseline is not None:
-        return {PROMPTING: "prompting"}.get(setting.baseline, setting.baseline)
-    return steered if setting.positions == "all" else f"{steered} ({setting.positions})"
+    @property
+    def n_prompts(self) -> int:
+        return len({sample.prompt for sample in self.samples})
 
 
 def evaluate(
-    engine: Engine,
-    samples: Sequence[Sample],
+    run: Run,
     judges: Sequence[Judge] = (),
     *,
     ppl_engine: Engine | None = None,
-    pushes: Mapping[Condition, Mapping[HookPoint, Tensor]] | None = None,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
 ) -> Evaluation:
-    """Score continuations setting by setting, in the order in which settings first appear.
+    """Score continuations condition by condition: behaviour, fluency, damage, with 95 % intervals.
+
+    Every interval is a percentile bootstrap over prompts with the same draws for all conditions (Efron &
+    Tibshirani 1993), so that differences to the unsteered continuations are paired.
 
     Args:
-        ppl_engine: gives the log-probabilities in place of `engine`.
-        pushes: of the settings whose damage is to be measured, [d_model] at each hook point.
+        run: the continuations; `write` makes them, `recorded` takes those that exist.
+        judges: see `load_judge`; without one only fluency is scored.
+        ppl_engine: gives the log-probabilities in place of the run's unsteered engine.
         progress: opens a bar (label, total) and yields what advances it.
     """
-    with progress("perplexity", len(samples)) as advance:
-        texts = _token_log_probs(ppl_engine or engine, samples, advance)
-    verdicts = {}
+    with progress("perplexity", len(run.samples)) as advance:
+        texts = _token_log_probs(ppl_engine or run.engine, run.samples, advance)
+    scores = {}
     for judge in judges:
-        with progress(f"judge {judge.name}", len(samples)) as advance:
-            found = judge.score([s.prompt for s in samples], [s.text for s in samples], advance)
-            verdicts[judge.name] = found
-    divergences = _divergences(engine, pushes or {}, progress)
-    results = _Table(samples, texts, verdicts).results(divergences)
-    return Evaluation(results, {name: found.scores for name, found in verdicts.items()})
+        with progress(f"judge {judge.name}", len(run.samples)) as advance:
+            scores[judge.name] = judge.score(
+                [sample.prompt for sample in run.samples], [sample.text for sample in run.samples], advance
+            )
+    names = ", ".join(name.rsplit("/", 1)[-1] for name in run.vectors) or "generations"
+    return Evaluation(
+        title=f"{names} on {run.engine.model_id}",
+        results=_Table(run.samples, texts, scores).results(_divergences(run, progress)),
+        samples=run.samples,
+        scores={name: found.scores for name, found in scores.items()},
+        judges=list(judges),
+        provenance={**run.provenance, **stamp()},
+    )
+
+
+def stamp() -> dict[str, str]:
+    """What wrote a result, and when."""
+    return {
+        "program_version": __version__,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def _token_log_probs(
@@ -150,14 +168,14 @@ def neutral_texts() -> list[str]:
     return [line for line in text.splitlines() if line.strip()][:N_NEUTRAL]
 
 
-def _divergences(
-    engine: Engine, pushes: Mapping[Condition, Mapping[HookPoint, Tensor]], progress: Progress
-) -> dict[Condition, float]:
-    if not pushes:
+def _divergences(run: Run, progress: Progress) -> dict[Condition, float]:
+    """What each push does to predictions on neutral text."""
+    if not run.pushes:
         return {}
-    texts = [engine.prompt_ids(text) for text in neutral_texts()]
-    with progress("damage", len(texts) * len(pushes)) as advance:
-        return dict(zip(pushes, damage(engine, texts, list(pushes.values()), advance), strict=True))
+    texts = [run.engine.prompt_ids(text) for text in neutral_texts()]
+    with progress("damage", len(texts) * len(run.pushes)) as advance:
+        found = damage(run.engine, texts, list(run.pushes.values()), advance)
+    return dict(zip(run.pushes, found, strict=True))
 
 
 class _Table:
@@ -167,19 +185,18 @@ class _Table:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], texts: Sequence[Tensor], verdicts: Mapping[str, Scores]
+        self, samples: Sequence[Sample], texts: Sequence[Tensor], scores: Mapping[str, Scores]
     ) -> None:
-        self.samples, self.texts, self.verdicts = samples, texts, verdicts
-        self.prompts = list(dict.fromkeys(sample.prompt for sample in samples))
-        one_prompt = len(self.prompts) == 1
-        keys = [(s.prompt, s.number if one_prompt else 0) for s in samples]
+        self.samples, self.texts, self.scores = samples, texts, scores
+        one_prompt = len({sample.prompt for sample in samples}) == 1
+        keys = [(sample.prompt, sample.number if one_prompt else 0) for sample in samples]
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        self.unit = torch.tensor([number[key] for key in keys], dtype=torch.int64)
+        self.unit = torch.tensor([number[key] for key in keys], dtype=torch.int64)  # [n_samples]
         self.bootstrap = Bootstrap(max(1, len(number)))
         self.rows: dict[Condition, list[int]] = {}
         for row, sample in enumerate(samples):
-            self.rows.setdefault(sample.setting, []).append(row)
-        self.reference = next((s for s in self.rows if s.baseline == UNSTEERED), None)
+            self.rows.setdefault(sample.condition, []).append(row)
+        self.unsteered = next((self.rows[c] for c in self.rows if c.baseline == UNSTEERED), None)
 
     def sums(self, rows: Sequence[int], values: Sequence[float | None]) -> Sums:
         """Sum values a unit; None is not counted."""
@@ -190,37 +207,56 @@ class _Table:
         given = torch.tensor([value for _, value in known], dtype=torch.float64)
         return Sums(empty.index_add(0, units, given), empty.index_add(0, units, torch.ones_like(given)))
 
-    def results(self, divergences: Mapping[Condition, float]) -> list[Result]:
-        return [self._result(setting, rows, divergences.get(setting)) for setting, rows in self.rows.items()]
+    def results(self, divergences: Mapping[Condition, float]) -> list[ConditionResult]:
+        return [self._result(*of_one, divergences.get(of_one[0])) for of_one in self.rows.items()]
 
-    def _result(self, setting: Condition, rows: list[int], kl: float | None) -> Result:
-        means, losses = self.bootstrap.mean, self._losses(rows)
-        ratio = None
-        if self.reference is not None:
-            reference = self._losses(self.rows[self.reference])
-            ratio = self.bootstrap.compare(lambda a, b: (a - b).exp(), losses, reference)
+    def _result(self, condition: Condition, rows: list[int], kl: float | None) -> ConditionResult:
+        mean = self.bootstrap.mean
         words = [self.samples[row].text.split() for row in rows]
-        return Result(
-            setting=setting,
+        return ConditionResult(
+            condition=condition,
             dose=self.samples[rows[0]].dose,
             n=len(rows),
             n_prompts=len({self.samples[row].prompt for row in rows}),
             n_empty=sum(not len(self.texts[row]) for row in rows),
-            perplexity=self.bootstrap.compare(torch.exp, losses),
-            perplexity_ratio=ratio,
-            distinct_1=means(self._distinct(rows, words, 1)),
-            distinct_2=means(self._distinct(rows, words, 2)),
-            distinct_3=means(self._distinct(rows, words, 3)),
-            repetition_4=means(self.sums(rows, [repetition(text) for text in words])),
-            length=means(self.sums(rows, [len(self.texts[row]) for row in rows])),
+            perplexity=self.bootstrap.compare(torch.exp, self._losses(rows)),
+            perplexity_ratio=self._against_unsteered(lambda a, b: (a - b).exp(), self._losses, rows),
+            distinct_1=mean(self._distinct(rows, words, 1)),
+            distinct_2=mean(self._distinct(rows, words, 2)),
+            distinct_3=mean(self._distinct(rows, words, 3)),
+            repetition_4=mean(self.sums(rows, [repetition(text) for text in words])),
+            length=mean(self.sums(rows, [len(self.texts[row]) for row in rows])),
             kl=kl,
-            judges={name: self._judged(verdicts, rows) for name, verdicts in self.verdicts.items()},
+            judges={name: self._judged(scores, rows) for name, scores in self.scores.items()},
         )
 
-    def _losses(self, rows: Sequence[int]) -> Sums:
+    def _judged(self, scores: Scores, rows: list[int]) -> JudgeResult:
+        def rates(chosen: list[int]) -> Sums:
+            return self.sums(chosen, [scores.positive[row] for row in chosen])
+
+        fluency = None
+        if scores.fluency is not None:
+            fluency = self.bootstrap.mean(self.sums(rows, [scores.fluency[row] for row in rows]))
+        return JudgeResult(
+            rate=self.bootstrap.mean(rates(rows)),
+            mean=self.bootstrap.mean(self.sums(rows, [scores.scores[row] for row in rows])),
+            rate_difference=self._against_unsteered(torch.sub, rates, rows),
+            fluency=fluency,
+            n_failed=sum(scores.scores[row] is None for row in rows),
+        )
+
+    def _against_unsteered(
+        self, f: Callable[..., Tensor], sums: Callable[[list[int]], Sums], rows: list[int]
+    ) -> Estimate | None:
+        """A function of a condition's mean and the unsteered one; None where nothing is unsteered."""
+        if self.unsteered is None:
+            return None
+        return self.bootstrap.compare(f, sums(rows), sums(self.unsteered))
+
+    def _losses(self, rows: list[int]) -> Sums:
         """Each text's mean negative log-probability a token, nats."""
-        found = [mean_log_prob(self.texts[row]) for row in rows]
-        return self.sums(rows, [None if value is None else -value for value in found])
+        means = [mean_log_prob(self.texts[row]) for row in rows]
+        return self.sums(rows, [None if mean is None else -mean for mean in means])
 
     def _distinct(self, rows: list[int], words: list[list[str]], n: int) -> Sums:
         """Of each prompt's continuations together; the value counts once, at the first of them."""
@@ -230,24 +266,3 @@ class _Table:
             together.setdefault(self.samples[row].prompt, []).append(text)
             first.setdefault(self.samples[row].prompt, row)
         return self.sums(list(first.values()), [distinct(texts, n) for texts in together.values()])
-
-    def _judged(self, verdicts: Scores, rows: list[int]) -> JudgeResult:
-        rates = self._rates(verdicts, rows)
-        difference = None
-        if self.reference is not None:
-            reference = self._rates(verdicts, self.rows[self.reference])
-            difference = self.bootstrap.compare(lambda a, b: a - b, rates, reference)
-        fluency = None
-        if verdicts.fluency is not None:
-            fluency = self.bootstrap.mean(self.sums(rows, [verdicts.fluency[row] for row in rows]))
-        return JudgeResult(
-            rate=self.bootstrap.mean(rates),
-            mean=self.bootstrap.mean(self.sums(rows, [verdicts.scores[row] for row in rows])),
-            rate_difference=difference,
-            fluency=fluency,
-            n_failed=sum(verdicts.scores[row] is None for row in rows),
-        )
-
-    def _rates(self, verdicts: Scores, rows: Sequence[int]) -> Sums:
-        found = [verdicts.positive[row] for row in rows]
-        return self.sums(rows, [None if value is None else float(value) for value in found])

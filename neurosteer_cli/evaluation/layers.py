@@ -17,10 +17,11 @@ from ..vectors.from_texts import build, held_out_auroc
 from ..vectors.methods import METHODS
 from ..vectors.reading import Reading
 from ..vectors.vector import SteeringVector
-from .evaluate import Progress, Result, evaluate
+from .evaluate import ConditionResult, Progress, evaluate
 from .judges.judge import Judge
 from .metrics import Estimate, auroc_interval
 from .plan import plan, write_all
+from .run import Run
 from .samples import UNSTEERED, Condition
 
 STEERED_WITH = "diffmean"  # a method that every layer has
@@ -40,22 +41,43 @@ class Layer:
     """What was measured at the output of one block.
 
     auroc: of held-out texts along the difference of the class means of the others; 0.5 is chance.
+        None where too few texts were held out.
     sae_auroc: the same along the SAE method, where there is an SAE.
     shift_share: length of the difference of class means over the median residual norm.
     """
 
     layer: int
     hook_point: str
-    auroc: float | None
-    auroc_low: float | None
-    auroc_high: float | None
+    auroc: Estimate | None
     sae_auroc: float | None
     shift_share: float
     resid_norm: float
     steer: list[Steered]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The row as `layers --json` writes it."""
+        numbers = asdict(self)
+        place = {key: numbers.pop(key) for key in ("layer", "hook_point")}
+        auroc = numbers.pop("auroc") or {"value": None, "low": None, "high": None}
+        separation = {"auroc": auroc["value"], "auroc_low": auroc["low"], "auroc_high": auroc["high"]}
+        return {**place, **separation, **numbers}
+
+
+@dataclass(frozen=True)
+class LayerSweep:
+    """What was measured at every block, and how.
+
+    title: which sides of texts, on which model.
+    judge: of the steered texts, if any were written.
+    unsteered_rate: the judge's, of texts written beside them.
+    provenance: JSON-able, all that is needed to repeat it, for a reader.
+    """
+
+    title: str
+    layers: list[Layer]
+    provenance: dict[str, Any]
+    judge: Judge | None = None
+    unsteered_rate: Estimate | None = None
 
 
 def measure(
@@ -75,14 +97,14 @@ def measure(
         at = reading.at[point]
         direction = METHODS[STEERED_WITH](at.all, top_k)
         found = held_out_auroc(at, METHODS[STEERED_WITH], top_k)
-        low, high = (None, None) if found is None else auroc_interval(found, *map(len, at.held_out))
+        auroc = None
+        if found is not None:
+            auroc = Estimate(found, *auroc_interval(found, *map(len, at.held_out)))
         layers.append(
             Layer(
                 layer=point.layer,
                 hook_point=str(point),
-                auroc=found,
-                auroc_low=low,
-                auroc_high=high,
+                auroc=auroc,
                 sae_auroc=held_out_auroc(at, METHODS["neurosteer"], top_k) if at.sae else None,
                 shift_share=float(at.all.shift.norm()) / at.norms.median,
                 resid_norm=at.norms.median,
@@ -104,7 +126,7 @@ def steer(
     *,
     n: int,
     progress: Progress,
-) -> tuple[list[Layer], Result]:
+) -> tuple[list[Layer], ConditionResult]:
     """Steer at each layer in turn; also the unsteered result. All settings share batches and noise."""
     none = (0.0,) * len(vectors)
     settings_of = [(Condition(("",), (0.0,), settings.positions, UNSTEERED), none)]
@@ -115,11 +137,11 @@ def steer(
     planned = plan(engine, prompts, vectors, settings_of, settings, n=n)
     with progress("writing", len(planned.jobs)) as advance:
         samples = write_all(planned, advance)
-    unsteered, *results = evaluate(engine, samples, [judge], progress=progress).results
+    unsteered, *results = evaluate(Run(engine, samples), [judge], progress=progress).results
     found: dict[str, list[Steered]] = {}
     for result in results:
-        assert result.setting.alphas is not None
-        found.setdefault(result.setting.vectors[0], []).append(
-            Steered(result.setting.alphas[0], result.judges[judge.name].rate, result.perplexity_ratio)
+        assert result.condition.alphas is not None
+        found.setdefault(result.condition.vectors[0], []).append(
+            Steered(result.condition.alphas[0], result.judges[judge.name].rate, result.perplexity_ratio)
         )
     return [Layer(**{**vars(layer), "steer": found.get(layer.hook_point, [])}) for layer in layers], unsteered

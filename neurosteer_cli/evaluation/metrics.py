@@ -63,11 +63,31 @@ def kl_divergence(steered: Tensor, unsteered: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 95 % bootstrap interval; no interval where only one unit has a value."""
+    """A value and its 95 % interval; of an exact value, and where only one unit has one, no interval."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """(low, high); the value itself for a missing end."""
+        return (
+            self.value if self.low is None else self.low,
+            self.value if self.high is None else self.high,
+        )
+
+    def overlaps(self, other: "Estimate") -> bool:
+        (low, high), (other_low, other_high) = self.ends, other.ends
+        return low <= other_high and other_low <= high
+
+
+def known(found: Estimate | float | None) -> Estimate | None:
+    """An estimate, or an exact number as one; None for an absent one and for no number (NaN)."""
+    if found is None:
+        return None
+    estimate = found if isinstance(found, Estimate) else Estimate(found)
+    return None if any(map(math.isnan, (estimate.value, *estimate.ends))) else estimate
 
 
 class Sums(NamedTuple):

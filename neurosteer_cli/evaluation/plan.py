@@ -155,7 +155,7 @@ def _sample(plan: Plan, number: int, record: dict[str, Any]) -> "Sample":
     job = plan.jobs[number]
     prompt = job.prompt
     return Sample(
-        setting=job.setting,
+        condition=job.setting,
         prompt=prompt.shown if prompt.rendered is None else prompt.rendered,
         rendered=prompt.rendered is not None,
         number=job.row.sample,

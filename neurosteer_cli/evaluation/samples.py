@@ -1,16 +1,24 @@
-"""Continuations to be scored, and the setting each was written in.
+"""Continuations to be scored, and the condition each was written in.
 
-Knows the record format that `gen` writes; knows nothing of generation, judges or the terminal.
+Knows the record format that `gen` writes, and how a run's records are kept; knows nothing of
+generation, judges or the terminal.
 """
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..data.records import Located, chat_messages, string_value
+from ..data.records import Located, appending, chat_messages, read_records, recover, string_value
 from ..errors import InputError
+from ..files import check_target
 
 UNSTEERED, RANDOM, PROMPTING = "unsteered", "random", "prompt"
+MAX_PPL_RATIO = 1.25  # perplexity, against the unsteered one, up to which a condition counts as affordable
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,18 +38,58 @@ class Condition:
             return None
         return self.alphas[0] if len(self.alphas) == 1 else list(self.alphas) if self.alphas else 0.0
 
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        if self.alphas is None:
+            return self.source or "generations"
+        steered = ", ".join(
+            f"{name.rsplit('/', 1)[-1].removesuffix('.st')} {alpha:+g}"
+            for name, alpha in zip(self.vectors, self.alphas, strict=True)
+        )
+        if self.baseline == RANDOM:
+            return f"random like {steered}"
+        if self.baseline is not None:
+            return {PROMPTING: "prompting"}.get(self.baseline, self.baseline)
+        return steered if self.positions == "all" else f"{steered} ({self.positions})"
+
 
 @dataclass(frozen=True)
 class Sample:
     """A continuation to be scored, whoever wrote it."""
 
-    setting: Condition
+    condition: Condition
     prompt: str
     rendered: bool  # a chat, special tokens and all
-    number: int  # among the continuations of one prompt and setting
+    number: int  # among the continuations of one prompt and condition
     text: str
     model: str | None
     dose: float | None
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def read_samples(sources: Sequence[str]) -> list[Sample]:
+    """Read continuations of one model, in the order of the files; `-` is stdin.
+
+    Raises:
+        InputError: nothing to read, stdin twice, continuations by several models, or a wrong record.
+    """
+    if sources.count("-") > 1:
+        raise InputError("`-` (stdin) can be read only once")
+    found = [
+        sample
+        for source in sources
+        for sample in samples(read_records(source), "stdin" if source == "-" else source)
+    ]
+    if not found:
+        raise InputError(f"{', '.join(sources)}: no continuation to score")
+    if len(models := {sample.model for sample in found if sample.model is not None}) > 1:
+        raise InputError(
+            f"the continuations are by several models ({', '.join(sorted(models))}): score each model's alone"
+        )
+    return found
 
 
 def samples(records: Iterable[Located], source: str) -> Iterator[Sample]:
@@ -69,8 +117,8 @@ def _published(located: Located, source: str) -> Iterator[Sample]:
         if not isinstance(generation, dict):
             raise InputError(f"{located.where}: generation {number + 1} is no object; the layout is {shape}")
         written = string_value(Located(located.where, generation), "text")
-        setting = Condition(alphas=None, source=source)
-        yield Sample(setting, text, False, number, written, None, None)
+        condition = Condition(alphas=None, source=source)
+        yield Sample(condition, text, False, number, written, None, None)
 
 
 def _written(located: Located, source: str) -> Sample:
@@ -85,7 +133,7 @@ def _written(located: Located, source: str) -> Sample:
     else:
         raise InputError(f"{located.where}: no 'prompt' key; records are those that `gen --json` writes")
     return Sample(
-        _setting(located, source),
+        _condition(located, source),
         prompt,
         rendered,
         _number(located, "sample", int, 0),
@@ -95,7 +143,7 @@ def _written(located: Located, source: str) -> Sample:
     )
 
 
-def _setting(located: Located, source: str) -> Condition:
+def _condition(located: Located, source: str) -> Condition:
     record = located.record
     if "alpha" not in record:
         return Condition(alphas=None, source=source)
@@ -124,3 +172,51 @@ def _number(located: Located, key: str, kind: type, absent: Any) -> Any:
     if type(value) not in ((int,) if kind is int else (int, float)):
         raise InputError(f"{located.where}: {key!r} must be a number, got {value!r:.60}")
     return value
+
+
+# --- keeping -----------------------------------------------------------------------------------
+
+
+def check_save(save: Path, resume: bool) -> None:
+    """Find out before any work is done whether a run's records can be kept in a file.
+
+    Raises:
+        InputError: it is no .jsonl file, or holds something already and is not to be gone on with.
+    """
+    if save.suffix != ".jsonl":  # by its suffix it is read again
+        raise InputError(f"--save {save}: name a .jsonl file")
+    check_target(save)
+    if save.exists() and save.stat().st_size and not resume:
+        raise InputError(f"--save {save}: there already; --resume goes on with it, or name another file")
+
+
+def kept_records(save: Path, run: str) -> dict[int, Record]:
+    """What an earlier part of a run has kept, by job; a record that a kill left half written is cut off.
+
+    Raises:
+        InputError: the file holds something that is not of this run.
+    """
+    located, whole = recover(save)
+    kept: dict[int, Record] = {}
+    for where, record in ((line.where, line.record) for line in located):
+        if record.get("run") != run or type(record.get("job")) is not int:
+            raise InputError(
+                f"{where}: not of this run; --resume needs the same model, vectors, prompts and "
+                "settings: give those, or name another file"
+            )
+        kept[record["job"]] = record
+    if save.exists() and save.stat().st_size > whole:
+        if not kept:
+            raise InputError(f"{save}: holds no record of this run; name another file")
+        os.truncate(save, whole)
+    return kept
+
+
+@contextmanager
+def keeping(save: Path | None, run: str) -> Iterator[Callable[[Record], None]]:
+    """Yield what appends a record of a run to a file at once; without a file it does nothing."""
+    if save is None:
+        yield lambda _record: None
+        return
+    with appending(save) as append:
+        yield lambda record: append({**record, "run": run})

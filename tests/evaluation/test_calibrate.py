@@ -6,7 +6,7 @@ import pytest
 
 from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.evaluation.calibrate import calibrate, monotone
-from neurosteer_cli.evaluation.evaluate import JudgeResult, Result
+from neurosteer_cli.evaluation.evaluate import ConditionResult, JudgeResult
 from neurosteer_cli.evaluation.metrics import Estimate
 from neurosteer_cli.evaluation.samples import Condition
 from neurosteer_cli.vectors.metadata import Calibration
@@ -17,14 +17,14 @@ FACTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def result(alpha: float, rate: float | None, ratio: float) -> Result:
+def result(alpha: float, rate: float | None, ratio: float) -> ConditionResult:
     def estimate(value: float) -> Estimate:
         return Estimate(value, value - 0.1, value + 0.1)
 
     found = None if rate is None else estimate(rate)
     judged = JudgeResult(rate=found, mean=found, rate_difference=None, fluency=None, n_failed=0)
-    return Result(
-        setting=Condition(("v.st",), (alpha,)),
+    return ConditionResult(
+        condition=Condition(("v.st",), (alpha,)),
         dose=None,
         n=10,
         n_prompts=9,

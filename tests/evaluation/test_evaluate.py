@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from neurosteer_cli.evaluation import evaluate as module
-from neurosteer_cli.evaluation.evaluate import Result, evaluate, label, neutral_texts
+from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate, neutral_texts
 from neurosteer_cli.evaluation.judges.load import RegexJudge, Scores
 from neurosteer_cli.evaluation.likelihood import log_probs
 from neurosteer_cli.evaluation.metrics import Estimate
+from neurosteer_cli.evaluation.run import Run
 from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED, Condition, Sample
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
@@ -24,13 +25,13 @@ TEXTS = {
 }
 
 
-def sample(setting: Condition, prompt: str, number: int, text: str) -> Sample:
-    return Sample(setting, prompt, False, number, text, "tiny", setting.alpha / 100)
+def sample(condition: Condition, prompt: str, number: int, text: str) -> Sample:
+    return Sample(condition, prompt, False, number, text, "tiny", condition.alpha / 100)
 
 
 SAMPLES = [
-    sample(setting, prompt, number, text)
-    for setting, prompts in TEXTS.items()
+    sample(condition, prompt, number, text)
+    for condition, prompts in TEXTS.items()
     for prompt, texts in prompts.items()
     for number, text in enumerate(texts)
 ]
@@ -47,8 +48,9 @@ class Forgetful:
         return Scores(scores, [None if s is None else s == 1 for s in scores], fluency)
 
 
-def results(engine: Engine, **options: Any) -> list[Result]:
-    return evaluate(engine, SAMPLES, [RegexJudge("good"), Forgetful()], **options).results
+def results(engine: Engine, pushes: Any = None, **options: Any) -> list[ConditionResult]:
+    run = Run(engine, SAMPLES, pushes=pushes or {})
+    return evaluate(run, [RegexJudge("good"), Forgetful()], **options).results
 
 
 def value(estimate: Estimate | None) -> float:
@@ -58,7 +60,7 @@ def value(estimate: Estimate | None) -> float:
 
 def test_a_row_a_setting_in_order_of_appearance(engine: Engine) -> None:
     unsteered, steered = results(engine)
-    assert (unsteered.setting, steered.setting) == (UNTOUCHED, STEERED)
+    assert (unsteered.condition, steered.condition) == (UNTOUCHED, STEERED)
     assert (steered.n, steered.n_prompts, steered.n_empty, steered.dose) == (6, 3, 1, 0.08)
 
 
@@ -87,17 +89,17 @@ def test_intervals_come_from_resampling_whole_prompts(engine: Engine) -> None:
 def test_perplexity_is_the_mean_over_texts_and_drops_nothing_but_empty_ones(engine: Engine) -> None:
     unsteered, steered = results(engine)
     losses = {
-        setting: [
+        condition: [
             -float(values.double().mean())
             for prompt, texts in prompts.items()
             for values in log_probs(
                 engine, [(engine.prompt_ids(prompt), engine.prompt_ids(text)) for text in texts if text]
             )
         ]
-        for setting, prompts in TEXTS.items()
+        for condition, prompts in TEXTS.items()
     }
     assert [len(found) for found in losses.values()] == [6, 5]
-    expected = {setting: math.exp(sum(found) / len(found)) for setting, found in losses.items()}
+    expected = {condition: math.exp(sum(found) / len(found)) for condition, found in losses.items()}
     assert value(unsteered.perplexity) == pytest.approx(expected[UNTOUCHED], rel=1e-5)
     assert value(steered.perplexity) == pytest.approx(expected[STEERED], rel=1e-5)
     assert value(steered.perplexity_ratio) == pytest.approx(expected[STEERED] / expected[UNTOUCHED], rel=1e-5)
@@ -135,14 +137,15 @@ def test_damage_is_measured_for_the_pushes_given(engine: Engine, monkeypatch: py
 
 
 def test_without_an_unsteered_setting_there_are_no_differences(engine: Engine) -> None:
-    (steered,) = evaluate(engine, [s for s in SAMPLES if s.setting == STEERED], [RegexJudge("good")]).results
+    only = [s for s in SAMPLES if s.condition == STEERED]
+    (steered,) = evaluate(Run(engine, only), [RegexJudge("good")]).results
     assert steered.perplexity_ratio is None
     assert steered.judges["regex:good"].rate_difference is None
 
 
 def test_of_one_prompt_the_continuations_are_resampled(engine: Engine) -> None:
     only = [s for s in SAMPLES if s.prompt == "a"]
-    unsteered, _ = evaluate(engine, only, [RegexJudge("good")]).results
+    unsteered, _ = evaluate(Run(engine, only), [RegexJudge("good")]).results
     rate = unsteered.judges["regex:good"].rate
     assert rate is not None and (rate.low, rate.high) == (0.0, 1.0)
 
@@ -175,7 +178,7 @@ def test_rows_become_json_with_the_setting_first(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "expected"),
+    ("condition", "expected"),
     [
         (STEERED, "v +8"),
         (UNTOUCHED, "unsteered"),
@@ -187,8 +190,8 @@ def test_rows_become_json_with_the_setting_first(engine: Engine) -> None:
         (Condition(alphas=None), "generations"),
     ],
 )
-def test_what_tables_call_a_setting(setting: Condition, expected: str) -> None:
-    assert label(setting) == expected
+def test_what_tables_call_a_setting(condition: Condition, expected: str) -> None:
+    assert condition.label == expected
 
 
 def test_neutral_texts_are_different_and_not_empty() -> None:

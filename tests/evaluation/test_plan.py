@@ -89,7 +89,7 @@ def test_records_read_again_are_what_was_written(planned: Plan) -> None:
     by_job = sorted(records, key=lambda record: str(record["job"]))
     again = list(samples([Located("r", json.loads(json.dumps(record))) for record in by_job], "r"))
     assert again == found
-    assert [sample.setting for sample in found] == [job.setting for job in planned.jobs]
+    assert [sample.condition for sample in found] == [job.setting for job in planned.jobs]
     assert {sample.model for sample in found} == {planned.engine.model_id}
     assert by_job[1]["dose"] == pytest.approx(9 * (0.01 + 0.02))
     assert by_job[0]["id"] == 0
@@ -119,7 +119,7 @@ def located(**record: object) -> list[Located]:
 
 def test_the_published_layout_is_read() -> None:
     found = list(samples(located(prompt={"text": "a"}, generations=[{"text": " b"}, {"text": " c"}]), "f"))
-    assert [(s.prompt, s.text, s.number, s.setting) for s in found] == [
+    assert [(s.prompt, s.text, s.number, s.condition) for s in found] == [
         ("a", " b", 0, Condition(alphas=None, source="f")),
         ("a", " c", 1, Condition(alphas=None, source="f")),
     ]
@@ -138,7 +138,7 @@ def test_the_published_layout_is_read() -> None:
 )
 def test_a_record_says_its_setting(record: dict[str, object], setting: Condition) -> None:
     (found,) = samples(located(prompt="a", text="b", **record), "f")
-    assert found.setting == setting
+    assert found.condition == setting
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_what_a_prompt_has_from_an_earlier_continuation_is_not_passed_on(engine:
         GenerationConfig(max_new_tokens=2),
     )  # fmt: skip
     (sample,) = write_all(planned, lambda _n: None)
-    assert (sample.setting, sample.prompt, sample.rendered) == (settings_of[0][0], "a", False)
+    assert (sample.condition, sample.prompt, sample.rendered) == (settings_of[0][0], "a", False)
     ((_, generation),) = planned.run()
     kept = planned.record(0, generation)
     assert kept["id"] == 7

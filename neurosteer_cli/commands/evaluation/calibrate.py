@@ -37,7 +37,7 @@ from ..shared.scoring import announce, check_judges, load_judges, opening, show,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...evaluation.evaluate import Result
+    from ...evaluation.evaluate import ConditionResult
     from ...evaluation.judges.judge import Judge
     from ...vectors.metadata import Calibration, CurvePoint
     from ..shared.continuations import Continuations
@@ -129,12 +129,12 @@ def calibrate(
 
 def _calibrated(
     run: "Continuations", judge: "Judge", max_ppl_ratio: float
-) -> "tuple[Sequence[Result], Calibration]":
+) -> "tuple[Sequence[ConditionResult], Calibration]":
     from ...evaluation.calibrate import calibrate as calibrated
     from ...evaluation.evaluate import evaluate
 
     facts = run.facts
-    results = evaluate(run.engine, run.samples, [judge], progress=console.progress).results
+    results = evaluate(run.scored(), [judge], progress=console.progress).results
     found = calibrated(
         results,
         judge.name,
@@ -183,7 +183,7 @@ def _alike(one: "CurvePoint", other: "CurvePoint") -> bool:
 def _write_report(
     path: Path,
     run: "Continuations",
-    results: "Sequence[Result]",
+    results: "Sequence[ConditionResult]",
     found: "Calibration",
     judges: "Sequence[Judge]",
 ) -> None:

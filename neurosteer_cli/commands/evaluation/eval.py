@@ -152,11 +152,9 @@ def evaluate(
         ppl_engine = _ppl_engine(ppl_model, dtype, device)
         run = planned.run(records, vectors, save, resume, model, dtype, device)
     found = score(
-        run.engine,
-        run.samples,
+        run.scored(),
         judges,
         ppl_engine=ppl_engine,
-        pushes=run.pushes,
         progress=console.progress,
     )
     run.facts["ppl_model"] = ppl_model

@@ -161,16 +161,13 @@ def _points(only: str | None, engine: "Engine") -> "list[HookPoint]":
 
 def _bundled(engine: "Engine", points: "Sequence[HookPoint]") -> "dict[HookPoint, SparseAutoencoder]":
     """The bundled SAEs of these points, if the model has any."""
-    from ...saes.load import BUNDLED, bundled_layers, load_sae
+    from ...saes.load import BUNDLED, bundled_layers, find_saes, open_saes
 
-    layers = bundled_layers(engine.model_id)
-    return {
-        point: load_sae(BUNDLED, model_id=engine.model_id, layer=point.layer).for_model(
-            device=engine.device, uses_layer_norm=engine.uses_layer_norm
-        )
-        for point in points
-        if point.layer in layers
-    }
+    bundled = bundled_layers(engine.model_id)
+    layers = [point.layer for point in points if point.layer in bundled]
+    return open_saes(
+        find_saes(BUNDLED, model_id=engine.model_id, layers=layers), engine, warn=console.warn
+    )
 
 
 def _show(found: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> None:
@@ -191,9 +188,7 @@ def _show(found: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> None
 
 
 def _cells(layer: "Layer") -> list[str]:
-    auroc = (
-        "" if layer.auroc is None else f"{layer.auroc:.2f} [{layer.auroc_low:.2f}, {layer.auroc_high:.2f}]"
-    )
+    auroc = interval(layer.auroc, "{:.2f}")
     steered = [
         cell for one in layer.steer for cell in (percent(one.rate), interval(one.perplexity_ratio, "{:.2f}"))
     ]

@@ -16,6 +16,7 @@ from .prompting import load_engine, tokenized
 if TYPE_CHECKING:
     from ...data.records import Located
     from ...evaluation.plan import Plan
+    from ...evaluation.run import Run
     from ...evaluation.samples import Condition, Sample
     from ...generation.generate import GenerationConfig
     from ...models.engine import Engine
@@ -35,6 +36,11 @@ class Continuations:
     vectors: "dict[str, SteeringVector]"  # by name; those that could be read
     pushes: "dict[Condition, dict[HookPoint, Any]]"
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def scored(self) -> "Run":
+        from ...evaluation.run import Run
+
+        return Run(self.engine, self.samples, self.vectors, self.pushes, self.facts)
 
 
 def read(sources: list[str], model: str | None, dtype: str, device: str) -> Continuations:
@@ -57,7 +63,7 @@ def read(sources: list[str], model: str | None, dtype: str, device: str) -> Cont
         raise InputError(
             f"the continuations are by several models ({', '.join(sorted(models))}): score each model's alone"
         )
-    names = {name for sample in found for name in sample.setting.vectors}
+    names = {name for sample in found for name in sample.condition.vectors}
     vectors = {name: SteeringVector.load(Path(name)) for name in sorted(names) if Path(name).is_file()}
     if missing := sorted(names - set(vectors)):
         console.warn(
@@ -67,7 +73,7 @@ def read(sources: list[str], model: str | None, dtype: str, device: str) -> Cont
     engine = load_engine(model or next(iter(models), None), [], [], dtype, device)
     pushes = {
         setting: total_pushes([vectors[name] for name in setting.vectors], setting.alphas)
-        for setting in dict.fromkeys(sample.setting for sample in found)
+        for setting in dict.fromkeys(sample.condition for sample in found)
         if setting.alphas
         and setting.baseline is None
         and all(

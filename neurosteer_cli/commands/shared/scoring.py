@@ -11,7 +11,7 @@ from ...errors import InputError
 from ..shared import console
 
 if TYPE_CHECKING:
-    from ...evaluation.evaluate import Evaluation, Result
+    from ...evaluation.evaluate import ConditionResult, Evaluation
     from ...evaluation.judges.judge import Judge
     from ...evaluation.metrics import Estimate
     from ...vectors.vector import SteeringVector
@@ -84,7 +84,7 @@ def announce(judges: "Sequence[Judge]", n_prompts: int) -> None:
         console.warn(f"{n_prompts} prompts; intervals are dependable from about {FEW_PROMPTS} on")
 
 
-def show(results: "Sequence[Result]", json: bool) -> None:
+def show(results: "Sequence[ConditionResult]", json: bool) -> None:
     """A row a setting on stdout: as JSON, or as a table with 95 % intervals."""
     if json:
         from ...data.records import write_record
@@ -92,13 +92,11 @@ def show(results: "Sequence[Result]", json: bool) -> None:
         for result in results:
             write_record(result.to_json())
         return
-    from ...evaluation.evaluate import label
-
     judges = list(results[0].judges) if results else []
     headings = ["", *(f">{name}" for name in judges), ">ppl", ">ratio", ">KL", ">dist-2", ">rep-4", ">len"]
     rows = [
         [
-            label(result.setting),
+            result.condition.label,
             *(percent(result.judges[name].rate) for name in judges),
             _value(result.perplexity, "{:.1f}"),
             interval(result.perplexity_ratio, "{:.2f}"),
@@ -182,11 +180,11 @@ def command_line() -> str:
 
 def _examples(run: "Continuations", found: "Evaluation") -> list[dict[str, Any]]:
     """The first continuation of each setting for the first prompts."""
-    row_of = {result.setting: row for row, result in enumerate(found.results)}
+    row_of = {result.condition: row for row, result in enumerate(found.results)}
     shown: dict[str, dict[int, dict[str, Any]]] = {}
     for number, sample in enumerate(run.samples):
         if sample.prompt in shown or len(shown) < N_SHOWN:
-            row = row_of[sample.setting]
+            row = row_of[sample.condition]
             scores = {judge: of_all[number] for judge, of_all in found.scores.items()}
             text = {"row": row, "text": sample.text, "scores": scores}
             shown.setdefault(sample.prompt, {}).setdefault(row, text)
