@@ -3,11 +3,11 @@
 Knows the documents that commands hand over, and the templates in pages/; knows nothing of models or
 vectors. Every text of a document is escaped: what a language model wrote may hold anything.
 
-Soon, in place of the documents (`Provenance` is there already; each returns the page's text):
-    evaluation_page(Provenance, Evaluation, list[Sample], list[Judge])
-    calibration_page(Provenance, Calibration, list[ConditionResult], list[Judge])
-    layers_page(Provenance, list[Layer], judge: Judge | None, unsteered: ConditionResult | None)
-    layers_plot(list[Layer], path, judge: Judge | None)
+Soon, in place of the documents (each returns the page's text; `command` is as it was given, quoted):
+    evaluation_page(evaluation: Evaluation, command)  # has title, results, samples, scores, judges, provenance
+    calibration_page(evaluation: Evaluation, calibration: Calibration, command)
+    layers_page(sweep: LayerSweep, command)  # has title, layers, judge, unsteered_rate, provenance
+    layers_plot(sweep: LayerSweep, path)
     latents_page(list[Descriptions])
 The first continuations of each condition (`_examples`) are picked by `evaluation_page` itself.
 """
