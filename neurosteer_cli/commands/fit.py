@@ -11,7 +11,6 @@ from .shared import console
 from .shared.options import Device, Dtype, Json, Model, parse_layers
 
 if TYPE_CHECKING:
-    from ..models.engine import Engine
     from ..models.hooks import HookPoint
     from ..saes.sae import SparseAutoencoder
     from ..vectors.from_texts import FitReport
@@ -98,8 +97,13 @@ def fit(
         option = "--layers" if hook_point is None else "--hook-point"
         saes = _load_saes(method, sae, model, points, option)
         points = list(saes) if saes else points or [_middle(model)]
-        engine = _load_engine(model, points, saes, dtype, device)
+        from ..saes.load import load_engine_for
         from ..vectors.from_texts import fit as fit_vector
+
+        engine, saes = load_engine_for(
+            saes, model, n_blocks=max(points).layer + 1, dtype=dtype, device=device,
+            say=console.note, warn=console.warn,
+        )  # fmt: skip
 
         with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
             vector, report = fit_vector(
@@ -110,7 +114,7 @@ def fit(
     if json:
         from ..data.records import write_record
 
-        write_record({"vector": str(target_file), **asdict(vector.metadata), "report": asdict(report)})
+        write_record({"vector": str(target_file), **vector.metadata.model_dump(), "report": asdict(report)})
 
 
 def _default_name(texts: list[str], target: str | None) -> Path:
@@ -147,56 +151,21 @@ def _load_saes(
 ) -> "dict[HookPoint, SparseAutoencoder]":
     """The SAE of each hook point, for a method that needs them; the SAE says where it belongs."""
     from ..errors import SAEError
-    from ..saes.load import BUNDLED, default_layers, load_sae
+    from ..saes.load import BUNDLED, default_layers, find_saes
     from ..vectors.methods import NEEDS_SAE, SPREAD
 
     if method not in NEEDS_SAE:
         return {}
     sae = sae or BUNDLED
-    asked: list[int | None] = [point.layer for point in points]
+    asked = [point.layer for point in points]
     wanted = asked or default_layers(sae, model_id=model, spread=method in SPREAD)
-    loaded = [load_sae(sae, model_id=model, layer=layer) for layer in wanted]
-    found = {one.hook_point: one for one in loaded}
+    found = find_saes(sae, model_id=model, layers=wanted)
     if points and set(found) != set(points):
         raise SAEError(
             f"SAE {sae!r} belongs to {', '.join(map(str, found))}, "
             f"not to {', '.join(map(str, points))}; leave out {option}, or choose another SAE"
         )
     return found
-
-
-def _load_engine(
-    model: str,
-    points: "list[HookPoint]",
-    saes: "dict[HookPoint, SparseAutoencoder]",
-    dtype: str,
-    device: str,
-) -> "Engine":
-    """Load the blocks that are needed, and hold the SAEs against the model."""
-    from ..errors import SAEError
-    from ..models.engine import Engine
-    from ..models.load import read_config
-    from ..models.resolve import resolve
-    from ..models.shape import shape_of
-    from ..saes.sae import check_fits
-
-    n_blocks = max(point.layer for point in points) + 1
-    if saes:
-        n_layers = shape_of(read_config(resolve(model, console.note))).n_layers
-        for point, one in saes.items():
-            if point.layer >= n_layers:
-                raise SAEError(
-                    f"SAE {one.sae_id!r} belongs to {point}; model {model!r} has {n_layers} blocks, "
-                    f"0 to {n_layers - 1}: choose the SAE of this model"
-                )
-    engine = Engine.load(model, n_blocks=n_blocks, head=False, dtype=dtype, device=device, say=console.note)
-    for point, one in saes.items():
-        for warning in check_fits(
-            one, model_id=model, model_names=engine.model_names, d_model=engine.d_model
-        ):
-            console.warn(warning)
-        saes[point] = one.for_model(device=engine.device, uses_layer_norm=engine.uses_layer_norm)
-    return engine
 
 
 def _summarize(vector: "SteeringVector", report: "FitReport", out: Path) -> None:

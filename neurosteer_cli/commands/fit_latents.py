@@ -36,8 +36,6 @@ def fit_latents(
         InputError: latents of blocks that are not steered at, or blocks without a latent.
         SAEError: the SAE has no descriptions, and no texts are given.
     """
-    from dataclasses import asdict
-
     from ..data.corpus import corpus_files
     from ..files import check_target
     from ..vectors.from_latents import choose, parse_latents
@@ -54,7 +52,7 @@ def fit_latents(
     if json:
         from ..data.records import write_record
 
-        write_record({"vector": str(target), **asdict(vector.metadata)})
+        write_record({"vector": str(target), **vector.metadata.model_dump()})
 
 
 def _by_sae(
@@ -91,20 +89,26 @@ def _choices(
     from ..vectors.from_latents import Choice
     from .sae.common import load_engine, token_sequences
 
-    saes = [one for one, _ in weights]
+    saes = {one.hook_point: one for one, _ in weights}
     if files:
-        engine, fitted = load_engine(model, saes, dtype, device, whole=False, head=False)
+        engine, fitted = load_engine(model, saes, dtype, device, n_blocks=max(saes).layer + 1, head=False)
         with console.progress("measuring", N_TOKENS) as advance:
             tallies = tally(
-                engine, fitted, token_sequences(engine, files, CONTEXT), n_tokens=N_TOKENS, advance=advance
+                engine,
+                list(fitted.values()),
+                token_sequences(engine, files, CONTEXT),
+                n_tokens=N_TOKENS,
+                advance=advance,
             )
         if tallies[0].n == 0:
             names = ", ".join(part.name for part in files)
             raise InputError(f"{names}: no token that counts; give longer texts")
         facts = [(one.norms.median, one.firing_rates.tolist()) for one in tallies]
     else:
-        described = [find(one, model) for one in saes]
-        lacking = next((one for one, found in zip(saes, described, strict=True) if found is None), None)
+        described = [find(one, model) for one in saes.values()]
+        lacking = next(
+            (one for one, found in zip(saes.values(), described, strict=True) if found is None), None
+        )
         if lacking is not None:
             raise SAEError(
                 f"SAE {lacking.sae_id!r} has no descriptions, which say how long the residual is: run "
@@ -115,7 +119,7 @@ def _choices(
             for found in described
             if found is not None
         ]
-        engine, _ = load_engine(model, saes, dtype, device, whole=False, head=False, n_blocks=0)
+        engine, _ = load_engine(model, saes, dtype, device, n_blocks=0, head=False)
     return engine, {
         one.hook_point: Choice(
             one, chosen, median, {latent: rates[latent] for latent in chosen if 0 <= latent < one.d_sae}

@@ -1,7 +1,6 @@
 """neurosteer inspect: everything a vector file says."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +41,7 @@ def inspect(
             str(point): {"push_norm": float(push.norm()), "latents": tables[point]}
             for point, push in vector.pushes.items()
         }
-        write_record({"vector": str(file), **asdict(vector.metadata), "pushes": points})
+        write_record({"vector": str(file), **vector.metadata.model_dump(), "pushes": points})
     else:
         _show(file, vector, tables)
 
@@ -102,13 +101,10 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
         sae = vector.metadata.points[str(point)].sae
         if rows and sae:
             try:
-                loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer)
+                loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer, sha256=sae.sha256)
             except NeurosteerError as error:
                 console.note(f"tokens of single latents are left out: {error}")
-                loaded = None
-            if loaded and loaded.sha256 != sae.sha256:
-                console.note(f"tokens of single latents are left out: SAE {sae.sae_id!r} has changed")
-            elif loaded:
+            else:
                 described = names(find(loaded, model_id), [row["latent_id"] for row in rows])
                 for row in rows:
                     row["name"] = described.get(row["latent_id"])

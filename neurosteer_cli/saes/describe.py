@@ -5,7 +5,6 @@ holds a few token windows a latent and one batch, however long the corpus.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,12 +13,11 @@ from torch.nn.functional import pad
 from .. import __version__
 from ..models.engine import Engine, ResidualBatch, Tokens
 from ..models.logit_lens import promoted_tokens
-from ..models.residuals import MedianNorm
+from ..models.residuals import MedianNorm, read, usual
 from .descriptions import FORMAT_VERSION, About, Context, Description, Descriptions
 from .sae import SparseAutoencoder
 
 SEQUENCES_AT_ONCE = 32
-OUTLIER = 5.0  # times the median norm so far: left out
 ROWS_AT_ONCE = 256  # decoder rows taken through the output head
 
 
@@ -38,11 +36,11 @@ class LatentLog:
         """Take in a batch's residuals, a sequence at a time."""
         resid = batch.resid[self.sae.hook_point]
         self.norms.add(resid)
-        usual = resid.norm(dim=-1) < OUTLIER * self.norms.median
+        kept = usual(resid, self.norms.median)
         padded = pad(batch.ids, (self.before, self.after), value=-1)
         offsets = torch.arange(self.before + 1 + self.after)
         for row in range(len(batch.texts)):
-            mine = ((batch.text_index == row) & usual).nonzero()[:, 0]
+            mine = ((batch.text_index == row) & kept).nonzero()[:, 0]
             if len(mine):
                 activations = self.sae.encode(resid[mine]) * self.sae.raw_scale(resid[mine])
                 positions = batch.places[mine.cpu(), 1]
@@ -131,9 +129,8 @@ def describe(
     """
     logs = [LatentLog(sae, n_contexts, before, after) for sae in saes]
     points = [sae.hook_point for sae in saes]
-    while logs[0].n_tokens < n_tokens and (group := list(islice(sequences, SEQUENCES_AT_ONCE))):
-        for batch in engine.residuals(group, points):
-            for log in logs:
-                log.add(batch)
-            advance(len(batch.places))
+    for batch in read(engine, sequences, points, lambda: logs[0].n_tokens < n_tokens, SEQUENCES_AT_ONCE):
+        for log in logs:
+            log.add(batch)
+        advance(len(batch.places))
     return [log.described(engine, n_tokens_shown) for log in logs]

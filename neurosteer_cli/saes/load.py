@@ -1,41 +1,143 @@
-"""Where SAEs are: bundled, in a folder, or in sae-lens's registry.
+"""Where SAEs are (bundled, in a folder, or in sae-lens's registry), and how they come onto a model.
 
-Knows files and the registry; what an SAE computes is its own. A folder is read without importing
-sae_lens, which takes many seconds; only its registry needs it.
+Knows files, the registry and the engine; what an SAE computes is its own. A folder is read without
+importing transformers, or sae_lens, which takes many seconds; only its registry needs it.
 """
 
 import difflib
 import json
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import InputError, SAEError, one_line
 from ..models.hooks import HookPoint
-from .sae import SparseAutoencoder, from_state
+from .sae import SparseAutoencoder, check_fits, from_state
+
+if TYPE_CHECKING:
+    from ..models.engine import Engine
 
 BUNDLED = "bundled"
 N_SPREAD = 3  # blocks to share a push where a family has SAEs for more
 
 
-def load_sae(sae_id: str, *, model_id: str, layer: int | None = None) -> SparseAutoencoder:
+def load_sae(
+    sae_id: str, *, model_id: str, layer: int | None = None, sha256: str | None = None
+) -> SparseAutoencoder:
     """Load `bundled`, a local sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry.
 
     Args:
         model_id: the model to steer; which SAEs are bundled depends on it.
         layer: of several (`bundled`, or a folder of such folders), the block wanted; None takes the
             only or the deepest one.
+        sha256: that of the weights wanted; None takes any.
 
     Raises:
         SAEError: no such SAE, or one whose architecture, normalization or hook point cannot be used.
     """
     folder = sae_folder(sae_id, model_id=model_id, layer=layer)
     if folder is None:
-        return _from_registry(sae_id)
-    return _from_folder(folder, BUNDLED if sae_id == BUNDLED else str(folder.resolve()))
+        sae = _from_registry(sae_id)
+    else:
+        sae = _from_folder(folder, BUNDLED if sae_id == BUNDLED else str(folder.resolve()))
+    if sha256 not in (None, sae.sha256):
+        raise SAEError(f"SAE {sae_id!r} has changed")
+    return sae
+
+
+# --- SAEs on a model ---------------------------------------------------------------------------
+
+
+def find_saes(
+    sae_id: str, *, model_id: str, layers: Iterable[int | None] | None = None
+) -> dict[HookPoint, SparseAutoencoder]:
+    """The SAEs of some blocks, by the hook point each says it belongs to; read before any model is.
+
+    Args:
+        layers: as `layer` of `load_sae`, several of them; without, all of a family.
+
+    Raises:
+        SAEError: as `load_sae`.
+    """
+    if layers is None:
+        layers = [*sae_layers(sae_id, model_id=model_id)] or [None]
+    saes = (load_sae(sae_id, model_id=model_id, layer=layer) for layer in layers)
+    return {sae.hook_point: sae for sae in saes}
+
+
+def open_saes(
+    saes: Mapping[HookPoint, SparseAutoencoder],
+    engine: "Engine",
+    *,
+    warn: Callable[[str], None] = lambda _warning: None,
+) -> dict[HookPoint, SparseAutoencoder]:
+    """The same SAEs on an engine's device, held against its model.
+
+    Args:
+        warn: told where the SAE was trained on a model of another name.
+
+    Raises:
+        SAEError: an SAE is of another width, or of a block that the model does not have.
+    """
+    _check_blocks(saes, engine.model_id, engine.shape.n_layers)
+    for sae in saes.values():
+        for warning in check_fits(
+            sae, model_id=engine.model_id, model_names=engine.model_names, d_model=engine.d_model
+        ):
+            warn(warning)
+    return {
+        point: sae.for_model(device=engine.device, uses_layer_norm=engine.uses_layer_norm)
+        for point, sae in saes.items()
+    }
+
+
+def load_engine_for(
+    saes: Mapping[HookPoint, SparseAutoencoder],
+    model: str,
+    *,
+    n_blocks: int | None = None,
+    head: bool = False,
+    dtype: str = "auto",
+    device: str = "auto",
+    say: Callable[[str], None] = lambda _message: None,
+    warn: Callable[[str], None] = lambda _warning: None,
+) -> "tuple[Engine, dict[HookPoint, SparseAutoencoder]]":
+    """Load a model and open SAEs on it; one of a block that it does not have is told of before.
+
+    Args:
+        model, n_blocks, head, dtype, device, say: as for `Engine.load`.
+        warn: as for `open_saes`.
+
+    Raises:
+        SAEError: as `open_saes`.
+        ModelError, InputError: as `Engine.load`.
+    """
+    from ..models.engine import Engine
+    from ..models.load import read_config
+    from ..models.resolve import resolve
+    from ..models.shape import shape_of
+
+    if saes:
+        _check_blocks(saes, model, shape_of(read_config(resolve(model, say))).n_layers)
+    engine = Engine.load(model, n_blocks=n_blocks, head=head, dtype=dtype, device=device, say=say)
+    return engine, open_saes(saes, engine, warn=warn)
+
+
+def _check_blocks(saes: Mapping[HookPoint, SparseAutoencoder], model_id: str, n_layers: int) -> None:
+    for sae in saes.values():
+        if sae.hook_point.layer >= n_layers:
+            raise SAEError(
+                f"SAE {sae.sae_id!r} belongs to {sae.hook_point}; model {model_id!r} has {n_layers} blocks, "
+                f"0 to {n_layers - 1}: choose the SAE of this model"
+            )
+
+
+# --- files -------------------------------------------------------------------------------------
 
 
 def sae_folder(sae_id: str, *, model_id: str, layer: int | None = None) -> Path | None:

@@ -5,18 +5,16 @@ Knows the engine and SAEs; knows nothing of training, files or the terminal. Mem
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from ..models.engine import Engine, ResidualBatch, Tokens
 from ..models.hooks import HookPoint, add
-from ..models.residuals import MedianNorm
+from ..models.residuals import MedianNorm, read, usual
 from .sae import SparseAutoencoder
 
 SEQUENCES_AT_ONCE = 16
-OUTLIER = 5.0  # times the median norm so far: left out
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,6 @@ class Tally:
         )
 
 
-def usual(resid: Tensor, median: float) -> Tensor:
-    """Which of the residuals [n, d_model] are no outliers in norm, [n]."""
-    kept: Tensor = resid.norm(dim=-1) < OUTLIER * median
-    return kept
-
-
 def tally(
     engine: Engine,
     saes: Sequence[SparseAutoencoder],
@@ -125,13 +117,12 @@ def tally(
     """
     tallies = [Tally(sae) for sae in saes]
     points = [sae.hook_point for sae in saes]
-    while tallies[0].n < n_tokens and (group := list(islice(sequences, SEQUENCES_AT_ONCE))):
-        for batch in engine.residuals(group, points):
-            for one in tallies:
-                one.add(batch.resid[one.sae.hook_point])
-            if tallies[0].n_losses < n_loss_tokens:
-                _add_losses(engine, tallies, batch)
-            advance(len(batch.places))
+    for batch in read(engine, sequences, points, lambda: tallies[0].n < n_tokens, SEQUENCES_AT_ONCE):
+        for one in tallies:
+            one.add(batch.resid[one.sae.hook_point])
+        if tallies[0].n_losses < n_loss_tokens:
+            _add_losses(engine, tallies, batch)
+        advance(len(batch.places))
     return tallies
 
 

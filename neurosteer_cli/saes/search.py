@@ -11,12 +11,12 @@ import torch
 
 from ..errors import InputError
 from ..models.engine import Engine, Tokens
+from ..models.residuals import usual
 from .descriptions import Description, Descriptions
 from .sae import SparseAutoencoder
 
 # The first tokens of a text are unlike all others: words to precede the query, which do not count.
 LEAD = "The following few words are what the rest is about:"
-OUTLIER = 5.0  # times the median norm: left out
 RAREST = 1e-6  # a firing rate below this counts as this
 
 
@@ -63,10 +63,9 @@ def _firing(engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, 
     tokens = Tokens([*before, *ids], [False] * len(before) + [True] * len(ids))
     (batch,) = engine.residuals([tokens], [sae.hook_point])
     resid = batch.resid[sae.hook_point]
-    usual = resid.norm(dim=-1) < OUTLIER * descriptions.about.median_resid_norm
-    if not usual.any():
+    resid = resid[usual(resid, descriptions.about.median_resid_norm)]
+    if not len(resid):
         raise InputError("the query has no token of a usual norm; give a longer text")
-    resid = resid[usual]
     activations = (sae.encode(resid) * sae.raw_scale(resid)).mean(0).cpu()
     peaks = torch.tensor([max(latent.peak, 1e-9) for latent in descriptions.latents])
     rarity = torch.tensor([-math.log(max(latent.firing_rate, RAREST)) for latent in descriptions.latents])

@@ -13,8 +13,8 @@ from typing import Any
 from ..data.sides import open_sides
 from ..errors import InputError
 from ..models.hooks import HookPoint
-from ..saes.load import BUNDLED, default_layers, load_sae
-from ..saes.sae import check_fits
+from ..saes.load import BUNDLED, default_layers, find_saes, open_saes
+from ..saes.sae import SparseAutoencoder
 from ..vectors.from_texts import fit
 from ..vectors.methods import NEEDS_SAE, SPREAD
 from .completions import Service
@@ -62,18 +62,13 @@ class Workshop:
 
     def _fit(self, form: FitForm) -> dict[str, Any]:
         engine = self.service.engine
-        saes = {}
-        points = [HookPoint(engine.shape.n_layers * 2 // 3)]
+        saes: dict[HookPoint, SparseAutoencoder] = {}
+        warnings: list[str] = []
         if form.method in NEEDS_SAE:
-            for layer in default_layers(BUNDLED, model_id=engine.model_id, spread=form.method in SPREAD):
-                sae = load_sae(BUNDLED, model_id=engine.model_id, layer=layer)
-                check_fits(
-                    sae, model_id=engine.model_id, model_names=engine.model_names, d_model=engine.d_model
-                )
-                saes[sae.hook_point] = sae.for_model(
-                    device=engine.device, uses_layer_norm=engine.uses_layer_norm
-                )
-            points = list(saes)
+            layers = default_layers(BUNDLED, model_id=engine.model_id, spread=form.method in SPREAD)
+            found = find_saes(BUNDLED, model_id=engine.model_id, layers=layers)
+            saes = open_saes(found, engine, warn=warnings.append)
+        points = list(saes) or [HookPoint(engine.shape.n_layers * 2 // 3)]
         with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
             paths = []
             for side, texts in ((form.name, form.positive), (f"not-{form.name}", form.negative)):
@@ -90,7 +85,7 @@ class Workshop:
                 raise InputError(str(error).replace(f"{folder}/", "")) from error
         self.service.catalogue.add(form.name, vector, "name")
         self._n_fitted += 1
-        return {"seconds": round(report.seconds, 2), "warnings": report.warnings}
+        return {"seconds": round(report.seconds, 2), "warnings": [*warnings, *report.warnings]}
 
     def _advance(self, _n: int) -> None:
         if not self._is_wanted:

@@ -65,7 +65,7 @@ def _names(vector: SteeringVector, point: HookPoint, model_id: str, ids: list[in
     if sae is None:
         return {}
     try:
-        loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer)
-        return names(find(loaded, model_id), ids) if loaded.sha256 == sae.sha256 else {}
+        loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer, sha256=sae.sha256)
+        return names(find(loaded, model_id), ids)
     except NeurosteerError:  # not at hand: numbers alone
         return {}

@@ -27,7 +27,7 @@ from neurosteer_cli.saes.descriptions import (
     find,
     names,
 )
-from neurosteer_cli.saes.load import load_sae, sae_layers
+from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder
 from neurosteer_cli.saes.search import LEAD, search
 
@@ -252,20 +252,3 @@ def test_latents_of_several_saes_are_told_apart_by_their_block() -> None:
     reader = Reader()
     reader.feed(text)
     assert [record["id"] for record in json.loads(reader.data)] == ["2/0", "5/0"]
-
-
-# --- families ----------------------------------------------------------------------------------
-
-
-def test_a_folder_of_saes_gives_the_one_of_the_layer(tmp_path: Path) -> None:
-    for layer in (1, 3):
-        name = f"blocks.{layer}.hook_resid_post"
-        save_tiny_sae(tmp_path / name, hook_name=name, seed=layer)
-    family = str(tmp_path)
-    assert sae_layers(family, model_id="tiny") == [1, 3]
-    assert sae_layers(str(tmp_path / "blocks.1.hook_resid_post"), model_id="tiny") == []
-    for layer in (1, 3):
-        assert load_sae(family, model_id="tiny", layer=layer).hook_point == HookPoint(layer)
-    assert load_sae(family, model_id="tiny").hook_point == HookPoint(3)
-    with pytest.raises(SAEError, match=r"no SAE is in .* for block 2; there is one for \[1, 3\]"):
-        load_sae(family, model_id="tiny", layer=2)

@@ -1,10 +1,6 @@
 """SAEs: our reading of them against sae-lens's own, and what is refused."""
 
 import json
-import subprocess
-import sys
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +13,7 @@ from torch import Tensor
 
 from neurosteer_cli.errors import SAEError
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, capture, find_blocks
-from neurosteer_cli.saes.descriptions import find
-from neurosteer_cli.saes.load import default_layers, load_sae, sae_folder
+from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder, check_fits, from_state
 
 D_SAE = 64
@@ -33,29 +28,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "topk of nearly all": {"architecture": "topk", "k": 60},  # negative ones among them
 }
 NORMALIZATIONS = ["none", "constant_norm_rescale", "layer_norm"]
-
-
-@pytest.fixture(scope="module")
-def lens() -> Any:
-    """The sae_lens package; importing it takes many seconds."""
-    import sae_lens
-
-    return sae_lens
-
-
-@pytest.fixture(autouse=True)
-def quietly_without_gradients() -> Iterator[None]:
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sae-lens says how it would load the model
-        yield
-
-
-@pytest.fixture
-def resid() -> Tensor:
-    """[n, d_model] with a mean over d_model and lengths that differ."""
-    generator = torch.Generator().manual_seed(11)
-    lengths = torch.linspace(1, 20, 30)[:, None]
-    return lengths * (torch.randn(30, D_MODEL, generator=generator) + 0.7)
 
 
 def fill(sae: Any, seed: int = 12) -> Any:
@@ -309,6 +281,42 @@ def test_residuals_of_a_model_without_layer_norm_are_never_centred(tmp_path: Pat
     assert not torch.equal(asks.encode(resid), plain.encode(resid))
 
 
+def random_weights(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(14)
+    return {
+        name.replace("_DOT_", "."): 0.4 * torch.randn(shape, generator=generator)
+        for name, shape in shapes.items()
+    }
+
+
+def test_a_gpt2_sae_of_the_registry_is_centred(
+    lens: Any, hub: Path, both_gpt2s: tuple[Any, Any, Tensor]
+) -> None:
+    folder = hub / "jbloom/GPT2-Small-SAEs-Reformatted/blocks.6.hook_resid_pre"
+    folder.mkdir(parents=True)
+    config = {  # as the release has it, from before sae-lens 6
+        "model_name": "gpt2-small", "hook_point": "blocks.6.hook_resid_pre", "hook_point_layer": 6,
+        "hook_point_head_index": None, "d_in": D_MODEL, "d_sae": D_SAE, "context_size": 128,
+        "dtype": "torch.float32", "device": "mps", "expansion_factor": 4,
+    }  # fmt: skip
+    (folder / "cfg.json").write_text(json.dumps(config))
+    weights = random_weights(W_enc=(D_MODEL, D_SAE), b_enc=(D_SAE,), W_dec=(D_SAE, D_MODEL), b_dec=(D_MODEL,))
+    save_file(weights, folder / "sae_weights.safetensors")
+    save_file({"sparsity": torch.zeros(D_SAE)}, folder / "sparsity.safetensors")
+    name = "gpt2-small-res-jb/blocks.6.hook_resid_pre"
+    sae = load_sae(name, model_id="gpt2")
+    assert (sae.sae_id, sae.architecture, sae.centred) == (name, "standard", True)
+    assert (sae.hook_point, sae.model_name) == (HookPoint(6, RESID_PRE), "gpt2-small")
+    assert (sae.apply_b_dec_to_input, sae.normalize_activations) == (True, "none")
+    assert sae.neuronpedia_id == "gpt2-small/6-res-jb"
+    assert fits(sae, "openai-community/gpt2") == []
+    raw, centred = (r.flatten(0, 1) for r in both_residuals(both_gpt2s, HookPoint(2, RESID_PRE)))
+    theirs = lens.SAE.from_pretrained("gpt2-small-res-jb", "blocks.6.hook_resid_pre")
+    assert_near(sae.encode(raw), theirs.encode(centred), 1e-4)
+    by_hand = (centred - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
+    assert_near(sae.encode(raw), by_hand.relu(), 1e-4)
+
+
 # --- what is refused ---------------------------------------------------------------------------
 
 
@@ -474,217 +482,3 @@ def test_the_names_of_one_model_are_known(tiny_sae_folder: Path, trained_on: str
 def test_a_name_in_the_models_configuration_counts_too(tiny_sae_folder: Path) -> None:
     sae = replace(ours(tiny_sae_folder), model_name="gpt2-small")
     assert fits(sae, "/models/my-copy", "openai-community/gpt2") == []
-
-
-# --- the registry ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(lens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose files sae-lens's loaders get in place of the Hub's."""
-
-    def download(repo_id: str, filename: str, subfolder: str | None = None, **_: Any) -> str:
-        return str(tmp_path.joinpath(repo_id, subfolder or "", filename))
-
-    monkeypatch.setattr(lens.loading.pretrained_sae_loaders, "hf_hub_download", download)
-    return tmp_path
-
-
-def random_weights(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(14)
-    return {
-        name.replace("_DOT_", "."): 0.4 * torch.randn(shape, generator=generator)
-        for name, shape in shapes.items()
-    }
-
-
-def test_a_gpt2_sae_of_the_registry_is_centred(
-    lens: Any, hub: Path, both_gpt2s: tuple[Any, Any, Tensor]
-) -> None:
-    folder = hub / "jbloom/GPT2-Small-SAEs-Reformatted/blocks.6.hook_resid_pre"
-    folder.mkdir(parents=True)
-    config = {  # as the release has it, from before sae-lens 6
-        "model_name": "gpt2-small", "hook_point": "blocks.6.hook_resid_pre", "hook_point_layer": 6,
-        "hook_point_head_index": None, "d_in": D_MODEL, "d_sae": D_SAE, "context_size": 128,
-        "dtype": "torch.float32", "device": "mps", "expansion_factor": 4,
-    }  # fmt: skip
-    (folder / "cfg.json").write_text(json.dumps(config))
-    weights = random_weights(W_enc=(D_MODEL, D_SAE), b_enc=(D_SAE,), W_dec=(D_SAE, D_MODEL), b_dec=(D_MODEL,))
-    save_file(weights, folder / "sae_weights.safetensors")
-    save_file({"sparsity": torch.zeros(D_SAE)}, folder / "sparsity.safetensors")
-    name = "gpt2-small-res-jb/blocks.6.hook_resid_pre"
-    sae = load_sae(name, model_id="gpt2")
-    assert (sae.sae_id, sae.architecture, sae.centred) == (name, "standard", True)
-    assert (sae.hook_point, sae.model_name) == (HookPoint(6, RESID_PRE), "gpt2-small")
-    assert (sae.apply_b_dec_to_input, sae.normalize_activations) == (True, "none")
-    assert sae.neuronpedia_id == "gpt2-small/6-res-jb"
-    assert fits(sae, "openai-community/gpt2") == []
-    raw, centred = (r.flatten(0, 1) for r in both_residuals(both_gpt2s, HookPoint(2, RESID_PRE)))
-    theirs = lens.SAE.from_pretrained("gpt2-small-res-jb", "blocks.6.hook_resid_pre")
-    assert_near(sae.encode(raw), theirs.encode(centred), 1e-4)
-    by_hand = (centred - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
-    assert_near(sae.encode(raw), by_hand.relu(), 1e-4)
-
-
-THRESHOLD, AVERAGE_NORM = 1.5, 3.2
-
-
-@pytest.fixture
-def llama_scope(hub: Path) -> dict[str, Tensor]:
-    """The weights of llama_scope_lxr_8x/l16r_8x as the Hub has them."""
-    folder = hub / "fnlp/Llama3_1-8B-Base-LXR-8x/Llama3_1-8B-Base-L16R-8x"
-    (folder / "checkpoints").mkdir(parents=True)
-    config = {
-        "d_model": D_MODEL, "d_sae": D_SAE, "jump_relu_threshold": THRESHOLD,
-        "dataset_average_activation_norm": {"in": AVERAGE_NORM},
-        "hook_point_in": "blocks.16.hook_resid_post",
-    }  # fmt: skip
-    (folder / "hyperparams.json").write_text(json.dumps(config))
-    weights = random_weights(
-        encoder_DOT_weight=(D_SAE, D_MODEL), encoder_DOT_bias=(D_SAE,),
-        decoder_DOT_weight=(D_MODEL, D_SAE), decoder_DOT_bias=(D_MODEL,),
-    )  # fmt: skip
-    save_file(weights, folder / "checkpoints" / "final.safetensors")
-    return weights
-
-
-def test_the_scaling_factor_of_a_llama_scope_sae_is_folded_in(
-    lens: Any, llama_scope: dict[str, Tensor], resid: Tensor
-) -> None:
-    sae = load_sae("llama_scope_lxr_8x/l16r_8x", model_id="meta-llama/Llama-3.1-8B")
-    directory = lens.loading.pretrained_saes_directory.get_pretrained_saes_directory()
-    factor = directory["llama_scope_lxr_8x"].norm_scaling_factor["l16r_8x"]
-    assert factor > 1.5
-    assert (sae.architecture, sae.normalize_activations) == ("jumprelu", "none")
-    assert (sae.hook_point, sae.centred) == (HookPoint(16), False)
-    assert_near(sae.weights["W_enc"], factor * llama_scope["encoder.weight"].T)
-    assert_near(sae.decoder_rows(torch.arange(D_SAE)), llama_scope["decoder.weight"].T / factor)
-    theirs = lens.SAE.from_pretrained("llama_scope_lxr_8x", "l16r_8x")
-    assert_near(sae.encode(resid), theirs.encode(resid))
-    hidden = factor * resid @ llama_scope["encoder.weight"].T + llama_scope["encoder.bias"]
-    threshold = THRESHOLD * D_MODEL**0.5 / AVERAGE_NORM
-    assert_near(sae.encode(resid), hidden * (hidden > threshold))
-
-
-@pytest.mark.usefixtures("llama_scope")
-def test_a_scaling_factor_that_sae_lens_does_not_know_is_an_error(
-    lens: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lens.saes.sae, "get_norm_scaling_factor", lambda *_: None)
-    message = "normalize_activations='expected_average_only_in' has not been folded"
-    with pytest.raises(SAEError, match=message):
-        load_sae("llama_scope_lxr_8x/l16r_8x", model_id="meta-llama/Llama-3.1-8B")
-
-
-@pytest.mark.usefixtures("hub")
-def test_a_release_that_is_nearly_right_is_answered_with_the_right_one() -> None:
-    message = (
-        "^'gpt2-smal-res-jb/blocks.6.hook_resid_pre' is neither a folder nor a RELEASE/SAE_ID of "
-        "sae-lens's registry; did you mean gpt2-small-res-jb"
-    )
-    with pytest.raises(SAEError, match=message):
-        load_sae("gpt2-smal-res-jb/blocks.6.hook_resid_pre", model_id="gpt2")
-
-
-@pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize("name", ["./no/such/folder", "!?", "bundle"])
-def test_what_is_nothing_at_all_is_said_to_be_neither(name: str) -> None:
-    with pytest.raises(SAEError, match="is neither a folder nor a RELEASE/SAE_ID"):
-        load_sae(name, model_id="gpt2")
-
-
-@pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [
-        ("blocks.6.hook_resid_pree", "blocks.6.hook_resid_pre, "),
-        ("", "blocks.0.hook_resid_pre, "),
-    ],
-)
-def test_an_sae_that_a_release_does_not_have_is_answered_with_those_it_has(name: str, near: str) -> None:
-    message = f"^release 'gpt2-small-res-jb' has no SAE '{name}'; it has {near}"
-    with pytest.raises(SAEError, match=message):
-        load_sae(f"gpt2-small-res-jb/{name}", model_id="gpt2")
-
-
-def test_a_failed_fetch_says_how_to_fetch_it_where_there_is_a_network(
-    lens: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offline(*_: Any, **__: Any) -> Any:
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(lens.loading.pretrained_sae_loaders, "hf_hub_download", offline)
-    message = (
-        r"^SAE 'gpt2-small-res-jb/blocks.6.hook_resid_pre' could not be fetched \(no route\); "
-        'where there is a network, run: python -c "from sae_lens import SAE; '
-        r"SAE.from_pretrained\('gpt2-small-res-jb', 'blocks.6.hook_resid_pre'\)\"$"
-    )
-    with pytest.raises(SAEError, match=message):
-        load_sae("gpt2-small-res-jb/blocks.6.hook_resid_pre", model_id="gpt2")
-
-
-# --- the bundled SAE ---------------------------------------------------------------------------
-
-
-def modules_after(code: str) -> tuple[str, set[str]]:
-    """The first line a new process writes, and the modules it has loaded in the end."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    first, modules = done.stdout.splitlines()
-    return first, set(modules.split())
-
-
-def test_the_bundled_sae_is_read_without_sae_lens() -> None:
-    shown = "sae.hook_point, sae.architecture, sae.k, sae.d_model, sae.d_sae, sae.sae_id"
-    first, modules = modules_after(
-        "from neurosteer_cli.saes.load import load_sae; "
-        f"sae = load_sae('bundled', model_id='smollm2'); print({shown})"
-    )
-    assert first == "blocks.20.hook_resid_post topk 32 576 4608 bundled"
-    assert "torch" in modules  # the list is not empty
-    assert not {"sae_lens", "transformer_lens", "transformers"} & modules
-
-
-def test_a_layer_without_a_bundled_sae_is_answered_with_those_that_have_one() -> None:
-    message = r"^no SAE is bundled with 'smollm2' for block 3; there is one for \[11, 14, 17, 20\]$"
-    with pytest.raises(SAEError, match=message):
-        load_sae("bundled", model_id="smollm2", layer=3)
-
-
-@pytest.mark.parametrize("layer", [11, 14, 17, 20])
-def test_each_bundled_sae_is_small_and_described(layer: int) -> None:
-    folder = sae_folder("bundled", model_id="smollm2", layer=layer)
-    assert folder is not None
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 11_000_000
-    sae = load_sae("bundled", model_id="smollm2", layer=layer)
-    assert (sae.hook_point, sae.architecture, sae.k, sae.d_sae) == (HookPoint(layer), "topk", 32, 4608)
-    torch.testing.assert_close(sae.decoder_norms, torch.ones(4608), rtol=2e-3, atol=0.0)
-    described = find(sae, "smollm2")
-    assert described is not None
-    assert described.about.hook_point == f"blocks.{layer}.hook_resid_post"
-    assert sum(not latent.contexts for latent in described.latents) < 46  # 1 %
-    contexts = [context for latent in described.latents for context in latent.contexts]
-    assert max(len(f"{one.before}{one.token}{one.after}".split()) for one in contexts) < 9  # fragments
-
-
-def test_a_push_is_spread_over_the_last_three_blocks_of_a_family(tmp_path: Path) -> None:
-    assert default_layers("bundled", model_id="smollm2", spread=True) == [14, 17, 20]
-    assert default_layers("bundled", model_id="smollm2", spread=False) == [20]
-    assert default_layers("release/sae", model_id="smollm2", spread=True) == [None]
-    for layer in (3, 7):
-        save_tiny_sae(tmp_path / f"blocks.{layer}.hook_resid_post")
-    assert default_layers(str(tmp_path), model_id="smollm2", spread=True) == [3, 7]
-    single = str(tmp_path / "blocks.3.hook_resid_post")
-    assert default_layers(single, model_id="smollm2", spread=True) == [None]
-
-
-@pytest.mark.parametrize("model", ["gpt2", "openai-community/gpt2", "", "."])
-def test_a_model_without_a_bundled_sae_is_told_what_else_there_is(model: str) -> None:
-    message = (
-        f"^no SAE is bundled for model '{model}': give --sae FOLDER or --sae RELEASE/SAE_ID, "
-        r"or a method that needs none \(--method diffmean\)$"
-    )
-    with pytest.raises(SAEError, match=message):
-        load_sae("bundled", model_id=model)

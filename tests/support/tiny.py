@@ -43,10 +43,12 @@ CONFIGS: dict[str, Any] = {
 FAMILIES = tuple(CONFIGS)
 
 
-def tiny_model(family: str, seed: int = 0) -> Any:
+def tiny_model(family: str, seed: int = 0, n_layers: int = N_LAYERS) -> Any:
     """A randomly initialised causal language model in float32, its weights large enough to matter."""
     torch.manual_seed(seed)
     config = CONFIGS[family]()
+    if n_layers != N_LAYERS:  # not for a family whose configuration has an entry a layer
+        config.num_hidden_layers = n_layers
     config.bos_token_id, config.eos_token_id, config.pad_token_id = 256, 257, 257
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
@@ -74,10 +76,16 @@ def tiny_tokenizer(*, bos: bool = False, chat: bool = True) -> PreTrainedTokeniz
 
 
 def save_tiny(
-    folder: Path, family: str = "llama", *, seed: int = 0, bos: bool = False, chat: bool = True
+    folder: Path,
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    n_layers: int = N_LAYERS,
+    bos: bool = False,
+    chat: bool = True,
 ) -> Path:
     """Write a checkpoint folder with a tiny model and tokenizer."""
-    tiny_model(family, seed).save_pretrained(folder)
+    tiny_model(family, seed, n_layers).save_pretrained(folder)
     tiny_tokenizer(bos=bos, chat=chat).save_pretrained(folder)
     return folder
 

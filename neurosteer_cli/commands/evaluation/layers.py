@@ -165,9 +165,7 @@ def _bundled(engine: "Engine", points: "Sequence[HookPoint]") -> "dict[HookPoint
 
     bundled = bundled_layers(engine.model_id)
     layers = [point.layer for point in points if point.layer in bundled]
-    return open_saes(
-        find_saes(BUNDLED, model_id=engine.model_id, layers=layers), engine, warn=console.warn
-    )
+    return open_saes(find_saes(BUNDLED, model_id=engine.model_id, layers=layers), engine, warn=console.warn)
 
 
 def _show(found: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> None:

@@ -53,16 +53,16 @@ def describe(
     n_tokens = parse_count(tokens, "--tokens")
     files = corpus_files(corpus)
     saes = load_family(sae, model, layers)
-    targets = [file_for(one, sae, model) for one in saes]
+    targets = [file_for(one, sae, model) for one in saes.values()]
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
         check_target(target)
     if report is not None:
         check_target(report)
-    engine, fitted = load_engine(model, saes, dtype, device, whole=False, head=True)
+    engine, fitted = load_engine(model, saes, dtype, device, n_blocks=max(saes).layer + 1, head=True)
     with console.progress("reading", n_tokens) as advance:
         found = describe_latents(
-            engine, fitted, token_sequences(engine, files, CONTEXT), n_tokens=n_tokens, n_contexts=contexts,
+            engine, list(fitted.values()), token_sequences(engine, files, CONTEXT), n_tokens=n_tokens, n_contexts=contexts,
             before=before, after=after, n_tokens_shown=shown, advance=advance,
         )  # fmt: skip
     for target, one in zip(targets, found, strict=True):

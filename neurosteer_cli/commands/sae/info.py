@@ -11,6 +11,7 @@ from ..shared.options import SAE, Device, Dtype, Json, Model, OfLayers, parse_co
 
 if TYPE_CHECKING:
     from ...data.corpus import Part
+    from ...models.hooks import HookPoint
     from ...saes.quality import Measured
     from ...saes.sae import SparseAutoencoder
 
@@ -54,10 +55,10 @@ def info(
     if json:
         from ...data.records import write_record
 
-        for number, one in enumerate(saes):
+        for number, one in enumerate(saes.values()):
             write_record({**_facts(one, model), **(_figures(measured[number]) if measured else {})})
         return
-    for number, one in enumerate(saes):
+    for number, one in enumerate(saes.values()):
         if number:
             typer.echo()
         for key, value in _facts(one, model).items():
@@ -69,16 +70,17 @@ def info(
 
 
 def _measure(
-    saes: "list[SparseAutoencoder]", files: "list[Part]", model: str, n_tokens: int, n_loss: int, dtype: str,
-    device: str,
+    saes: "dict[HookPoint, SparseAutoencoder]", files: "list[Part]", model: str, n_tokens: int, n_loss: int,
+    dtype: str, device: str,
 ) -> "list[Measured]":  # fmt: skip
     from ...saes.quality import tally
     from .common import load_engine, token_sequences
 
-    engine, fitted = load_engine(model, saes, dtype, device, whole=n_loss > 0, head=n_loss > 0)
+    n_blocks = None if n_loss else max(saes).layer + 1
+    engine, fitted = load_engine(model, saes, dtype, device, n_blocks=n_blocks, head=n_loss > 0)
     with console.progress("measuring", n_tokens) as advance:
         found = tally(
-            engine, fitted, token_sequences(engine, files, CONTEXT),
+            engine, list(fitted.values()), token_sequences(engine, files, CONTEXT),
             n_tokens=n_tokens, n_loss_tokens=n_loss, advance=advance,
         )  # fmt: skip
     if found[0].n == 0:

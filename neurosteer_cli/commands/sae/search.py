@@ -36,15 +36,15 @@ def search(
     model = model or DEFAULT_MODEL
     saes = load_family(sae, model, layers)
     described = []
-    for one in saes:
+    for one in saes.values():
         found = find(one, model)
         if found is None:
             raise SAEError(
                 f"SAE {one.sae_id!r} has no descriptions; run `neurosteer sae describe {sae} CORPUS` first"
             )
         described.append(found)
-    engine, fitted = load_engine(model, saes, dtype, device, whole=False, head=False)
-    for one, descriptions in zip(fitted, described, strict=True):
+    engine, fitted = load_engine(model, saes, dtype, device, n_blocks=max(saes).layer + 1, head=False)
+    for one, descriptions in zip(fitted.values(), described, strict=True):
         hits = search_latents(engine, one, descriptions, query, n)
         if json:
             from ...data.records import write_record

@@ -73,9 +73,9 @@ def train(
     parts = corpus_files(corpus)
     _check_folder(out, points, resume=resume)
     model = model or DEFAULT_MODEL
-    starting = _load_init(init, model, architecture, d_sae, points)
+    found = _find_init(init, model, architecture, d_sae, points)
     with checked(parts) as readable:
-        engine = _load_engine(model, points, starting, context, dtype, device)
+        engine, starting = _load_engine(model, points, found, context, dtype, device)
         settings = TrainingConfig(
             model_id=engine.model_id,
             points=tuple(map(str, points)),
@@ -157,14 +157,14 @@ def _check_folder(out: Path, points: "list[HookPoint]", *, resume: bool) -> None
         raise InputError(f"-o {out}: cannot write there ({error.strerror})") from error
 
 
-def _load_init(
+def _find_init(
     init: str | None, model: str, architecture: str, d_sae: int, points: "list[HookPoint]"
-) -> "dict[HookPoint, SparseAutoencoder] | None":
+) -> "dict[HookPoint, SparseAutoencoder]":
     """What each hook point starts from: of a family, the SAE of its block or of the nearest one."""
     from ...saes.load import load_sae, sae_layers
 
     if init is None:
-        return None
+        return {}
     if architecture == "jumprelu":
         raise InputError("--init: not with --architecture jumprelu, which needs thresholds as well")
     family = sae_layers(init, model_id=model)
@@ -180,40 +180,39 @@ def _load_init(
 def _load_engine(
     model: str,
     points: "list[HookPoint]",
-    init: "dict[HookPoint, SparseAutoencoder] | None",
+    init: "dict[HookPoint, SparseAutoencoder]",
     context: int,
     dtype: str,
     device: str,
-) -> "Engine":
+) -> "tuple[Engine, dict[HookPoint, SparseAutoencoder]]":
     """Load the blocks that are needed, and hold the options against the model."""
-    from ...models.engine import Engine
     from ...models.load import read_config
     from ...models.resolve import resolve
     from ...models.shape import shape_of
+    from ...saes.load import load_engine_for
 
     shape = shape_of(read_config(resolve(model, console.note)))
-    sources = list(init.values()) if init else []
-    needed = [*points, *(one.hook_point for one in sources)]
+    needed = [*points, *(sae.hook_point for sae in init.values())]
     for point in needed:
         point.check(shape.n_layers)
-    for one in sources:
-        if one.d_model != shape.d_model:
+    for sae in init.values():
+        if sae.d_model != shape.d_model:
             raise InputError(
-                f"--init: SAE {one.sae_id!r} has d_model={one.d_model}, model {model!r} has {shape.d_model}; "
+                f"--init: SAE {sae.sae_id!r} has d_model={sae.d_model}, model {model!r} has {shape.d_model}; "
                 "choose an SAE of this model"
             )
-    n_blocks = max(point.layer for point in needed) + 1
-    engine = Engine.load(model, n_blocks=n_blocks, head=False, dtype=dtype, device=device, say=console.note)
+    engine, starting = load_engine_for(
+        init, model, n_blocks=max(needed).layer + 1, dtype=dtype, device=device,
+        say=console.note, warn=console.warn,
+    )  # fmt: skip
     if context > engine.max_tokens:
         raise InputError(f"--context {context}: the model reads at most {engine.max_tokens} tokens")
-    return engine
+    return engine, starting
 
 
-def _init_hash(init: "dict[HookPoint, SparseAutoencoder] | None") -> str | None:
+def _init_hash(init: "dict[HookPoint, SparseAutoencoder]") -> str | None:
     """What tells one start from another: the hashes of the SAEs."""
-    if init is None:
-        return None
-    return ",".join(dict.fromkeys(one.sha256 for one in init.values()))
+    return ",".join(dict.fromkeys(sae.sha256 for sae in init.values())) or None
 
 
 def _say_cost(settings: "TrainingConfig", engine: "Engine") -> None:
@@ -232,7 +231,7 @@ def _run(
     engine: "Engine",
     corpus: "list[Part]",
     out: Path,
-    init: "dict[HookPoint, SparseAutoencoder] | None",
+    init: "dict[HookPoint, SparseAutoencoder]",
     checkpoint_every: int,
     save_as: str,
 ) -> "list[Trained]":

@@ -20,9 +20,9 @@ from ...errors import InputError, OutputError
 from ...files import replace_file
 from ...models.engine import Engine, Tokens
 from ...models.hooks import HookPoint
+from ...models.residuals import usual
 
 SEQUENCES_PER_GROUP = 32  # at most: run, written and noted down together
-OUTLIER = 5.0  # times the median norm: left out
 BYTES_PER_NUMBER = 2
 
 
@@ -159,8 +159,7 @@ class Harvest:
 
 def _usual(resid: Tensor, medians: Sequence[float]) -> Tensor:
     """Which tokens [n] have no outlying norm at any hook point."""
-    usual: Tensor = (resid.norm(dim=-1) < OUTLIER * torch.tensor(medians)).all(dim=-1)
-    return usual
+    return usual(resid, torch.tensor(medians)).all(dim=-1)
 
 
 def _group(sequences: Iterator[Tokens], n_rows: int) -> list[Tokens]:

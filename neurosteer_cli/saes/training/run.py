@@ -55,7 +55,8 @@ class Training:
 
         Args:
             corpus: read more than once.
-            init: the SAE that each hook point starts from, its own or another's; else from noise.
+            init: the SAE that each hook point starts from, its own or another's, on the engine's device;
+                else from noise.
             checkpoint_steps: steps between checkpoints.
             dtype: of the saved weights.
             tell: told how far it has come.
@@ -185,7 +186,7 @@ class Training:
             else:
                 rows = sample[:, number].to(self.engine.device)
                 apprentice = LayerTrainer(recipe, rows.mean(0))
-                if self.init is not None:
+                if self.init:
                     apprentice.start_from(self._transferred(number, rows))
             self.apprentices.append(apprentice)
 
@@ -197,9 +198,7 @@ class Training:
         """The weights a hook point starts from, for its activations, rows [n, d_model], in training units."""
         assert self.init is not None
         point, scale = self.points[number], self.harvest.place.scales[number]
-        sae = self.init[point].for_model(
-            device=self.engine.device, uses_layer_norm=self.engine.uses_layer_norm
-        )
+        sae = self.init[point]
         target = Moments.of(rows / scale)
         source = target if sae.hook_point == point else self._moments(sae.hook_point)
         weights = transferred(sae, source, target)

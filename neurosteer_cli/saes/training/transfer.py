@@ -15,10 +15,10 @@ from torch import Tensor
 from ...errors import SAEError
 from ...models.engine import Engine, Tokens
 from ...models.hooks import HookPoint
+from ...models.residuals import usual
 from ..sae import SparseAutoencoder
 
 N_SEQUENCES = 32
-OUTLIER = 5.0  # times the median norm
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Moments:
         """Of residuals at a hook point, over the first sequences, outliers left out."""
         found = engine.residuals(list(islice(sequences, N_SEQUENCES)), [point])
         resid = torch.cat([batch.resid[point] for batch in found])
-        norms = resid.norm(dim=-1)
-        return cls.of(resid[norms < OUTLIER * norms.median()])
+        return cls.of(resid[usual(resid, resid.norm(dim=-1).median())])
 
 
 def transferred(sae: SparseAutoencoder, source: Moments, target: Moments) -> dict[str, Tensor]:

@@ -362,6 +362,15 @@ def test_layers_draws_and_writes_a_page(tmp_path: Path) -> None:
     assert [line.split()[0] for line in result.stdout.splitlines()[-5:] if line.strip()] == list("0123")
 
 
+def test_a_model_of_another_width_named_like_a_bundled_one_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "smollm2", n_layers=12)
+    said = refused("layers", "up.jsonl", "down.jsonl", "--model", str(folder), "--layers", "11", code=1)
+    assert said == (
+        "error: SAE 'bundled' has d_model=576 and was trained on 'SmolLM2-135M-Instruct'; "
+        f"model '{folder}' has d_model=16: choose the SAE of this model"
+    )
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 

@@ -11,8 +11,8 @@ from support.tiny import D_MODEL
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.models.engine import Engine, Tokens
 from neurosteer_cli.models.hooks import HookPoint
-from neurosteer_cli.models.residuals import packed
-from neurosteer_cli.saes.training.activations import OUTLIER, Harvest, ReadingState
+from neurosteer_cli.models.residuals import OUTLIER, packed
+from neurosteer_cli.saes.training.activations import Harvest, ReadingState
 
 POINTS = [HookPoint(1), HookPoint(3)]
 
