@@ -1,17 +1,22 @@
-"""Documents packed into token sequences, and the median norm of the residuals read from them.
+"""Residuals of many texts: packed into sequences, read in groups, their median norm and its outliers.
 
 Knows the engine's tokenizer and residuals; knows nothing of SAEs. Memory does not grow with the texts.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from .engine import Engine, Tokens
+from ..data.records import Passage
+from ..errors import InputError
+from .engine import Engine, ResidualBatch, Tokens
+from .hooks import HookPoint
 
 DOCUMENTS_AT_ONCE = 256  # tokenized together
+TEXTS_AT_ONCE = 512  # sorted by length together
+OUTLIER = 5.0  # times the median norm
 
 
 def packed(engine: Engine, documents: Iterable[str], context: int) -> Iterator[Tokens]:
@@ -44,6 +49,29 @@ def _sequence(ids: list[int], special: set[int]) -> Tokens:
     return Tokens(ids, counts)
 
 
+def read(
+    engine: Engine,
+    sequences: Iterable[Tokens],
+    points: Sequence[HookPoint],
+    wanted: Callable[[], bool] = lambda: True,
+    group: int = TEXTS_AT_ONCE,
+) -> Iterator[ResidualBatch]:
+    """Yield residuals of token sequences, `group` of them run together, while more is `wanted`."""
+    stream = iter(sequences)
+    while wanted() and (together := list(islice(stream, group))):
+        yield from engine.residuals(together, points)
+
+
+def usual(resid: Tensor, median: float | Tensor) -> Tensor:
+    """Which residuals [..., d_model] are no outliers in norm, bool [...]; `median` may be one a hook point.
+
+    Some tokens besides the first have residuals many times as long as all others; they would own
+    every mean and every SAE's loss.
+    """
+    kept: Tensor = resid.norm(dim=-1) < OUTLIER * median
+    return kept
+
+
 class MedianNorm:
     """The median of many norms, to 0.1 %, from a histogram of their logarithms."""
 
@@ -63,3 +91,39 @@ class MedianNorm:
         cumulated = self._counts.cumsum(0)
         middle = int(torch.searchsorted(cumulated, (cumulated[-1] + 1) // 2))
         return float(torch.tensor(self.LOW + (middle + 0.5) * self.STEP, dtype=torch.float64).exp())
+
+
+def median_norms(
+    engine: Engine,
+    points: Sequence[HookPoint],
+    texts: Iterable[Passage],
+    name: str,
+    advance: Callable[[int], None] = lambda _n: None,
+) -> dict[HookPoint, float]:
+    """The median residual norm at each hook point over the tokens that count, in raw units.
+
+    Args:
+        name: what errors call the texts.
+        advance: told how many texts have been read.
+
+    Raises:
+        InputError: no text has a second token, and the first of a text does not count.
+    """
+
+    def tokenized() -> Iterator[Tokens]:
+        for passage in texts:
+            tokens = engine.tokenize(passage)
+            if not any(tokens.counts):
+                advance(1)  # it will be in no batch
+            yield tokens
+
+    norms = {point: MedianNorm() for point in points}
+    n_tokens = 0
+    for batch in read(engine, tokenized(), points):
+        n_tokens += len(batch.places)
+        advance(len(batch.texts))
+        for point, resid in batch.resid.items():
+            norms[point].add(resid)
+    if not n_tokens:
+        raise InputError(f"{name}: every text is a single token; nothing to measure the residual on")
+    return {point: norm.median for point, norm in norms.items()}

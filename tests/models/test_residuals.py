@@ -1,11 +1,16 @@
 """Running statistics over residuals, against the same taken over everything at once."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from neurosteer_cli.models.residuals import MedianNorm
+from neurosteer_cli.data.records import Passage
+from neurosteer_cli.errors import InputError
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.models.residuals import TEXTS_AT_ONCE, MedianNorm, median_norms, packed, read, usual
 from neurosteer_cli.vectors.statistics import MeanStats, PairStats, text_means
 
 
@@ -96,6 +101,73 @@ def test_norms_beyond_the_histogram_are_counted_at_its_ends() -> None:
     norms = MedianNorm()
     norms.add(torch.tensor([[0.0], [0.0], [5.0], [1e30], [1e30]]))
     assert norms.median == pytest.approx(5.0, rel=1e-3)
+
+
+# --- outliers ----------------------------------------------------------------------------------
+
+
+def test_an_outlier_is_five_times_as_long_as_the_median() -> None:
+    resid = torch.tensor([[3.0, 4.0], [0.0, 24.9], [0.0, 25.0], [0.0, -40.0]])
+    assert usual(resid, 5.0).tolist() == [True, True, False, False]
+
+
+def test_each_hook_point_has_a_median_of_its_own() -> None:
+    resid = torch.tensor([[[4.9], [4.9]], [[0.1], [99.0]]])  # [n, n_points, d_model]
+    assert usual(resid, torch.tensor([1.0, 0.5])).tolist() == [[True, False], [True, False]]
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+POINTS = [HookPoint(1), HookPoint(2)]
+
+
+def test_sequences_are_read_in_groups_while_more_is_wanted(engine: Engine) -> None:
+    sequences = list(packed(engine, [f"some document, number {n}" for n in range(20)], 16))
+    stream, n_tokens = iter(sequences), [0]
+    for batch in read(engine, stream, POINTS, lambda: sum(n_tokens) < 40, group=2):
+        n_tokens.append(len(batch.places))
+    assert sum(n_tokens) == sum(sum(tokens.counts) for tokens in sequences[:4])  # at most 15 each
+    assert list(stream) == sequences[4:]
+
+
+def test_all_that_is_read_are_the_engines_residuals(engine: Engine) -> None:
+    sequences = list(packed(engine, [f"some document, number {n}" for n in range(20)], 16))
+    found = list(read(engine, sequences, POINTS))
+    for batch, expected in zip(found, engine.residuals(sequences, POINTS), strict=True):
+        assert all(torch.equal(batch.resid[point], expected.resid[point]) for point in POINTS)
+
+
+def test_the_norm_is_the_median_over_the_tokens_that_count(engine: Engine) -> None:
+    texts = [Passage("here", "some words"), Passage("here", "x"), Passage("here", "and a longer text")]
+    seen: list[int] = []
+    found = median_norms(engine, POINTS, texts, "texts", seen.append)
+    assert sum(seen) == 3
+    for point in POINTS:
+        norms: list[float] = []
+        for text in texts:
+            ids = torch.tensor([engine.tokenize(text).ids])
+            hidden = engine.model(ids, output_hidden_states=True).hidden_states
+            norms += hidden[point.layer + 1][0, 1:].norm(dim=-1).tolist()
+        assert found[point] == pytest.approx(sorted(norms)[(len(norms) - 1) // 2], rel=1e-3)
+
+
+def test_many_texts_are_read_a_group_at_a_time(engine: Engine) -> None:
+    n_drawn, seen = 0, []
+
+    def texts() -> Iterator[Passage]:
+        nonlocal n_drawn
+        for n_drawn in range(1, TEXTS_AT_ONCE + 3):  # noqa: B007
+            yield Passage("here", "ab")
+
+    median_norms(engine, POINTS, texts(), "texts", lambda n: seen.append((n_drawn, n)))
+    assert sum(n for _, n in seen) == TEXTS_AT_ONCE + 2
+    assert sum(n for drawn, n in seen if drawn == TEXTS_AT_ONCE) == TEXTS_AT_ONCE
+
+
+def test_texts_of_a_single_token_are_refused(engine: Engine) -> None:
+    texts = [Passage("letters:1", "a"), Passage("letters:2", "b")]
+    with pytest.raises(InputError, match="^letters: every text is a single token; nothing to measure the"):
+        median_norms(engine, POINTS, texts, "letters")
 
 
 # --- pairs -------------------------------------------------------------------------------------
