@@ -1,13 +1,11 @@
 """neurosteer combine: the weighted sum of vectors."""
 
-from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .. import __version__
 from ..errors import InputError
 from .shared import console
 
@@ -26,17 +24,15 @@ def combine(
     Example: neurosteer combine polite.st:1 happy.st:0.5 -o warm.st
     """
     from ..files import check_target
+    from ..vectors.combine import Part, cosine
     from ..vectors.combine import combine as sum_vectors
-    from ..vectors.combine import cosine
     from ..vectors.vector import SteeringVector, file_sha256
 
     check_target(out)
     named = [_split(part) for part in parts]
     loaded = [(path, SteeringVector.load(path), weight) for path, weight in named]
     result = sum_vectors(
-        [(str(path), vector, weight, file_sha256(path)) for path, vector, weight in loaded],
-        program_version=__version__,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        [Part(str(path), vector, weight, file_sha256(path)) for path, vector, weight in loaded]
     )
     result.save(out)
     for (left, one, _), (right, other, _) in combinations(loaded, 2):

@@ -1,6 +1,5 @@
 """neurosteer export: a vector as llama.cpp's control vector, or baked into a checkpoint."""
 
-from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,7 +94,7 @@ def _to_model(path: Path, out: Path, alpha: float, model: str | None) -> None:
         "model": name,
         "program_version": __version__,
         "vector": path.name,
-        "vector_metadata": asdict(vector.metadata),
+        "vector_metadata": vector.metadata.model_dump(),
         "vector_sha256": file_sha256(path),
     }
     bake(folder, config, vector.after_blocks(alpha), out, model_id=name, note=note)

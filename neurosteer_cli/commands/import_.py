@@ -1,12 +1,10 @@
 """neurosteer import: a control vector (GGUF) of another program as a vector file."""
 
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import __version__
 from ..errors import IncompatibleVectorError, InputError
 from .shared import console
 from .shared.options import Device, Dtype, Model
@@ -103,9 +101,10 @@ def _adopt(
     """Measure the residual norm and write the file's directions in our unit."""
     from ..models.engine import Engine
     from ..models.load import read_config
+    from ..models.residuals import median_norms
     from ..models.resolve import DEFAULT_MODEL, resolve
     from ..models.shape import shape_of
-    from ..vectors.adopt import NEUTRAL_TEXTS, adopt, median_norms, passages
+    from ..vectors.adopt import NEUTRAL_TEXTS, adopt, passages
     from ..vectors.vector import file_sha256
 
     model, dtype, device = loading
@@ -120,16 +119,14 @@ def _adopt(
     engine = Engine.load(name, n_blocks=n_blocks, head=False, dtype=dtype, device=device, say=console.note)
     with console.progress("measuring", len(known)) as advance:
         norms = median_norms(engine, points, known, texts or "the neutral texts", advance)
-    facts: dict[str, Any] = {"file": file.name, "sha256": file_sha256(file), "texts": texts or "neutral"}
+    provenance: dict[str, Any] = {"file": file.name, "sha256": file_sha256(file), "texts": texts or "neutral"}
     vector, scale = adopt(
         control,
         points,
         norms,
         engine=engine,
         origin=origin,
-        facts=facts,
-        program_version=__version__,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        provenance=provenance,
     )
     vector.save(out)
     console.note(

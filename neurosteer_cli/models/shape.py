@@ -3,13 +3,15 @@
 Knows four numbers of a configuration; knows nothing of weights.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
 
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
+
+class ModelShape(BaseModel):
     """What a model must share with a vector's for the vector to mean something there."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
 
     architecture: str  # e.g. "LlamaForCausalLM"
     d_model: int

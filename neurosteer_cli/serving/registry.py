@@ -10,11 +10,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..models.shape import ModelShape
-from ..vectors.vector import SteeringVector
+from ..vectors.vector import DEFAULT_ALPHA, MAX_REQUEST_ALPHA, SteeringVector
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-MAX_ALPHA = 1000.0  # percent of the median residual norm: ten times its length
-DEFAULT_ALPHA = 8.0
 
 
 class UnknownVectorError(InputError):
@@ -69,9 +67,10 @@ class Catalogue:
             self[name]
             if name in found:
                 raise InputError(f"vector {name!r} is named twice; give it one alpha")
-            if not math.isfinite(alpha) or abs(alpha) > MAX_ALPHA:
+            if not math.isfinite(alpha) or abs(alpha) > MAX_REQUEST_ALPHA:
                 raise InputError(
-                    f"alpha of {name!r} must be a number from -{MAX_ALPHA:g} to {MAX_ALPHA:g}, got {alpha:g}"
+                    f"alpha of {name!r} must be a number from -{MAX_REQUEST_ALPHA:g} "
+                    f"to {MAX_REQUEST_ALPHA:g}, got {alpha:g}"
                 )
             found[name] = alpha
         return found

@@ -3,24 +3,19 @@
 Knows the engine, control-vector files and the unit of alpha; knows nothing of the terminal.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data.records import Passage, as_passage, read_records
-from ..errors import InputError, VectorFileError
+from ..errors import VectorFileError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..models.residuals import MedianNorm
 from .gguf import ControlVector
-from .metadata import FORMAT_VERSION, PointMetadata, VectorMetadata
-from .vector import SteeringVector
+from .metadata import PointMetadata, VectorMetadata
+from .vector import NO_TEXTS, SteeringVector, unit_scale
 
 NEUTRAL_TEXTS = Path(__file__).parents[1] / "data" / "neutral.txt"
-CHUNK = 512  # texts that are sorted by length together
 
 
 def passages(source: str) -> Iterator[Passage]:
@@ -32,36 +27,6 @@ def passages(source: str) -> Iterator[Passage]:
     return map(as_passage, read_records(source))
 
 
-def median_norms(
-    engine: Engine,
-    points: Sequence[HookPoint],
-    texts: Iterable[Passage],
-    name: str,
-    advance: Callable[[int], None] = lambda _n: None,
-) -> dict[HookPoint, float]:
-    """The median residual norm at each hook point over the tokens `fit` would count, raw units.
-
-    Args:
-        name: what errors call the texts.
-        advance: told how many texts have been read.
-
-    Raises:
-        InputError: no text has a second token, and the first of a text does not count.
-    """
-    norms = {point: MedianNorm() for point in points}
-    n_tokens = 0
-    waiting = iter(texts)
-    while chunk := list(islice(waiting, CHUNK)):
-        for batch in engine.residuals([engine.tokenize(passage) for passage in chunk], points):
-            n_tokens += len(batch.places)
-            for point in points:
-                norms[point].add(batch.resid[point])
-        advance(len(chunk))
-    if not n_tokens:
-        raise InputError(f"{name}: every text is a single token; nothing to measure the residual on")
-    return {point: norm.median for point, norm in norms.items()}
-
-
 def adopt(
     control: ControlVector,
     points: Sequence[HookPoint],
@@ -69,16 +34,14 @@ def adopt(
     *,
     engine: Engine,
     origin: str,
-    facts: dict[str, Any],
-    program_version: str,
-    created: str,
+    provenance: dict[str, Any],
 ) -> tuple[SteeringVector, float]:
     """A file's directions as one vector in our unit; their lengths relative to each other are kept.
 
     Args:
         points: where to steer: all that the file has, or some of them.
         norms: the median residual norm at each.
-        facts: what else is to be recorded as parameters.
+        provenance: what else is to be recorded as parameters.
 
     Returns:
         the vector, whose alpha 1 pushes by 1 % of the median residual norm, all points together, and
@@ -87,27 +50,17 @@ def adopt(
     Raises:
         VectorFileError: all directions are zero.
     """
-    directions = control.at_points(origin, str(facts["file"]))
-    dose = sum(float(directions[point].norm()) / norms[point] for point in points)
-    if dose == 0:
-        raise VectorFileError(f"{facts['file']}: its directions are zero: nothing would be steered")
-    scale = 0.01 / dose
-    metadata = VectorMetadata(
-        format_version=FORMAT_VERSION,
-        program_version=program_version,
-        created=created,
-        model_id=engine.model_id,
-        model_shape=engine.shape,
-        method="import",
-        parameters={"gguf_origin": origin, "scale": scale, "model_hint": control.model_hint, **facts},
-        positive=None,
-        negative=None,
-        points={
-            str(point): PointMetadata(resid_norm=norms[point], shift_norm=None, auroc=None, sae=None)
-            for point in points
-        },
-        parents=[],
-        calibration=None,
+    found = control.at_points(origin, str(provenance["file"]))
+    directions = {point: found[point] for point in points}
+    if not any(direction.any() for direction in directions.values()):
+        raise VectorFileError(f"{provenance['file']}: its directions are zero: nothing would be steered")
+    scale = unit_scale(directions, norms)
+    metadata = VectorMetadata.new(
+        engine.model_id,
+        engine.shape,
+        "import",
+        {str(point): PointMetadata.without_texts(norms[point]) for point in points},
+        parameters={"gguf_origin": origin, "scale": scale, "model_hint": control.model_hint, **provenance},
     )
-    pushes = {point: scale * directions[point] for point in points}
-    return SteeringVector(metadata, pushes, {}, torch.empty(0, dtype=torch.int64)), scale
+    pushes = {point: scale * direction for point, direction in directions.items()}
+    return SteeringVector(metadata, pushes, {}, NO_TEXTS), scale

@@ -4,43 +4,71 @@ Knows vectors; knows nothing of files or models.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import IncompatibleVectorError, InputError
 from ..models.hooks import HookPoint
-from .metadata import FORMAT_VERSION, PointMetadata, VectorMetadata
-from .vector import SteeringVector
+from .metadata import PointMetadata, VectorMetadata
+from .vector import SteeringVector, mean_norms, total_pushes
 
 
-def combine(
-    parts: Sequence[tuple[str, SteeringVector, float, str]], *, program_version: str, created: str
-) -> SteeringVector:
+class Part(NamedTuple):
+    """A vector of a sum."""
+
+    name: str  # what errors and the sum's metadata call it
+    vector: SteeringVector
+    weight: float
+    sha256: str = ""  # of its file; none of a vector that was not saved
+
+
+def combine(parts: Sequence[Part | tuple[str, SteeringVector, float]]) -> SteeringVector:
     """The weighted sum of vectors, hook point by hook point; nothing is rescaled.
 
+        warm = combine([("polite", polite, 1.0), ("happy", happy, 0.5)])
+
+    Vectors at different hook points join; where parents measured different residual norms, the sum
+    has their mean.
+
     Args:
-        parts: (name, vector, weight, sha256 of its file) each.
+        parts: (name, vector, weight) each; the metadata of the sum names them as its parents.
 
     Raises:
-        InputError: no part, or a weight that is not finite or 0.
+        InputError: no part, a weight that is not finite or 0, or a sum that is zero or not finite.
         IncompatibleVectorError: the vectors belong to models of different shape.
     """
+    terms = [Part(*part) for part in parts]
+    _check_weights(terms)
+    vectors = [term.vector for term in terms]
+    check_same_model([(term.name, term.vector) for term in terms])
+    pushes = dict(sorted(total_pushes(vectors, [term.weight for term in terms]).items()))
+    _check_sum(pushes)
+    metadata = VectorMetadata.new(
+        vectors[0].metadata.model_id,
+        vectors[0].metadata.model_shape,
+        "combine",
+        {str(point): PointMetadata.without_texts(norm) for point, norm in mean_norms(vectors).items()},
+        parents=[
+            {"name": name, "weight": weight, "sha256": sha256, "metadata": vector.metadata.model_dump()}
+            for name, vector, weight, sha256 in terms
+        ],
+    )
+    hashes = torch.cat([vector.text_hashes for vector in vectors]).unique()  # type: ignore[no-untyped-call]
+    return SteeringVector(metadata, pushes, {}, hashes)
+
+
+def _check_weights(parts: Sequence[Part]) -> None:
     if not parts:
         raise InputError("nothing to combine: give one or more vector files, each with :WEIGHT")
-    first_name, first = parts[0][:2]
-    for name, vector, weight, _ in parts:
-        if not math.isfinite(weight) or weight == 0:
-            raise InputError(f"{name}: weight must be a finite number other than 0, got {weight}")
-        check_same_model([(first_name, first), (name, vector)])
-    pushes: dict[HookPoint, Tensor] = {}
-    facts: dict[str, list[PointMetadata]] = {}
-    for _, vector, weight, _ in parts:
-        for point, push in vector.pushes.items():
-            pushes[point] = pushes.get(point, torch.zeros_like(push)) + weight * push
-            facts.setdefault(str(point), []).append(vector.metadata.points[str(point)])
+    for part in parts:
+        if not math.isfinite(part.weight) or part.weight == 0:
+            raise InputError(f"{part.name}: weight must be a finite number other than 0, got {part.weight}")
+
+
+def _check_sum(pushes: Mapping[HookPoint, Tensor]) -> None:
     for point, push in pushes.items():
         if not bool(torch.isfinite(push).all()):
             raise InputError(
@@ -48,25 +76,6 @@ def combine(
             )
         if not push.any():
             raise InputError(f"the weighted sum at {point} is zero: nothing would be steered")
-    metadata = VectorMetadata(
-        format_version=FORMAT_VERSION,
-        program_version=program_version,
-        created=created,
-        model_id=first.metadata.model_id,
-        model_shape=first.metadata.model_shape,
-        method="combine",
-        parameters={},
-        positive=None,
-        negative=None,
-        points={point: _merged(several) for point, several in facts.items()},
-        parents=[
-            {"name": name, "weight": weight, "sha256": sha256, "metadata": asdict(vector.metadata)}
-            for name, vector, weight, sha256 in parts
-        ],
-        calibration=None,
-    )
-    hashes = torch.cat([vector.text_hashes for _, vector, _, _ in parts]).unique()  # type: ignore[no-untyped-call]
-    return SteeringVector(metadata, dict(sorted(pushes.items())), {}, hashes)
 
 
 def check_same_model(named: Sequence[tuple[str, SteeringVector]]) -> None:
@@ -85,12 +94,6 @@ def check_same_model(named: Sequence[tuple[str, SteeringVector]]) -> None:
                 f"{first_name} on {own.model_id!r} ({own.model_shape}): "
                 "only vectors of one model can be summed"
             )
-
-
-def _merged(several: list[PointMetadata]) -> PointMetadata:
-    """The facts of a sum: each parent measured the residual norm on its own texts."""
-    resid_norm = sum(facts.resid_norm for facts in several) / len(several)
-    return PointMetadata(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=None)
 
 
 def cosine(left: SteeringVector, right: SteeringVector) -> float | None:

@@ -5,18 +5,16 @@ Knows SAEs, descriptions and the unit of alpha; knows nothing of labelled texts,
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..errors import InputError, NeurosteerError
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
 from ..saes.sae import SparseAutoencoder
-from .metadata import FORMAT_VERSION, PointMetadata, SAEMetadata, VectorMetadata
-from .vector import Latents, SteeringVector
+from .metadata import PointMetadata, SAEMetadata, VectorMetadata
+from .vector import NO_TEXTS, Latents, SteeringVector, unit_pushes
 
 METHOD = "latents"
 
@@ -41,33 +39,22 @@ def choose(choices: Mapping[HookPoint, Choice], *, model_id: str, model_shape: M
         InputError: an SAE has no such latent.
         NeurosteerError: the rows add up to nothing.
     """
-    pushes, latents, facts = {}, {}, {}
+    directions, latents = {}, {}
     for point, choice in choices.items():
         ids = _strongest_first(choice)
         weights = torch.tensor([choice.weights[latent] for latent in ids.tolist()], dtype=torch.float64)
-        direction = weights @ choice.sae.decoder_rows(ids).double().cpu()
-        length = float(direction.norm())
-        if length == 0:
+        directions[point] = weights @ choice.sae.decoder_rows(ids).double().cpu()
+        if not directions[point].any():
             raise NeurosteerError(f"the latents chosen at {point} cancel out: nothing to steer along")
-        pushes[point] = (direction * (0.01 * choice.median_resid_norm / len(choices) / length)).float()
         rates = torch.tensor([choice.firing_rates[latent] for latent in ids.tolist()])
         latents[point] = Latents(ids, weights.float(), rates.expand(2, -1).contiguous())
-        facts[str(point)] = _facts(choice)
-    metadata = VectorMetadata(
-        format_version=FORMAT_VERSION,
-        program_version=__version__,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model_id=model_id,
-        model_shape=model_shape,
-        method=METHOD,
-        parameters={},
-        positive=None,
-        negative=None,
-        points=facts,
-        parents=[],
-        calibration=None,
-    )
-    return SteeringVector(metadata, pushes, latents, torch.empty(0, dtype=torch.int64))
+    norms = {point: choice.median_resid_norm for point, choice in choices.items()}
+    points = {
+        str(point): PointMetadata.without_texts(norms[point], SAEMetadata.of(choice.sae))
+        for point, choice in choices.items()
+    }
+    metadata = VectorMetadata.new(model_id, model_shape, METHOD, points)
+    return SteeringVector(metadata, unit_pushes(directions, norms), latents, NO_TEXTS)
 
 
 def _strongest_first(choice: Choice) -> Tensor:
@@ -78,21 +65,6 @@ def _strongest_first(choice: Choice) -> Tensor:
                 f"0 to {choice.sae.d_sae - 1}"
             )
     return torch.tensor(sorted(choice.weights, key=lambda latent: -abs(choice.weights[latent])))
-
-
-def _facts(choice: Choice) -> PointMetadata:
-    return PointMetadata(
-        resid_norm=choice.median_resid_norm,
-        shift_norm=None,
-        auroc=None,
-        sae=SAEMetadata(
-            sae_id=choice.sae.sae_id,
-            sha256=choice.sae.sha256,
-            model_name=choice.sae.model_name,
-            d_sae=choice.sae.d_sae,
-            neuronpedia_id=choice.sae.neuronpedia_id,
-        ),
-    )
 
 
 def parse_latents(texts: list[str]) -> dict[int | None, dict[int, float]]:

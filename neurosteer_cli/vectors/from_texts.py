@@ -7,24 +7,21 @@ terminal.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..data.sides import FEW_TEXTS, Sides
 from ..errors import InputError, NeurosteerError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..saes.descriptions import find, names
-from ..saes.peaks import Peaks
 from ..saes.sae import SparseAutoencoder
-from .metadata import FORMAT_VERSION, PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
+from .metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from .methods import METHODS, NEEDS_SAE, Direction, Method
-from .reading import PointReading, Reading
+from .reading import BEFORE, PointReading, Reading
 from .statistics import auroc, welch_t
-from .vector import Latents, SteeringVector
+from .vector import Latents, SteeringVector, unit_pushes
 
 LOW_AUROC = 0.6
 N_STRONGEST = 6  # latents of either sign shown
@@ -117,21 +114,16 @@ def build(
     Raises:
         NeurosteerError: the sides do not differ at all.
     """
-    scales = {point: _scale(found[point], reading.at[point], len(found)) for point in found}
+    directions = {point: direction.vector for point, direction in found.items()}
+    if not all(direction.any() for direction in directions.values()):
+        raise NeurosteerError("the two sides do not differ at this hook point: nothing to steer along")
+    norms = {point: reading.at[point].norms.median for point in found}
     return SteeringVector(
         metadata=_metadata(engine, sides, reading, found, method, top_k),
-        pushes={point: (found[point].vector * scales[point]).float() for point in found},
+        pushes=unit_pushes(directions, norms),
         latents={point: latents for point in found if (latents := _latents(reading.at[point], found[point]))},
         text_hashes=torch.tensor([h for side in sides for h in side.hashes], dtype=torch.int64).unique(),  # type: ignore[no-untyped-call]
     )
-
-
-def _scale(direction: Direction, reading: PointReading, n_points: int) -> float:
-    """The factor that makes alpha = 1 a push of 1 % of the median residual norm, shared by the points."""
-    length = float(direction.vector.norm())
-    if length == 0:
-        raise NeurosteerError("the two sides do not differ at this hook point: nothing to steer along")
-    return 0.01 * reading.norms.median / n_points / length
 
 
 def _metadata(
@@ -142,28 +134,16 @@ def _metadata(
     method: str,
     top_k: int,
 ) -> VectorMetadata:
-    def side_facts(number: int) -> SideMetadata:
-        side = sides[number]
-        return SideMetadata(
-            label=side.label,
-            n_texts=side.n_texts,
-            n_tokens=reading.n_tokens[number],
-            sha256=side.sha256,
-        )
-
-    return VectorMetadata(
-        format_version=FORMAT_VERSION,
-        program_version=__version__,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model_id=engine.model_id,
-        model_shape=engine.shape,
-        method=method,
+    return VectorMetadata.new(
+        engine.model_id,
+        engine.shape,
+        method,
+        {str(point): _measured(reading.at[point], METHODS[method], top_k) for point in found},
         parameters={"top_k": top_k} if method in NEEDS_SAE else {},
-        positive=side_facts(0),
-        negative=side_facts(1),
-        points={str(point): _point_facts(reading.at[point], METHODS[method], top_k) for point in found},
-        parents=[],
-        calibration=None,
+        sides=[
+            SideMetadata(label=side.label, n_texts=side.n_texts, n_tokens=n_tokens, sha256=side.sha256)
+            for side, n_tokens in zip(sides, reading.n_tokens, strict=True)
+        ],
     )
 
 
@@ -173,32 +153,22 @@ def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
         for side in sides
         if side.n_texts < FEW_TEXTS
     ]
-    for point, facts in vector.metadata.points.items():
-        if facts.auroc is not None and facts.auroc < LOW_AUROC:
+    for point, measured in vector.metadata.points.items():
+        if measured.auroc is not None and measured.auroc < LOW_AUROC:
             warnings.append(
-                f"held-out AUROC at {point} is {facts.auroc:.2f}: the texts hardly separate there "
+                f"held-out AUROC at {point} is {measured.auroc:.2f}: the texts hardly separate there "
                 "(0.50 is chance); use other texts, more of them, or another layer"
             )
     return warnings
 
 
-def _point_facts(at: PointReading, method: Method, top_k: int) -> PointMetadata:
+def _measured(at: PointReading, method: Method, top_k: int) -> PointMetadata:
     """What was measured at a hook point; the AUROC is that of a vector fitted without the held-out texts."""
     return PointMetadata(
         resid_norm=at.norms.median,
         shift_norm=float(at.all.shift.norm()),
         auroc=held_out_auroc(at, method, top_k),
-        sae=_sae_facts(at.sae) if at.sae else None,
-    )
-
-
-def _sae_facts(sae: SparseAutoencoder) -> SAEMetadata:
-    return SAEMetadata(
-        sae_id=sae.sae_id,
-        sha256=sae.sha256,
-        model_name=sae.model_name,
-        d_sae=sae.d_sae,
-        neuronpedia_id=sae.neuronpedia_id,
+        sae=SAEMetadata.of(at.sae) if at.sae else None,
     )
 
 
@@ -236,8 +206,8 @@ def _strongest(at: PointReading, direction: Direction, engine: Engine) -> list[L
             t=float(t[latent]),
             positive_rate=float(rates[0][latent]),
             negative_rate=float(rates[1][latent]),
-            piece=_text(at.peaks.window[latent], engine),
-            token=_text(at.peaks.window[latent, Peaks.BEFORE : Peaks.BEFORE + 1], engine),
+            piece=_text(at.peaks.windows[latent, 0], engine),
+            token=_text(at.peaks.windows[latent, 0, BEFORE : BEFORE + 1], engine),
             name=described.get(latent),
         )
         for latent in up + down

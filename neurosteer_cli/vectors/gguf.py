@@ -6,7 +6,7 @@ push should be.
 
 import os
 from contextlib import redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ..errors import IncompatibleVectorError, InputError, VectorFileError, one_l
 from ..files import replace_file
 from ..models.hooks import HookPoint
 from .metadata import VectorMetadata
-from .vector import SteeringVector
+from .vector import NO_TEXTS, SteeringVector
 
 
 class Numbering(NamedTuple):
@@ -158,11 +158,11 @@ def _model_type(architecture: str) -> str:
 
 
 def _after_blocks(metadata: VectorMetadata) -> VectorMetadata:
-    """The same facts with what enters block L named as the output of block L-1."""
+    """The same metadata with what enters block L named as the output of block L-1."""
     points = {
-        str(HookPoint(HookPoint.parse(name).after_block)): facts for name, facts in metadata.points.items()
+        str(HookPoint(HookPoint.parse(name).after_block)): point for name, point in metadata.points.items()
     }
-    return replace(metadata, points=points)
+    return metadata.model_copy(update={"points": points})
 
 
 def read_control_vector(path: Path) -> ControlVector:
@@ -233,7 +233,7 @@ def _origin(fields: dict[str, Any], path: Path) -> Origin | None:
 
 
 def restore(control: ControlVector, path: Path) -> SteeringVector:
-    """The vector that a file written here was exported from: its pushes and facts, without its latents.
+    """The vector that a file written here was exported from: its pushes and metadata, without its latents.
 
     Raises:
         VectorFileError: the file's directions are not at the hook points its metadata names.
@@ -244,4 +244,4 @@ def restore(control: ControlVector, path: Path) -> SteeringVector:
     metadata = control.own.metadata
     if set(map(str, pushes)) != set(metadata.points) or control.d_model != metadata.model_shape.d_model:
         raise VectorFileError(f"{path}: its directions do not fit its metadata; export the vector again")
-    return SteeringVector(metadata, pushes, {}, torch.empty(0, dtype=torch.int64))
+    return SteeringVector(metadata, pushes, {}, NO_TEXTS)

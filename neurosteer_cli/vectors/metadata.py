@@ -4,18 +4,29 @@ Knows the fields and how to read them back from JSON; knows nothing of tensors.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .. import __version__
 from ..errors import InputError, VectorFileError
 from ..models.shape import ModelShape
+
+if TYPE_CHECKING:
+    from ..saes.sae import SparseAutoencoder
 
 FORMAT_VERSION = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class SideMetadata:
+class _Part(BaseModel):
+    """Read as it stands: no field has a default, none is converted, and unknown ones are ignored."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class SideMetadata(_Part):
     """One of the two sides a vector was fitted on."""
 
     label: str
@@ -24,8 +35,7 @@ class SideMetadata:
     sha256: str  # of the texts in order
 
 
-@dataclass(frozen=True, kw_only=True)
-class SAEMetadata:
+class SAEMetadata(_Part):
     """The SAE whose latents a vector is made of."""
 
     sae_id: str
@@ -34,19 +44,26 @@ class SAEMetadata:
     d_sae: int
     neuronpedia_id: str | None
 
+    @classmethod
+    def of(cls, sae: "SparseAutoencoder") -> "SAEMetadata":
+        return cls(**{name: getattr(sae, name) for name in cls.model_fields})
 
-@dataclass(frozen=True, kw_only=True)
-class PointMetadata:
+
+class PointMetadata(_Part):
     """What was measured at one hook point."""
 
     resid_norm: float  # median norm of the residual over kept tokens, raw units
-    shift_norm: float | None  # norm of the difference of the class means, raw units; None for a sum
-    auroc: float | None  # of held-out texts along the vector; None for a sum of vectors
+    shift_norm: float | None  # norm of the difference of the class means, raw units; None without texts
+    auroc: float | None  # of held-out texts along the vector; None without such
     sae: SAEMetadata | None
 
+    @classmethod
+    def without_texts(cls, resid_norm: float, sae: SAEMetadata | None = None) -> "PointMetadata":
+        """Of a vector that was not fitted on the texts of two sides."""
+        return cls(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=sae)
 
-@dataclass(frozen=True, kw_only=True)
-class CurvePoint:
+
+class CurvePoint(_Part):
     """What was measured at one alpha."""
 
     alpha: float
@@ -59,8 +76,7 @@ class CurvePoint:
     perplexity_ratio_high: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(_Part):
     """A dose-response curve, and the strengths it recommends."""
 
     judge: str
@@ -134,11 +150,10 @@ def _crossing(low: CurvePoint, high: CurvePoint, rate: float) -> float:
     return low.alpha + share * (high.alpha - low.alpha)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VectorMetadata:
+class VectorMetadata(_Part):
     """Where a vector came from and where it may be added.
 
-    No field has a default: an absent fact is an error, never a guess. `None` says "does not apply".
+    No field has a default: what is absent is an error, never a guess. `None` says "does not apply".
     """
 
     format_version: int
@@ -154,8 +169,43 @@ class VectorMetadata:
     parents: list[dict[str, Any]]  # of a sum: {"name", "weight", "sha256", "metadata"}
     calibration: Calibration | None
 
+    @classmethod
+    def new(
+        cls,
+        model_id: str,
+        model_shape: ModelShape,
+        method: str,
+        points: Mapping[str, PointMetadata],
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        sides: Sequence[SideMetadata] = (),
+        parents: Sequence[dict[str, Any]] = (),
+    ) -> "VectorMetadata":
+        """The metadata of a vector made now, by this program.
+
+        Args:
+            points: what was measured, by the name of the hook point.
+            sides: positive and negative, of a vector fitted on texts.
+            parents: of a sum.
+        """
+        positive, negative = sides or (None, None)
+        return cls(
+            format_version=FORMAT_VERSION,
+            program_version=__version__,
+            created=now(),
+            model_id=model_id,
+            model_shape=model_shape,
+            method=method,
+            parameters=dict(parameters or {}),
+            positive=positive,
+            negative=negative,
+            points=dict(points),
+            parents=list(parents),
+            calibration=None,
+        )
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+        return json.dumps(self.model_dump(), sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "VectorMetadata":
@@ -165,59 +215,35 @@ class VectorMetadata:
             VectorFileError: of a format this program does not read, or a field is absent.
         """
         try:
-            facts = json.loads(text)
+            metadata = json.loads(text)
         except ValueError as error:
             raise VectorFileError(f"{where}: its metadata is not JSON; fit the vector again") from error
-        if not isinstance(facts, dict) or "format_version" not in facts:
+        if not isinstance(metadata, dict) or "format_version" not in metadata:
             raise VectorFileError(f"{where}: its metadata has no format_version; fit the vector again")
-        if facts["format_version"] != FORMAT_VERSION:
+        if metadata["format_version"] != FORMAT_VERSION:
             raise VectorFileError(
-                f"{where}: format version {facts['format_version']}, this program reads {FORMAT_VERSION}; "
+                f"{where}: format version {metadata['format_version']}, this program reads {FORMAT_VERSION}; "
                 "install the neurosteer that wrote it, or fit the vector again"
             )
-        metadata: VectorMetadata = _build(cls, facts, where)
-        return metadata
+        try:
+            return cls.model_validate(metadata)
+        except ValidationError as error:
+            raise VectorFileError(f"{where}: its metadata {_reason(error)}; fit the vector again") from error
 
 
-def _build(cls: Any, facts: Any, where: str) -> Any:
-    """Make a metadata dataclass from a JSON object, every field present."""
-    if not isinstance(facts, dict):
-        raise VectorFileError(f"{where}: {cls.__name__} is not an object; fit the vector again")
-    missing = {field.name for field in fields(cls)} - set(facts)
-    if missing:
-        raise VectorFileError(f"{where}: its metadata lacks {sorted(missing)}; fit the vector again")
-    values = {field.name: facts[field.name] for field in fields(cls)}
-    for name, kind in get_type_hints(cls).items():
-        if not _is_a(values[name], kind):
-            raise VectorFileError(
-                f"{where}: its metadata says {name} is {values[name]!r:.40}; fit the vector again"
-            )
-    for name, part in _PARTS.get(cls, {}).items():
-        if name == "points":
-            values[name] = {point: _build(part, inner, where) for point, inner in values[name].items()}
-        elif isinstance(values[name], list):
-            values[name] = [_build(part, inner, where) for inner in values[name]]
-        elif values[name] is not None:
-            values[name] = _build(part, values[name], where)
-    return cls(**values)
+def now() -> str:
+    """The time as files record it: ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a JSON value can become a field of this type; parts are objects until they are built."""
-    if isinstance(kind, UnionType):
-        return any(_is_a(value, one) for one in get_args(kind))
-    if kind is float:
-        return type(value) in (int, float)
-    kind = get_origin(kind) or kind
-    return type(value) is (dict if is_dataclass(kind) else kind)
-
-
-_PARTS: dict[type, dict[str, type]] = {
-    VectorMetadata: {
-        "model_shape": ModelShape, "positive": SideMetadata, "negative": SideMetadata,
-        "points": PointMetadata,
-        "calibration": Calibration,
-    },
-    Calibration: {"curve": CurvePoint},
-    PointMetadata: {"sae": SAEMetadata},
-}  # fmt: skip
+def _reason(error: ValidationError) -> str:
+    """What is wrong with the outermost part that anything is wrong with."""
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda found: (len(found["loc"]), found["type"] != "missing"))
+    if first["type"] == "missing":
+        part = first["loc"][:-1]
+        absent = [
+            found["loc"][-1] for found in errors if found["type"] == "missing" and found["loc"][:-1] == part
+        ]
+        return f"lacks {sorted(map(str, absent))}"
+    return f"says {first['loc'][-1]} is {first['input']!r:.40}"

@@ -1,11 +1,11 @@
-"""The vector file: tensors and facts, whether it fits a model, and the weighted sum of several.
+"""The vector file: tensors and metadata, whether it fits a model, and what alpha means.
 
-Knows the file format and what the tensors in it mean; knows nothing of how a vector is fitted.
+Knows the file format, the tensors in it and the unit of alpha; knows nothing of how a vector is fitted.
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,12 @@ from ..models.shape import ModelShape
 from .metadata import VectorMetadata
 
 METADATA_KEY = "neurosteer"
+NO_TEXTS = torch.empty(0, dtype=torch.int64)  # the hashes of a vector that was not fitted on texts
+
+UNIT_DOSE = 0.01  # of alpha 1: its pushes together are 1 % of the median residual norm long
+DEFAULT_ALPHA = 8.0
+MAX_ALPHA = 1e6  # whatever a person asks for: nothing they meant lies beyond
+MAX_REQUEST_ALPHA = 1e3  # a stranger's request to a server: ten times as long as the residual is noise
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,36 @@ class SteeringVector:
         return sums
 
     def dose(self, alpha: float) -> float:
-        """Length of the pushes at this alpha as a share of the median residual norm."""
+        """How long the pushes are at this alpha, as a share of the median residual norm."""
         return total_dose([self], [alpha])
+
+
+def dose_of(pushes: Mapping[HookPoint, Tensor], norms: Mapping[HookPoint, float]) -> float:
+    """|push| / median |resid|, added up over hook points.
+
+    Args:
+        pushes: [d_model] each, raw residual units.
+        norms: the median residual norm at each hook point.
+    """
+    return sum(float(push.norm()) / norms[point] for point, push in pushes.items())
+
+
+def unit_scale(directions: Mapping[HookPoint, Tensor], norms: Mapping[HookPoint, float]) -> float:
+    """The factor that makes directions [d_model] what alpha = 1 adds; they keep their relative lengths.
+
+    Raises:
+        ZeroDivisionError: all directions are zero.
+    """
+    return UNIT_DOSE / dose_of(directions, norms)
+
+
+def unit_pushes(
+    directions: Mapping[HookPoint, Tensor], norms: Mapping[HookPoint, float]
+) -> dict[HookPoint, Tensor]:
+    """What alpha = 1 adds along directions [d_model] whatever their lengths, shared equally; float32."""
+    equal = {point: at * (norms[point] / float(at.norm())) for point, at in directions.items()}
+    scale = unit_scale(equal, norms)
+    return {point: (scale * direction).float() for point, direction in equal.items()}
 
 
 def total_pushes(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> dict[HookPoint, Tensor]:
@@ -130,12 +164,16 @@ def total_pushes(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> 
 
 def total_dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float:
     """|sum of alpha_i v_i| / median |resid|, added up over hook points."""
+    return dose_of(total_pushes(vectors, alphas), mean_norms(vectors))
+
+
+def mean_norms(vectors: Sequence[SteeringVector]) -> dict[HookPoint, float]:
+    """The median residual norm at each hook point; each vector measured it on its own texts."""
     norms: dict[HookPoint, list[float]] = {}
     for vector in vectors:
         for point in vector.pushes:
             norms.setdefault(point, []).append(vector.metadata.points[str(point)].resid_norm)
-    pushes = total_pushes(vectors, alphas)
-    return sum(float(push.norm()) * len(norms[point]) / sum(norms[point]) for point, push in pushes.items())
+    return {point: sum(several) / len(several) for point, several in norms.items()}
 
 
 def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) -> SteeringVector:
@@ -143,7 +181,7 @@ def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) 
         points = [HookPoint.parse(name) for name in metadata.points]
     except InputError as error:
         raise VectorFileError(f"{where}: {error}") from error
-    if not points or any(facts.resid_norm <= 0 for facts in metadata.points.values()):
+    if not points or any(point.resid_norm <= 0 for point in metadata.points.values()):
         raise VectorFileError(
             f"{where}: its metadata names no hook point, or a norm of 0; fit the vector again"
         )

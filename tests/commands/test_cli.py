@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from neurosteer_cli.vectors.vector import SteeringVector, VectorMetadata
 
 GEN = ("gen", "--max-new-tokens", "5")
 POINT = "blocks.2.hook_resid_post"
-METADATA_KEYS = {field.name for field in fields(VectorMetadata)}
+METADATA_KEYS = set(VectorMetadata.model_fields)
 GEN_KEYS = [
     "text", "model", "vectors", "alpha", "dose", "positions", "seed", "sample", "n_tokens", "finish_reason",
 ]  # fmt: skip

@@ -22,23 +22,8 @@ POINTS = (HookPoint(1), HookPoint(2))
 
 
 def vector(shape: ModelShape, *pushes: float) -> SteeringVector:
-    metadata = VectorMetadata(
-        format_version=2,
-        program_version="0",
-        created="now",
-        model_id="tiny",
-        model_shape=shape,
-        method="diffmean",
-        parameters={},
-        positive=None,
-        negative=None,
-        points={
-            str(point): PointMetadata(resid_norm=10.0, shift_norm=1.0, auroc=None, sae=None)
-            for point in POINTS
-        },
-        parents=[],
-        calibration=None,
-    )
+    points = {str(point): PointMetadata.without_texts(10.0) for point in POINTS}
+    metadata = VectorMetadata.new("tiny", shape, "diffmean", points)
     found = {
         point: torch.full((shape.d_model,), length / shape.d_model**0.5)
         for point, length in zip(POINTS, pushes, strict=True)

@@ -69,21 +69,8 @@ def direction(engine: Engine, seed: int = 0, point: HookPoint = POINT) -> Tensor
 
 
 def vector(engine: Engine, pushes: dict[HookPoint, Tensor]) -> SteeringVector:
-    facts = PointMetadata(resid_norm=1.0, shift_norm=None, auroc=None, sae=None)
-    metadata = VectorMetadata(
-        format_version=2,
-        program_version="0",
-        created="2026-01-01T00:00:00+00:00",
-        model_id=engine.model_id,
-        model_shape=engine.shape,
-        method="diffmean",
-        parameters={},
-        positive=None,
-        negative=None,
-        points={str(point): facts for point in pushes},
-        parents=[],
-        calibration=None,
-    )
+    points = {str(point): PointMetadata.without_texts(1.0) for point in pushes}
+    metadata = VectorMetadata.new(engine.model_id, engine.shape, "diffmean", points)
     return SteeringVector(metadata, pushes, {}, torch.empty(0, dtype=torch.int64))
 
 

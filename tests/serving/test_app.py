@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -571,7 +570,7 @@ def test_a_key_is_asked_for_under_v1_only(engine: Engine, vectors: dict[str, Ste
 def test_a_vector_of_another_model_is_refused_before_anything_is_served(
     engine: Engine, vectors: dict[str, SteeringVector]
 ) -> None:
-    catalogue = Catalogue(replace(engine.shape, d_model=8), "other")
+    catalogue = Catalogue(engine.shape.model_copy(update={"d_model": 8}), "other")
     with pytest.raises(IncompatibleVectorError, match=r"^polite\.st was fitted on 'tiny'"):
         catalogue.add("polite", vectors["polite"], "polite.st")
     catalogue = Catalogue(engine.shape, "tiny")

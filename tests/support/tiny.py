@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
-from neurosteer_cli.vectors.metadata import FORMAT_VERSION, PointMetadata, VectorMetadata
+from neurosteer_cli.vectors.metadata import PointMetadata, VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
 D_MODEL, N_LAYERS, D_VOCAB, CONTEXT = 16, 4, 300, 128
@@ -152,19 +152,6 @@ def tiny_vector(
     model_id: str = "tiny",
 ) -> SteeringVector:
     """A vector with these pushes, fitted on nothing."""
-    facts = PointMetadata(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=None)
-    metadata = VectorMetadata(
-        format_version=FORMAT_VERSION,
-        program_version="0.1.0",
-        created="2026-01-02T03:04:05+00:00",
-        model_id=model_id,
-        model_shape=shape,
-        method="diffmean",
-        parameters={},
-        positive=None,
-        negative=None,
-        points={str(point): facts for point in pushes},
-        parents=[],
-        calibration=None,
-    )
+    points = {str(point): PointMetadata.without_texts(resid_norm) for point in pushes}
+    metadata = VectorMetadata.new(model_id, shape, "diffmean", points)
     return SteeringVector(metadata, pushes, {}, torch.empty(0, dtype=torch.int64))

@@ -1,17 +1,15 @@
 """A control vector of another program becomes ours: its directions kept, its strength in our unit."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from support.tiny import D_MODEL
 
-from neurosteer_cli.data.records import Passage
-from neurosteer_cli.errors import InputError, VectorFileError
+from neurosteer_cli.errors import VectorFileError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
-from neurosteer_cli.vectors.adopt import CHUNK, NEUTRAL_TEXTS, adopt, median_norms, passages
+from neurosteer_cli.vectors.adopt import NEUTRAL_TEXTS, adopt, passages
 from neurosteer_cli.vectors.gguf import ControlVector
 from neurosteer_cli.vectors.vector import SteeringVector
 
@@ -35,9 +33,7 @@ def adopted(
         NORMS,
         engine=engine,
         origin="repeng",
-        facts={"file": "v.gguf", "sha256": "abc", "texts": "neutral"},
-        program_version="0.1.0",
-        created="2026-01-02T03:04:05+00:00",
+        provenance={"file": "v.gguf", "sha256": "abc", "texts": "neutral"},
     )
 
 
@@ -73,37 +69,6 @@ def test_the_vector_says_where_it_came_from(engine: Engine, tmp_path: Path) -> N
 def test_directions_of_zero_are_refused(engine: Engine) -> None:
     with pytest.raises(VectorFileError, match="^v.gguf: its directions are zero: nothing would be steered$"):
         adopted(engine, POINTS, control({1: 0.0, 3: 0.0}))
-
-
-def test_the_norm_is_the_median_over_the_tokens_that_fit_counts(engine: Engine) -> None:
-    texts = [Passage("here", "some words"), Passage("here", "x"), Passage("here", "and a longer text")]
-    seen = []
-    found = median_norms(engine, POINTS, texts, "texts", seen.append)
-    assert sum(seen) == 3
-    for point in POINTS:
-        norms = []
-        for text in texts:
-            ids = torch.tensor([engine.tokenize(text).ids])
-            hidden = engine.model(ids, output_hidden_states=True).hidden_states
-            if point.layer < 3:  # the last hidden state is after the final norm
-                norms += hidden[point.layer + 1][0, 1:].norm(dim=-1).tolist()
-        if norms:
-            assert found[point] == pytest.approx(sorted(norms)[(len(norms) - 1) // 2], rel=1e-3)
-
-
-def test_many_texts_are_read_a_chunk_at_a_time(engine: Engine) -> None:
-    seen: list[int] = []
-    texts = (Passage("here", "ab") for _ in range(CHUNK + 2))
-    median_norms(engine, POINTS, texts, "texts", seen.append)
-    assert seen == [CHUNK, 2]
-
-
-def test_texts_of_a_single_token_are_refused(
-    engine: Engine, write_texts: Callable[[str, list[str]], Path]
-) -> None:
-    path = str(write_texts("letters.jsonl", ["a", "b"]))
-    with pytest.raises(InputError, match="^letters: every text is a single token; nothing to measure the"):
-        median_norms(engine, POINTS, passages(path), "letters")
 
 
 def test_the_neutral_texts_come_with_the_package() -> None:

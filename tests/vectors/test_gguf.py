@@ -122,7 +122,7 @@ def test_an_alpha_that_pushes_nowhere_is_refused(tmp_path: Path, alpha: float) -
     ],
 )  # fmt: skip
 def test_the_hint_is_llama_cpps_name_for_the_family(tmp_path: Path, architecture: str, hint: str) -> None:
-    vector = tiny_vector(replace(SHAPE, architecture=architecture), {HookPoint(2): ONE})
+    vector = tiny_vector(SHAPE.model_copy(update={"architecture": architecture}), {HookPoint(2): ONE})
     assert read_control_vector(exported(vector, tmp_path / "v.gguf")).model_hint == hint
 
 

@@ -4,7 +4,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from neurosteer_cli.errors import IncompatibleVectorError, InputError, OutputErr
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
 from neurosteer_cli.vectors import vector as vector_module
-from neurosteer_cli.vectors.combine import combine, cosine
+from neurosteer_cli.vectors.combine import Part, combine, cosine
 from neurosteer_cli.vectors.metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from neurosteer_cli.vectors.vector import Latents, SteeringVector, file_sha256, total_dose
 
@@ -72,8 +72,7 @@ def with_latents() -> SteeringVector:
 
 
 def add_up(*parts: tuple[str, SteeringVector, float]) -> SteeringVector:
-    named = [(name, vector, weight, f"sha256 of {name}") for name, vector, weight in parts]
-    return combine(named, program_version="0.1.0", created="2026-05-06T07:08:09+00:00")
+    return combine([Part(name, vector, weight, f"sha256 of {name}") for name, vector, weight in parts])
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
@@ -120,7 +119,7 @@ def test_the_file_names_its_tensors_by_hook_point(tmp_path: Path) -> None:
         ]
         assert list(file.metadata()) == ["neurosteer"]
         facts = json.loads(file.metadata()["neurosteer"])
-    assert facts == asdict(with_latents().metadata)
+    assert facts == with_latents().metadata.model_dump()
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(
@@ -172,9 +171,9 @@ def without(facts: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key not in keys}
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(VectorMetadata)])
+@pytest.mark.parametrize("field", list(VectorMetadata.model_fields))
 def test_metadata_without_a_field_is_refused(rewrite: Callable[..., str], field: str) -> None:
-    facts = without(asdict(with_latents().metadata), field)
+    facts = without(with_latents().metadata.model_dump(), field)
     message = {"format_version": "its metadata has no format_version"}.get(
         field, f"its metadata lacks ['{field}']"
     )
@@ -184,27 +183,27 @@ def test_metadata_without_a_field_is_refused(rewrite: Callable[..., str], field:
 @pytest.mark.parametrize(
     ("part", "field"),
     [
-        *(("model_shape", field.name) for field in fields(ModelShape)),
-        *(("positive", field.name) for field in fields(SideMetadata)),
+        *(("model_shape", field) for field in ModelShape.model_fields),
+        *(("positive", field) for field in SideMetadata.model_fields),
         ("negative", "label"),
     ],
 )
 def test_a_part_without_a_field_is_refused(rewrite: Callable[..., str], part: str, field: str) -> None:
-    facts = asdict(with_latents().metadata)
+    facts = with_latents().metadata.model_dump()
     assert rewrite({part: without(facts[part], field)}) == (
         f"v.st: its metadata lacks ['{field}']; fit the vector again"
     )
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(PointMetadata)])
+@pytest.mark.parametrize("field", list(PointMetadata.model_fields))
 def test_a_hook_point_without_a_fact_is_refused(rewrite: Callable[..., str], field: str) -> None:
-    points = asdict(with_latents().metadata)["points"]
+    points = with_latents().metadata.model_dump()["points"]
     points["blocks.1.hook_resid_post"].pop(field)
     assert rewrite({"points": points}) == (f"v.st: its metadata lacks ['{field}']; fit the vector again")
 
 
 def test_all_fields_that_are_missing_are_named(rewrite: Callable[..., str]) -> None:
-    facts = without(asdict(with_latents().metadata), "method", "created", "points")
+    facts = without(with_latents().metadata.model_dump(), "method", "created", "points")
     assert rewrite(json.dumps(facts)) == (
         "v.st: its metadata lacks ['created', 'method', 'points']; fit the vector again"
     )
@@ -244,7 +243,7 @@ def test_metadata_that_is_no_json_object_is_refused(
             "resid_norm": 10.0, "shift_norm": 1.0, "auroc": 1.0, "sae": None}}},
         {"model_shape": 3},
         {"model_shape": None},
-        {"model_shape": {**asdict(SHAPE), "d_model": "4"}},
+        {"model_shape": {**SHAPE.model_dump(), "d_model": "4"}},
         {"model_id": None},
         {"parents": None},
         {"parameters": None},
@@ -354,7 +353,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[..., 
 def test_a_vector_of_a_model_of_another_shape_is_refused(change: dict[str, Any]) -> None:
     vector = make({1: [1.0, 0.0, 0.0, 0.0]})
     vector.check_fits(SHAPE, "a renamed copy", "v.st")
-    other = replace(SHAPE, **change)
+    other = SHAPE.model_copy(update=change)
     with pytest.raises(IncompatibleVectorError) as caught:
         vector.check_fits(other, "other", "v.st")
     assert str(caught.value) == (
@@ -366,7 +365,7 @@ def test_a_vector_of_a_model_of_another_shape_is_refused(change: dict[str, Any])
 
 
 def test_vectors_of_different_models_are_not_summed() -> None:
-    other = make({1: [1.0, 0.0, 0.0, 0.0]}, shape=replace(SHAPE, n_layers=12), model_id="large")
+    other = make({1: [1.0, 0.0, 0.0, 0.0]}, shape=SHAPE.model_copy(update={"n_layers": 12}), model_id="large")
     with pytest.raises(IncompatibleVectorError) as caught:
         add_up(("a.st", make({1: [1.0, 0.0, 0.0, 0.0]}), 1.0), ("b.st", other, 1.0))
     assert str(caught.value) == (
@@ -403,7 +402,7 @@ def test_a_sum_says_what_it_is_and_comes_back_from_a_file(tmp_path: Path) -> Non
     assert result.metadata == VectorMetadata(
         format_version=2,
         program_version="0.1.0",
-        created="2026-05-06T07:08:09+00:00",
+        created=result.metadata.created,
         model_id="tiny",
         model_shape=SHAPE,
         method="combine",
@@ -421,9 +420,9 @@ def test_a_sum_says_what_it_is_and_comes_back_from_a_file(tmp_path: Path) -> Non
         },
         parents=[
             {"name": "a.st", "weight": 1.0, "sha256": "sha256 of a.st",
-             "metadata": asdict(one.metadata)},
+             "metadata": one.metadata.model_dump()},
             {"name": "b.st", "weight": 0.25, "sha256": "sha256 of b.st",
-             "metadata": asdict(two.metadata)},
+             "metadata": two.metadata.model_dump()},
         ],
         calibration=None,
     )  # fmt: skip

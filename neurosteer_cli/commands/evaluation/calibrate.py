@@ -1,7 +1,7 @@
 """neurosteer calibrate: measure what each alpha does, and keep it in the vector file."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -114,12 +114,12 @@ def calibrate(
     run = planned.run(records, vectors, None, False, model, dtype, device)
     results, found = _calibrated(run, judges[0], max_ppl_ratio)
     steering = vectors[str(vector)]
-    replace(steering, metadata=replace(steering.metadata, calibration=found)).save(vector)
+    replace(steering, metadata=steering.metadata.model_copy(update={"calibration": found})).save(vector)
     announce(judges, run.facts["n_prompts"])
     if json:
         from ...data.records import write_record
 
-        write_record({"vector": str(vector), **asdict(found)})
+        write_record({"vector": str(vector), **found.model_dump()})
     else:
         show(results, json=False)
     _recommend(vector, found)

@@ -93,7 +93,6 @@ Prompts = Annotated[
     typer.Option(help="Prompts (JSONL, .txt, or - for stdin) [default: 36 neutral openings]."),
 ]
 
-MAX_ALPHA = 1e6
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -291,6 +290,8 @@ def parse_alphas(text: str) -> list[float]:
         raise InputError(f"--alpha {text}: not a number or a comma-separated list of numbers") from error
     if not all(map(math.isfinite, alphas)):
         raise InputError(f"--alpha {text}: must be finite")
+    from ...vectors.vector import MAX_ALPHA
+
     if any(abs(alpha) > MAX_ALPHA for alpha in alphas):
         raise InputError(f"--alpha {text}: must be between -{MAX_ALPHA:g} and {MAX_ALPHA:g} percent")
     return alphas
