@@ -7,14 +7,13 @@ holds a few token windows a latent and one batch, however long the corpus.
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from .. import __version__
 from ..models.engine import Engine, ResidualBatch, Tokens
 from ..models.logit_lens import promoted_tokens
 from ..models.residuals import MedianNorm, read, usual
 from .descriptions import FORMAT_VERSION, About, Context, Description, Descriptions
+from .peaks import Peaks
 from .sae import SparseAutoencoder
 
 SEQUENCES_AT_ONCE = 32
@@ -25,36 +24,24 @@ class LatentLog:
     """Where one SAE's latents fired most, at most once a sequence, and how often."""
 
     def __init__(self, sae: SparseAutoencoder, n_contexts: int, before: int, after: int) -> None:
-        self.sae, self.before, self.after = sae, before, after
-        self.heights = torch.zeros(sae.d_sae, n_contexts)
-        self.windows = torch.full((sae.d_sae, n_contexts, before + 1 + after), -1, dtype=torch.int64)
+        self.sae = sae
+        self.peaks = Peaks(sae.d_sae, n_contexts, before=before, after=after)
         self.fired = torch.zeros(sae.d_sae, dtype=torch.int64)
         self.n_tokens = 0
         self.norms = MedianNorm()
 
     def add(self, batch: ResidualBatch) -> None:
-        """Take in a batch's residuals, a sequence at a time."""
+        """Take in a batch's residuals, a sequence at a time; those of outlying norm so far are left out."""
         resid = batch.resid[self.sae.hook_point]
         self.norms.add(resid)
         kept = usual(resid, self.norms.median)
-        padded = pad(batch.ids, (self.before, self.after), value=-1)
-        offsets = torch.arange(self.before + 1 + self.after)
         for row in range(len(batch.texts)):
             mine = ((batch.text_index == row) & kept).nonzero()[:, 0]
             if len(mine):
-                activations = self.sae.encode(resid[mine]) * self.sae.raw_scale(resid[mine])
-                positions = batch.places[mine.cpu(), 1]
-                self._note(activations.cpu(), padded[row][positions[:, None] + offsets])
-
-    def _note(self, activations: Tensor, windows: Tensor) -> None:
-        """Take in one sequence: activations [n, d_sae] and the token ids around each token [n, window]."""
-        self.n_tokens += len(activations)
-        self.fired += (activations > 0).sum(0)
-        height, place = activations.max(dim=0)
-        lowest, slot = self.heights.min(dim=1)
-        higher = (height > lowest).nonzero()[:, 0]
-        self.heights[higher, slot[higher]] = height[higher]
-        self.windows[higher, slot[higher]] = windows[place[higher]]
+                activations = (self.sae.encode(resid[mine]) * self.sae.raw_scale(resid[mine])).cpu()
+                self.n_tokens += len(mine)
+                self.fired += (activations > 0).sum(0)
+                self.peaks.add(activations, batch.places[mine.cpu()], batch.ids)
 
     def described(self, engine: Engine, n_tokens_shown: int) -> Descriptions:
         """What was seen, and the tokens each decoder row promotes and suppresses."""
@@ -87,23 +74,17 @@ class LatentLog:
         return Descriptions(about, latents)
 
     def _contexts(self, latent: int, engine: Engine) -> Iterator[Context]:
-        """The windows of largest activation first; the same words once."""
+        """The places of largest activation first; the same words once."""
         seen = set()
-        for slot in self.heights[latent].argsort(descending=True, stable=True).tolist():
-            if self.heights[latent, slot] == 0:
-                return
-            window = self.windows[latent, slot].tolist()
-            before = [token for token in window[: self.before] if token >= 0]
-            after = [token for token in window[self.before + 1 :] if token >= 0]
-            fired = window[self.before]
+        for activation, before, token, after in self.peaks.of(latent):
             words = (
                 engine.decode([], before),
-                engine.decode(before, [fired]),
-                engine.decode([*before, fired], after),
+                engine.decode(before, [token]),
+                engine.decode([*before, token], after),
             )
             if words not in seen:
                 seen.add(words)
-                yield Context(*words, float(self.heights[latent, slot]))
+                yield Context(*words, activation)
 
 
 def describe(

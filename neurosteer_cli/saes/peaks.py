@@ -1,25 +1,59 @@
-"""Where each latent fires most.
+"""Where each latent fires most, with the tokens around.
 
 Knows activations and token ids; knows nothing of models or files.
 """
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Peak(NamedTuple):
+    """A place where a latent fired, as token ids."""
+
+    activation: float
+    before: list[int]
+    token: int  # at which it fired
+    after: list[int]
+
+
 class Peaks:
-    """Where each latent fired most: the tokens up to and after that place."""
+    """A table of the n strongest places of each latent; of those taken in together it keeps the strongest."""
 
-    BEFORE, AFTER = 5, 2
+    def __init__(self, d_sae: int, n: int = 1, *, before: int, after: int) -> None:
+        """Make an empty table: n places a latent, with so many tokens before and after each."""
+        self.before, self.after = before, after
+        self.heights = torch.zeros(d_sae, n)
+        self.windows = torch.full((d_sae, n, before + 1 + after), -1, dtype=torch.int64)  # -1: no token
 
-    def __init__(self, d_sae: int) -> None:
-        self.height = torch.zeros(d_sae)
-        self.window = torch.full((d_sae, self.BEFORE + 1 + self.AFTER), -1, dtype=torch.int64)
+    def add(self, activations: Tensor, places: Tensor, ids: Tensor) -> None:
+        """Take in activations [n, d_sae] at places [n, 2] (row, position) of ids [batch, pos] (-1: a pad)."""
+        heights, tokens = activations.max(dim=0)  # [d_sae]
+        heights, tokens = heights.float().cpu(), tokens.cpu()
+        lowest, slots = self.heights.min(dim=1)
+        higher = (heights > lowest).nonzero()[:, 0]
+        slots = slots[higher]
+        self.heights[higher, slots] = heights[higher]
+        self.windows[higher, slots] = self._around(places[tokens[higher]], ids)
 
-    def add(self, activations: Tensor, windows: Tensor) -> None:
-        """Take in activations [n, d_sae] and the token ids around each token, [n, window] (-1: none)."""
-        height, place = activations.max(dim=0)
-        height, place = height.float().cpu(), place.cpu()
-        higher = height > self.height
-        self.height[higher] = height[higher]
-        self.window[higher] = windows[place[higher]]
+    def _around(self, places: Tensor, ids: Tensor) -> Tensor:
+        """The token ids around places [k, 2], [k, before + 1 + after]."""
+        positions = places[:, 1:] + torch.arange(-self.before, self.after + 1)
+        inside = (positions >= 0) & (positions < ids.shape[1])
+        found = ids[places[:, :1], positions.clamp(0, ids.shape[1] - 1)]
+        return found.where(inside, -1)
+
+    def of(self, latent: int) -> Iterator[Peak]:
+        """The places of one latent, the strongest first; none if it never fired."""
+        for slot in self.heights[latent].argsort(descending=True, stable=True).tolist():
+            if self.heights[latent, slot] == 0:
+                return
+            window = self.windows[latent, slot].tolist()
+            yield Peak(
+                float(self.heights[latent, slot]),
+                [token for token in window[: self.before] if token >= 0],
+                window[self.before],
+                [token for token in window[self.before + 1 :] if token >= 0],
+            )

@@ -25,6 +25,7 @@ from .statistics import LatentStats, MeanStats, PairStats, TextFold, fold, text_
 HELD_OUT_SHARE = 5  # one text in five
 MAX_HELD_OUT = 1000  # a side: bounds the memory for their mean residuals
 CHUNK = 512  # texts a side that are sorted by length together
+BEFORE, AFTER = 5, 2  # tokens kept around the place where a latent fires most
 ENCODED_AT_ONCE = 2**20  # latent activations held at a time
 
 Item = tuple[int, int, Tokens]  # side (0 positive, 1 negative), ordinal within it, tokens
@@ -39,7 +40,7 @@ class PointReading:
 
         self.sae = sae
         self.norms = MedianNorm()
-        self.peaks = Peaks(sae.d_sae) if sae else None
+        self.peaks = Peaks(sae.d_sae, before=BEFORE, after=AFTER) if sae else None
         # Texts fitted on and texts held out; both together are all.
         self.evidence = [
             Evidence(empty_side(), empty_side(), PairStats.empty(d_model) if pairs else None, sae)
@@ -138,7 +139,7 @@ class Reading:
             tokens = slice(start, start + step)
             activations = at.sae.encode(resid[tokens]).mul_(at.sae.raw_scale(resid[tokens]))
             part = fold(activations, batch.text_index[tokens], len(batch.texts))
-            at.peaks.add(activations, _windows(batch, tokens))
+            at.peaks.add(activations, batch.places[tokens], batch.ids)
             folded = TextFold(*map(torch.add, folded, part)) if folded else part
         assert folded is not None
         return folded
@@ -161,14 +162,6 @@ class Reading:
                 if rows:
                     positive, negative = torch.tensor(rows).T
                     pairs.add(means[positive] - means[negative])
-
-
-def _windows(batch: ResidualBatch, tokens: slice) -> Tensor:
-    """Token ids around each of a batch's tokens, [n, window], -1 beyond the text."""
-    padded = torch.nn.functional.pad(batch.ids, (Peaks.BEFORE, Peaks.AFTER), value=-1)
-    rows, positions = batch.places[tokens].T
-    offsets = torch.arange(Peaks.BEFORE + 1 + Peaks.AFTER)
-    return padded[rows[:, None], positions[:, None] + offsets]
 
 
 def _chunks(engine: Engine, sides: Sides) -> Iterator[list[Item]]:

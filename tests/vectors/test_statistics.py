@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_ind
-from torch import Tensor
 
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.saes.peaks import Peaks
 from neurosteer_cli.vectors.statistics import (
     LatentStats,
     TextFold,
@@ -226,33 +224,3 @@ def test_k_out_of_range_is_refused(select: object, k: int) -> None:
     message = f"^--top-k must be between 1 and d_sae=5, got {k}$"
     with pytest.raises(InputError, match=message):
         select(of_texts(UP), of_texts(DOWN), k)
-
-
-# --- peaks -------------------------------------------------------------------------------------
-
-
-def windows(*ids: int) -> Tensor:
-    """A window for each token, all of it that token's id."""
-    return torch.tensor(ids)[:, None].expand(-1, Peaks.BEFORE + 1 + Peaks.AFTER)
-
-
-def test_a_peak_remembers_the_window_at_the_highest_activation() -> None:
-    peaks = Peaks(3)
-    peaks.add(torch.tensor([[1.0, 0.0, 0.0], [3.0, 0.5, 0.0]]), windows(10, 11))
-    peaks.add(torch.tensor([[2.0, 4.0, 0.0]]), windows(12))
-    assert peaks.height.tolist() == [3.0, 4.0, 0.0]
-    assert peaks.window[:, Peaks.BEFORE].tolist() == [11, 12, -1]
-    assert peaks.window.shape == (3, 8)
-
-
-def test_a_latent_that_never_fires_has_no_window() -> None:
-    peaks = Peaks(1)
-    peaks.add(torch.zeros(4, 1), windows(1, 2, 3, 4))
-    assert peaks.window.tolist() == [[-1] * 8]
-
-
-def test_an_equal_activation_later_does_not_take_the_peak() -> None:
-    peaks = Peaks(1)
-    peaks.add(torch.tensor([[2.0]]), windows(7))
-    peaks.add(torch.tensor([[2.0]]), windows(8))
-    assert peaks.window[0, 0] == 7

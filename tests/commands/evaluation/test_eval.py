@@ -366,7 +366,7 @@ def test_a_model_of_another_width_named_like_a_bundled_one_is_refused(tmp_path: 
     folder = save_tiny(tmp_path / "smollm2", n_layers=12)
     said = refused("layers", "up.jsonl", "down.jsonl", "--model", str(folder), "--layers", "11", code=1)
     assert said == (
-        "error: SAE 'bundled' has d_model=576 and was trained on 'SmolLM2-135M-Instruct'; "
+        "error: SAE 'bundled' has d_model=576 and was trained on 'smollm2'; "
         f"model '{folder}' has d_model=16: choose the SAE of this model"
     )
 
