@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from ..errors import InputError
 from ..files import spooled
-from .records import STDIN, Located, as_passage, read_records
+from .records import PACKED_SUFFIXES, STDIN, SUFFIXES, Located, as_passage, read_records
 
-SUFFIXES = (".jsonl", ".txt", ".jsonl.gz", ".txt.gz")
+CORPUS_SUFFIXES = SUFFIXES + PACKED_SUFFIXES
 
 
 class Part(NamedTuple):
@@ -36,9 +36,9 @@ def corpus_files(sources: Sequence[str]) -> list[Part]:
                 raise InputError(f"{source}: No such file or directory")
             found.append(source)
             continue
-        inside = sorted(str(file) for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES))
+        inside = sorted(str(file) for file in path.rglob("*") if file.name.lower().endswith(CORPUS_SUFFIXES))
         if not inside:
-            raise InputError(f"{source}: no {', '.join(SUFFIXES)} file in this folder")
+            raise InputError(f"{source}: no {', '.join(CORPUS_SUFFIXES)} file in this folder")
         found += inside
     parts = [Part(file, STDIN if file == "-" else file) for file in found]
     twice = next((part.name for part in parts if parts.count(part) > 1), None)

@@ -1,6 +1,7 @@
 """Read and write JSONL records and plain lines, naming file and line on failure.
 
 Knows streams, encodings and the three forms of a text record; knows nothing of models or labels.
+The forms are read by hand: pydantic's errors, put into these words, take more lines than they save.
 """
 
 import gzip
@@ -9,11 +10,11 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -22,7 +23,8 @@ import jsonlines
 from ..errors import InputError, OutputError
 
 MAX_LINE_BYTES = 16 * 2**20
-PLAIN_TEXT_SUFFIX, GZIP_SUFFIX = ".txt", ".gz"
+SUFFIXES, PACKED_SUFFIXES = (".jsonl", ".txt"), (".jsonl.gz", ".txt.gz")  # of files of records
+_PLAIN_SUFFIXES = (".txt", ".txt.gz")
 STDIN = "<stdin>"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -73,15 +75,22 @@ def read_records(source: str, *, plain_key: str = "text", name: str | None = Non
     """
     name = name or (STDIN if source == "-" else source)
     with _open(source, name) as stream:
-        lines = _decoded_lines(stream, name)
+        lines = _lines(stream, name)
         first = next(lines, None)
         if first is None:
             raise InputError(f"{name}: no records; one JSON object (or, in a .txt file, one text) a line")
-        lines = chain([first], lines)
-        if _is_plain(name, first[1]):
-            yield from (Located(f"{name}:{n}", {plain_key: line.strip()}) for n, line in lines)
-        else:
-            yield from _parse_json_lines(lines, name)
+        is_plain = _is_plain(name, first[1])
+        for where, line in chain([first], lines):
+            yield Located(where, {plain_key: line.strip()} if is_plain else _json_object(line, where))
+
+
+def read_passages(source: str) -> Iterator[Passage]:
+    """Yield the texts of a source one at a time, in order.
+
+    Raises:
+        InputError: as `read_records` and `as_passage`.
+    """
+    return map(as_passage, read_records(source))
 
 
 def as_passage(located: Located) -> Passage:
@@ -93,17 +102,18 @@ def as_passage(located: Located) -> Passage:
     record, where = located.record, located.where
     if "messages" in record:
         messages = chat_messages(located)
-        if messages[-1]["role"] != "assistant":
+        last = messages[-1]
+        if last["role"] != "assistant":
             raise InputError(
-                f"{where}: the last message is by {messages[-1]['role']!r}; "
+                f"{where}: the last message is by {last['role']!r}; "
                 "the last one counts and must be by 'assistant'"
             )
-        return Passage(where, _filled(messages[-1]["content"], "content", where), messages=messages)
+        return Passage(where, _filled_string(Located(where, last), "content"), messages=messages)
     if "completion" in record:
-        completion = _filled(string_value(located, "completion"), "completion", where)
+        completion = _filled_string(located, "completion")
         return Passage(where, completion, prompt=string_value(located, "prompt"))
     if "text" in record:
-        return Passage(where, _filled(string_value(located, "text"), "text", where))
+        return Passage(where, _filled_string(located, "text"))
     raise InputError(
         f"{where}: no 'text', 'prompt' and 'completion', or 'messages' key; found {sorted(record)}"
     )
@@ -115,9 +125,22 @@ def string_value(located: Located, key: str) -> str:
     Raises:
         InputError: the key is absent, its value is no string, or not valid Unicode.
     """
-    if key not in located.record:
-        raise InputError(f"{located.where}: no {key!r} key; found {sorted(located.record)}")
-    return _valid_string(located.record[key], key, located.where)
+    record, where = located.record, located.where
+    if key not in record:
+        raise InputError(f"{where}: no {key!r} key; found {sorted(record)}")
+    value = record[key]
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {key!r} must be a string, got {_short(value)}")
+    if _SURROGATE.search(value):
+        raise InputError(f"{where}: {key!r} holds half a surrogate pair, which is no text")
+    return value
+
+
+def _filled_string(located: Located, key: str) -> str:
+    value = string_value(located, key)
+    if not value.strip():
+        raise InputError(f"{located.where}: {key!r} is empty; remove the record or give it a text")
+    return value
 
 
 def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
@@ -132,7 +155,9 @@ def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
     for turn in turns:
         if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
             raise InputError(f"{where}: a message must have 'role' and 'content', got {_short(turn)}")
-    return tuple({key: _valid_string(turn[key], key, where) for key in ("role", "content")} for turn in turns)
+    return tuple(
+        {key: string_value(Located(where, turn), key) for key in ("role", "content")} for turn in turns
+    )
 
 
 def write_record(record: Record) -> None:
@@ -142,7 +167,7 @@ def write_record(record: Record) -> None:
 
 
 @contextmanager
-def appending(path: Path) -> Iterator[Callable[[Record], None]]:
+def appending(path: Path) -> Iterator[Callable[[Record], object]]:
     """Yield a function that appends a record to a file and flushes it.
 
     Raises:
@@ -150,8 +175,7 @@ def appending(path: Path) -> Iterator[Callable[[Record], None]]:
     """
     try:
         with path.open("a", encoding="utf-8") as file:
-            writer = jsonlines.Writer(file, dumps=_dumps, flush=True)
-            yield lambda record: None if writer.write(record) else None
+            yield jsonlines.Writer(file, dumps=_dumps, flush=True).write
     except OSError as error:
         raise OutputError(f"{path}: cannot write ({error.strerror})") from error
 
@@ -166,11 +190,10 @@ def recover(path: Path) -> tuple[list[Located], int]:
     """
     if not path.exists():
         return [], 0
-    with path.open("rb") as file:
-        whole = file.read().rfind(b"\n") + 1
-        file.seek(0)
-        lines = _decoded_lines(BytesIO(file.read(whole)), str(path))
-        return list(_parse_json_lines(lines, str(path))), whole
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    lines = _lines(BytesIO(data[:whole]), str(path))
+    return [Located(where, _json_object(line, where)) for where, line in lines], whole
 
 
 def _dumps(record: Record) -> str:
@@ -197,79 +220,54 @@ def _open(source: str, name: str) -> AbstractContextManager[BinaryIO]:
     if path.is_dir():
         raise InputError(f"{name}: is a directory; name a file, or `-` for stdin")
     try:
-        return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == GZIP_SUFFIX else path.open("rb")
+        return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from error
 
 
-def _decoded_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) without empty lines."""
-    number = 0
-    while raw := _raw_line(stream, name):
-        number += 1
-        if len(raw) > MAX_LINE_BYTES:
-            raise InputError(
-                f"{name}:{number}: line longer than {MAX_LINE_BYTES >> 20} MiB; one record a line"
-            )
+def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
+    """Yield (file:line, line) without empty lines."""
+    for number in count(1):
+        where = f"{name}:{number}"
         try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{name}:{number}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1}); "
-                "convert the file to UTF-8"
-            ) from error
-        if "\0" in line:
-            raise InputError(f"{name}:{number}: contains a NUL byte; this is not a text file")
+            raw = stream.readline(MAX_LINE_BYTES + 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{name}: not a whole gzip file ({error}); compress it again") from error
+        if not raw:
+            return
+        line = _decoded(raw, where, "utf-8-sig" if number == 1 else "utf-8")
         if line.strip():
-            yield number, line
+            yield where, line
 
 
-def _raw_line(stream: BinaryIO, name: str) -> bytes:
+def _decoded(raw: bytes, where: str, encoding: str) -> str:
+    if len(raw) > MAX_LINE_BYTES:
+        raise InputError(f"{where}: line longer than {MAX_LINE_BYTES >> 20} MiB; one record a line")
     try:
-        return stream.readline(MAX_LINE_BYTES + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: not a whole gzip file ({error}); compress it again") from error
+        line = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{where}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1}); "
+            "convert the file to UTF-8"
+        ) from error
+    if "\0" in line:
+        raise InputError(f"{where}: contains a NUL byte; this is not a text file")
+    return line
 
 
 def _is_plain(name: str, first_line: str) -> bool:
     if name == STDIN:
         return not first_line.lstrip().startswith("{")
-    path = Path(name)
-    return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).suffix.lower() == (
-        PLAIN_TEXT_SUFFIX
-    )
+    return name.lower().endswith(_PLAIN_SUFFIXES)
 
 
-def _parse_json_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Located]:
-    number = 0
-
-    def text_of_lines() -> Iterator[str]:
-        nonlocal number  # jsonlines counts the lines it is given, and empty ones are left out here
-        for number, line in lines:  # noqa: B007
-            yield line
-
+def _json_object(line: str, where: str) -> Record:
     try:
-        for record in jsonlines.Reader(text_of_lines(), loads=_loads).iter(type=dict):
-            yield Located(f"{name}:{number}", record)
+        return jsonlines.Reader([line], loads=_loads).read(type=dict)
     except jsonlines.InvalidLineError as error:
-        line = error.line if isinstance(error.line, str) else error.line.decode(errors="replace")
-        raise InputError(f"{name}:{number}: not a JSON object: {_short(line.strip())}") from error
+        raise InputError(f"{where}: not a JSON object: {_short(line.strip())}") from error
     except RecursionError as error:
-        raise InputError(f"{name}:{number}: JSON nested too deeply") from error
-
-
-def _valid_string(value: Any, key: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {key!r} must be a string, got {_short(value)}")
-    if _SURROGATE.search(value):
-        raise InputError(f"{where}: {key!r} holds half a surrogate pair, which is no text")
-    return value
-
-
-def _filled(value: str, key: str, where: str) -> str:
-    if not value.strip():
-        raise InputError(f"{where}: {key!r} is empty; remove the record or give it a text")
-    return value
+        raise InputError(f"{where}: JSON nested too deeply") from error
 
 
 def _short(value: Any) -> str:

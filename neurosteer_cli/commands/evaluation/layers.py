@@ -26,7 +26,7 @@ from ..shared.options import (
     parse_alphas,
     parse_layers,
 )
-from ..shared.prompting import prompt_records, tokenized
+from ..shared.prompting import tokenized
 from ..shared.scoring import announce, check_judges, command_line, interval, judges_for, percent, write_page
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def layers(
 
     Example: neurosteer layers polite.jsonl rude.jsonl --plot layers.svg
     """
+    from ...data.prompts import prompts_of
     from ...data.sides import open_sides
     from ...evaluation.layers import measure
     from ...evaluation.layers import steer as steer_at
@@ -99,7 +100,7 @@ def layers(
         positions="all",
         batch_size=64,
     )
-    records = prompt_records(prompts) if steer else []
+    records = prompts_of(prompts) if steer else []
     with open_sides(texts, target, source) as sides:
         fitted_on = {text for side in sides for text in side.hashes}
         judges = judges_for(specs, judge_data, attribute or sides[0].label, fitted_on)

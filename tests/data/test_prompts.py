@@ -1,0 +1,84 @@
+"""Prompts are given, named, piped in or built in, and each is checked before a model is loaded."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from neurosteer_cli.data.prompts import as_prompt, neutral_texts, prompts_of, read_prompts
+from neurosteer_cli.data.records import Located
+from neurosteer_cli.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"prompt": "one", "id": 7}\n')
+    Path("two words.txt").write_text("two\nthree\n")
+    Path("chat.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
+
+
+def stdin_of(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+
+def test_arguments_are_prompts_or_name_files_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin_of(b"four\n", monkeypatch)
+    assert read_prompts(["zero", "a.jsonl", "two words.txt", "-", "no such file.txt"]) == [
+        Located("prompt", {"prompt": "zero"}),
+        Located("a.jsonl:1", {"prompt": "one", "id": 7}),
+        Located("two words.txt:1", {"prompt": "two"}),
+        Located("two words.txt:2", {"prompt": "three"}),
+        Located("<stdin>:1", {"prompt": "four"}),
+        Located("prompt", {"prompt": "no such file.txt"}),
+    ]
+
+
+def test_without_arguments_stdin_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin_of(b"four\n", monkeypatch)
+    assert read_prompts([]) == [Located("<stdin>:1", {"prompt": "four"})]
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="^no prompt: give one, a .jsonl or .txt file, or pipe some in$"):
+        read_prompts([])
+
+
+def test_a_prompt_is_a_text_or_a_chat() -> None:
+    assert [as_prompt(located) for located in read_prompts(["a.jsonl", "chat.jsonl"])] == [
+        "one", ({"role": "user", "content": "hi"},),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ('{"text": "a"}', "bad.jsonl:1: no 'prompt' key; found ['text']"),
+        ('{"messages": []}', "bad.jsonl:1: 'messages' must be a list of {role, content}, got []"),
+    ],
+)
+def test_a_record_that_is_no_prompt_is_refused(record: str, message: str) -> None:
+    Path("bad.jsonl").write_text(record)
+    with pytest.raises(InputError) as raised:
+        read_prompts(["a prompt", "bad.jsonl"])
+    assert str(raised.value) == message
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(InputError, match="^none.jsonl: No such file or directory$"):
+        read_prompts(["none.jsonl"])
+
+
+def test_a_source_is_a_file_or_stdin_or_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin_of(b"four\n", monkeypatch)
+    assert prompts_of("a.jsonl") == read_prompts(["a.jsonl"])
+    assert prompts_of("-") == [Located("<stdin>:1", {"prompt": "four"})]
+    built_in = prompts_of(None)
+    assert (len(built_in), built_in[35].where) == (36, "built-in prompt 36")
+    with pytest.raises(InputError, match="^--prompts p.csv: a .jsonl or .txt file, or - for stdin$"):
+        prompts_of("p.csv")
+
+
+def test_neutral_texts_are_different_and_not_empty() -> None:
+    texts = [passage.text for passage in neutral_texts()]
+    assert len(texts) == len(set(texts)) == 32
+    assert all(len(text.split()) > 5 for text in texts)
