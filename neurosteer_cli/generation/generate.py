@@ -1,9 +1,10 @@
-"""Steered generation: rows of prompt and alphas, in batches, in their order.
+"""Steered generation: jobs of prompt and alphas to finished continuations, in a batch that refills.
 
 Knows the engine, vectors and batches; knows nothing of records or the terminal.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,21 +14,30 @@ from ..errors import InputError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..vectors.vector import SteeringVector, total_pushes
-from .batch import POSITIONS, Batch, Continuation, Positions
-from .sampling import Sampling, generator
-from .text import TextStream
+from .batch import Batch
+from .continuation import POSITIONS, Continuation, Positions
+from .sampling import Sampling
 
-TOKENS_IN_CACHE = 2**16  # rows of a batch times the tokens each may come to
+REFILL_AT = 0.75  # share of the rows: to let others in costs a pass and a copy of the cache, so not one by one
 
 
 @dataclass(frozen=True)
 class Job:
     """One continuation to write."""
 
-    prompt: str  # names the noise: equal prompts draw equal noise
+    key: str  # names the noise: equal keys draw equal noise; `Job.of` takes the prompt
     ids: list[int]  # the prompt's tokens, at least one
     alphas: tuple[float, ...] = ()  # one a vector
     sample: int = 0  # number among the continuations of one prompt
+
+    @classmethod
+    def of(cls, engine: Engine, prompt: str, *alphas: float, sample: int = 0) -> "Job":
+        """The job to continue a plain prompt.
+
+        Raises:
+            InputError: the prompt is empty.
+        """
+        return cls(prompt, engine.prompt_ids(prompt), alphas, sample)
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """What all rows of a call share.
+    """What all jobs of a call share.
 
     `positions` names the tokens whose residuals are steered: `all`, those of the `prompt`, or those
     `generated` (the first generated token is then chosen unsteered: it follows from the prompt).
@@ -63,100 +73,83 @@ class GenerationConfig:
 
 def generate(
     engine: Engine,
-    rows: Sequence[Job],
+    jobs: Sequence[Job],
     vectors: Sequence[SteeringVector] = (),
-    settings: GenerationConfig = GenerationConfig(),  # noqa: B008  frozen
+    config: GenerationConfig = GenerationConfig(),  # noqa: B008  frozen
     *,
     on_text: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Continue each row's prompt with the sum of its alphas times the vectors added.
+    """Continue each job's prompt with the sum of its alphas times the vectors added to the residual stream.
+
+        polite = SteeringVector.load(Path("polite.st"))
+        jobs = [Job.of(engine, "Your invoice is late, so", alpha) for alpha in (0, 8, 15)]
+        for number, completion in generate(engine, jobs, [polite]):
+            print(jobs[number].alphas, completion.text)
 
     Args:
-        vectors: each row has one alpha for each; all must fit the engine's model.
-        on_text: told (row, new text) as a continuation grows.
+        engine: the model, whole.
+        jobs: what to write, each with one alpha for each vector, in percent of the median residual norm.
+        vectors: all must fit the engine's model.
+        config: how to write: sampling, length, positions, rows written at a time.
+        on_text: told (number of the job, new text) as a continuation grows.
 
     Yields:
-        (row, generation) as soon as it is finished; batches follow the order of `rows`.
+        (number of the job, completion) as soon as it is finished. Jobs are begun in their order; as
+        continuations end, the next take their places.
 
-    A row's text depends on its prompt, sample, alphas and the seed, and not on the batch it is
-    written in, as far as the machine's arithmetic does not (float32 and bfloat16 sums depend in
-    their last bits on the shape of a batch).
+    A job's text depends on its key, sample, prompt, alphas and the seed, and not on those it is written
+    with, as far as the machine's arithmetic does not (float32 and bfloat16 sums depend in their last
+    bits on the shape of a batch). Alphas of one prompt share their noise (common random numbers).
 
     Raises:
         InputError: an alpha is not finite, or a prompt and its continuation exceed the context.
     """
-    for row in rows:
-        if not all(map(math.isfinite, row.alphas)) or len(row.alphas) != len(vectors):
-            raise InputError(f"alphas {row.alphas} for {len(vectors)} vectors: one finite number each")
-        if len(row.ids) + settings.max_new_tokens > engine.max_tokens:
-            raise InputError(
-                f"prompt of {len(row.ids)} tokens and {settings.max_new_tokens} new ones exceed the model's "
-                f"context of {engine.max_tokens}: {row.prompt[:40]!r}; shorten it"
-            )
-    for start, stop in _batches(rows, settings):
-        yield from _run(engine, start, rows[start:stop], vectors, settings, on_text)
+    for job in jobs:
+        _check(engine, job, len(vectors), config)
+    numbers = {one: number for number, one in enumerate(_continuations(jobs, vectors, config))}
+    waiting, batch = deque(numbers), Batch(engine, config.batch_size)
+    while waiting or len(batch):
+        if len(batch) <= REFILL_AT * config.batch_size:
+            batch.admit(waiting)
+        for continuation, delta in batch.step():
+            if delta.error:
+                raise delta.error
+            if on_text and delta.text:
+                on_text(numbers[continuation], delta.text)
+            if delta.finish_reason:
+                text, n_tokens = continuation.stream.text, len(continuation.written)
+                yield numbers.pop(continuation), Completion(text, n_tokens, delta.finish_reason)
 
 
-def _batches(rows: Sequence[Job], settings: GenerationConfig) -> Iterator[tuple[int, int]]:
-    """Cut rows, in order, into batches bounded in rows and in tokens held."""
-    start, longest = 0, 0
-    for i, row in enumerate(rows):
-        longest = max(longest, len(row.ids) + settings.max_new_tokens)
-        n = i - start + 1
-        if n > 1 and (n > settings.batch_size or n * longest > TOKENS_IN_CACHE):
-            yield start, i
-            start, longest = i, len(row.ids) + settings.max_new_tokens
-    if rows:
-        yield start, len(rows)
+def _check(engine: Engine, job: Job, n_vectors: int, config: GenerationConfig) -> None:
+    if not all(map(math.isfinite, job.alphas)) or len(job.alphas) != n_vectors:
+        raise InputError(f"alphas {job.alphas} for {n_vectors} vectors: one finite number each")
+    if len(job.ids) + config.max_new_tokens > engine.max_tokens:
+        raise InputError(
+            f"prompt of {len(job.ids)} tokens and {config.max_new_tokens} new ones exceed the model's "
+            f"context of {engine.max_tokens}: {job.key[:40]!r}; shorten it"
+        )
 
 
-def _run(
-    engine: Engine,
-    first: int,
-    rows: Sequence[Job],
-    vectors: Sequence[SteeringVector],
-    settings: GenerationConfig,
-    on_text: Callable[[int, str], None] | None,
-) -> Iterator[tuple[int, Completion]]:
-    """Write the rows of one batch, the first of which has the number `first`."""
-    number_of = {line: first + i for i, line in enumerate(_lines(rows, vectors, settings))}
-    streams = {line: TextStream(engine, line.ids) for line in number_of}
-    batch = Batch(engine)
-    batch.join(number_of)
-    while len(batch):
-        for line, token, *_ in batch.step():
-            if on_text:
-                text = streams[line].take(token) if line.finish_reason != "stop" else ""
-                text += streams[line].finish() if line.finish_reason else ""
-                if text:
-                    on_text(number_of[line], text)
-            if line.finish_reason:
-                text = engine.decode(line.ids, line.written)
-                yield number_of[line], Completion(text, len(line.written), line.finish_reason)
-
-
-def _lines(
-    rows: Sequence[Job], vectors: Sequence[SteeringVector], settings: GenerationConfig
+def _continuations(
+    jobs: Sequence[Job], vectors: Sequence[SteeringVector], config: GenerationConfig
 ) -> list[Continuation]:
-    """Rows of one prompt and sample share their noise; rows of the same alphas their pushes."""
-    keys = {
-        (row.prompt, row.sample): generator(settings.sampling.seed, row.prompt, row.sample) for row in rows
-    }
-    pushes = {alphas: _pushes(vectors, alphas) for alphas in {row.alphas for row in rows}}
+    pushes = {alphas: _pushes(vectors, alphas) for alphas in {job.alphas for job in jobs}}
     return [
         Continuation(
-            ids=row.ids,
-            pushes=pushes[row.alphas],
-            positions=settings.positions,
-            sampling=settings.sampling,
-            generator=keys[row.prompt, row.sample],
-            max_new_tokens=settings.max_new_tokens,
+            ids=job.ids,
+            key=job.key,
+            sample=job.sample,
+            pushes=pushes[job.alphas],
+            positions=config.positions,
+            sampling=config.sampling,
+            max_new_tokens=config.max_new_tokens,
         )
-        for row in rows
+        for job in jobs
     ]
 
 
 def _pushes(vectors: Sequence[SteeringVector], alphas: tuple[float, ...]) -> dict[HookPoint, Tensor]:
-    """A row's push at each hook point, [d_model]; vectors whose alpha is 0 take no part."""
+    """A job's push at each hook point, [d_model]; vectors whose alpha is 0 take no part."""
     steering = [(vector, alpha) for vector, alpha in zip(vectors, alphas, strict=True) if alpha]
     return total_pushes([vector for vector, _ in steering], [alpha for _, alpha in steering])

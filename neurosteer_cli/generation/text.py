@@ -7,10 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from tokenizers.decoders import DecodeStream
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
 from ..models.engine import Engine
 
 HALF = "\ufffd"  # what a part of a character decodes to
-TAIL, STRETCH = 16, 32  # tokens before, and of, the stretch that is decoded anew at each token
+TAIL = 16  # tokens of the prompt that are decoded with the text: the first may begin with a space
+
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 class TextStream:
@@ -21,30 +26,35 @@ class TextStream:
     """
 
     def __init__(self, engine: Engine, prompt_ids: list[int], stops: Sequence[str] = ()) -> None:
-        self._engine, self._stops = engine, tuple(stops)
-        self._tail, self._new = prompt_ids[-TAIL:], list[int]()
-        self._settled = ""  # the text of what came between the prompt and `_new`
+        self._engine, self._prompt, self._stops = engine, prompt_ids, tuple(stops)
+        tail = prompt_ids[-TAIL:]
+        while engine.decode([], tail).endswith(HALF):  # half a character is not the text's to complete
+            tail = tail[:-1]
+        self._stream = DecodeStream(tail, skip_special_tokens=True)
+        self._written: list[int] = []
         self.text = ""  # decoded so far
         self.n_given = 0  # characters of it given out
         self.stopped = False  # a stop string has come; nothing is read any more
 
     def take(self, token: int) -> str:
         """Read a token; the text that can be given out now."""
-        self._new.append(token)
-        text = self._engine.decode(self._tail, self._new)
-        if text.endswith(HALF):
-            return ""
-        self.text = self._settled + text
-        if len(self._new) >= STRETCH:
-            self._settled = self.text
-            self._tail, self._new = (self._tail + self._new)[-TAIL:], []
+        self._written.append(token)
+        self.text += self._step(token) or ""
         return self._release(len(self.text) - self._n_open())
 
     def finish(self) -> str:
         """The rest, once no token comes any more."""
         if not self.stopped:
-            self.text = self._settled + self._engine.decode(self._tail, self._new)
+            self.text = self._engine.decode(self._prompt, self._written)
         return self._release(len(self.text))
+
+    def _step(self, token: int) -> str | None:
+        tokenizer = self._engine.tokenizer.backend_tokenizer
+        try:
+            return self._stream.step(tokenizer, token)
+        except Exception:  # a decoder that changes what came before, such as WordPiece's
+            self._stream = DecodeStream(skip_special_tokens=True)
+            return self._stream.step(tokenizer, token)
 
     def _release(self, end: int) -> str:
         places = [place for stop in self._stops if (place := self.text.find(stop)) >= 0]
@@ -66,16 +76,6 @@ class TextStream:
             ),
             default=0,
         )
-
-
-def _byte_of_character() -> dict[str, int]:
-    """Byte-level BPE's spelling of bytes: printable ones as themselves, the others from U+0100 on."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-_BYTES = _byte_of_character()
 
 
 def token_bytes(tokenizer: Any, token: int) -> bytes:

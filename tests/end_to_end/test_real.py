@@ -100,7 +100,7 @@ def mean_compound(rows: list[Job], found: dict[int, Completion], alpha: float) -
 def mean_perplexity(engine: Engine, rows: list[Job], found: dict[int, Completion], alpha: float) -> float:
     pairs = []
     for i, row in enumerate(rows):
-        whole = engine.prompt_ids(row.prompt + found[i].text)
+        whole = engine.prompt_ids(row.key + found[i].text)
         if row.alphas == (alpha,) and len(whole) > len(row.ids):
             pairs.append((row.ids, whole[len(row.ids) :]))
     return math.exp(-statistics.mean(float(text.double().mean()) for text in log_probs(engine, pairs)))

@@ -1,4 +1,4 @@
-"""Lines that join and leave a batch say what they say alone, in every family of models."""
+"""Continuations that join and leave a batch say what they say alone, in every family of models."""
 
 import random
 from collections.abc import Callable
@@ -10,9 +10,10 @@ import torch
 from support.tiny import D_MODEL, D_VOCAB, FAMILIES
 from transformers.cache_utils import DynamicLayer
 
-from neurosteer_cli.generation import batch as batch_module
-from neurosteer_cli.generation.batch import Batch, Continuation
-from neurosteer_cli.generation.sampling import Sampling, generator
+from neurosteer_cli.generation import cache
+from neurosteer_cli.generation.batch import Batch
+from neurosteer_cli.generation.continuation import Continuation
+from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 
@@ -34,8 +35,8 @@ def llama(endless_engines: Callable[[str], Engine]) -> Engine:
     return endless_engines("llama")
 
 
-def line(number: int, **changes: Any) -> Continuation:
-    """A line like no other: prompts of 1 to 70 tokens, all samplings and positions, other pushes."""
+def continuation(number: int, **changes: Any) -> Continuation:
+    """One like no other: prompts of 1 to 70 tokens, all samplings and positions, other pushes."""
     draw = random.Random(number)
     noise = torch.Generator().manual_seed(number)
     points = POINTS[: number % 3]
@@ -44,14 +45,14 @@ def line(number: int, **changes: Any) -> Continuation:
         "pushes": {point: 20 * torch.randn(D_MODEL, generator=noise) for point in points},
         "positions": ("all", "prompt", "generated")[number % 3 if number % 2 else 0],
         "sampling": SAMPLINGS[number % len(SAMPLINGS)],
-        "generator": generator(number, "p", 0),
+        "key": str(number),
         "max_new_tokens": draw.choice([1, 4, 9, 25]),
     }
     return Continuation(**{**facts, **changes})
 
 
 def alone(engine: Engine, number: int, **changes: Any) -> list[int]:
-    batch, one = Batch(engine), line(number, **changes)
+    batch, one = Batch(engine), continuation(number, **changes)
     batch.join([one])
     while len(batch):
         batch.step()
@@ -59,10 +60,10 @@ def alone(engine: Engine, number: int, **changes: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("schedule", range(4))
-def test_lines_that_join_at_any_time_say_what_they_say_alone(engine: Engine, schedule: int) -> None:
+def test_continuations_that_join_at_any_time_say_what_they_say_alone(engine: Engine, schedule: int) -> None:
     draw = random.Random(schedule)
-    waiting = [(number, line(number)) for number in range(schedule, schedule + 14)]
-    all_lines = list(waiting)
+    waiting = [(number, continuation(number)) for number in range(schedule, schedule + 14)]
+    everyone = list(waiting)
     batch, most = Batch(engine), 0
     while waiting or len(batch):
         n = draw.choice([0, 0, 1, 2, 5])
@@ -72,68 +73,68 @@ def test_lines_that_join_at_any_time_say_what_they_say_alone(engine: Engine, sch
         batch.step()
         most = max(most, len(batch))
     assert most > 3
-    for number, one in all_lines:
+    for number, one in everyone:
         assert one.finish_reason == "length"
         assert one.written == alone(engine, number), number
 
 
-def test_lines_that_leave_change_nothing_for_the_others(engine: Engine) -> None:
-    lines = [line(number, max_new_tokens=20) for number in range(8)]
+def test_continuations_that_leave_change_nothing_for_the_others(engine: Engine) -> None:
+    several = [continuation(number, max_new_tokens=20) for number in range(8)]
     batch = Batch(engine)
-    batch.join(lines)
-    batch.leave(lines[5])  # before its first token
+    batch.join(several)
+    several[5].cancel()  # before its first token
     for step in range(10):
         batch.step()
-        batch.leave(lines[step % 4])
+        several[step % 4].cancel()
     assert len(batch) == 3
     while len(batch):
         batch.step()
-    assert [len(one.written) for one in lines] == [1, 2, 3, 4, 20, 0, 20, 20]
+    assert [len(one.written) for one in several] == [1, 2, 3, 4, 20, 0, 20, 20]
     for number in (4, 6, 7):
-        assert lines[number].written == alone(engine, number, max_new_tokens=20)
+        assert several[number].written == alone(engine, number, max_new_tokens=20)
 
 
 def test_leaving_twice_or_after_the_end_is_nothing(llama: Engine) -> None:
-    first, second = line(0, max_new_tokens=1), line(1, max_new_tokens=3)
+    first, second = continuation(0, max_new_tokens=1), continuation(1, max_new_tokens=3)
     batch = Batch(llama)
     batch.join([first, second])
     batch.step()
-    batch.leave(first)
-    batch.leave(first)
+    first.cancel()
+    first.cancel()
     assert len(batch) == 1
     batch.step()
-    batch.leave(first)
+    first.cancel()
     assert len(batch) == 1
 
 
 def test_a_step_gives_newcomers_their_first_token_and_the_others_none(llama: Engine) -> None:
-    old, new = line(0, max_new_tokens=9), line(1, max_new_tokens=9)
+    old, new = continuation(0, max_new_tokens=9), continuation(1, max_new_tokens=9)
     batch = Batch(llama)
     batch.join([old])
     batch.step()
     batch.join([new])
-    assert [written.line for written in batch.step()] == [new]
-    assert [written.line for written in batch.step()] == [old, new]
+    assert [one for one, _ in batch.step()] == [new]
+    assert [one for one, _ in batch.step()] == [old, new]
     assert (len(old.written), len(new.written)) == (2, 2)
 
 
 def test_an_empty_batch_steps_to_nothing(llama: Engine) -> None:
     batch = Batch(llama)
     assert batch.step() == []
-    batch.join([line(0, max_new_tokens=1)])
+    batch.join([continuation(0, max_new_tokens=1)])
     batch.step()
     assert batch.step() == []
     assert len(batch) == 0
 
 
 def test_columns_of_pads_alone_are_let_go(llama: Engine) -> None:
-    long, short = line(0, ids=[5] * 70, max_new_tokens=1), line(1, ids=[5, 6], max_new_tokens=5)
+    long, short = continuation(0, ids=[5] * 70, max_new_tokens=1), continuation(1, ids=[5, 6], max_new_tokens=5)
     batch = Batch(llama)
     batch.join([long, short])
     batch.step()
     batch.step()
-    assert batch._running.mask.shape == (1, 4)  # two of the prompt, one in the cache since, one chosen
-    assert {layer.keys.shape[-2] for layer in batch._running.cache.layers} == {3}
+    assert batch._rows.mask.shape == (1, 4)  # two of the prompt, one in the cache since, one chosen
+    assert {layer.keys.shape[-2] for layer in batch._rows.cache.layers} == {3}
 
 
 def test_a_cache_of_another_kind_takes_no_newcomers_until_it_is_empty(
@@ -142,25 +143,27 @@ def test_a_cache_of_another_kind_takes_no_newcomers_until_it_is_empty(
     class OtherLayer(DynamicLayer):
         pass
 
-    monkeypatch.setattr(batch_module, "_MERGED", (OtherLayer,))
+    monkeypatch.setattr(cache, "MERGED", (OtherLayer,))
     batch = Batch(llama)
     assert batch.is_open
-    lines = [line(number, max_new_tokens=length) for number, length in ((0, 2), (2, 5))]
-    batch.join(lines)
+    several = [continuation(number, max_new_tokens=length) for number, length in ((0, 2), (2, 5))]
+    batch.join(several)
     batch.step()
     assert not batch.is_open
     while len(batch):
         batch.step()
     assert batch.is_open
-    assert lines[1].written == alone(llama, 2, max_new_tokens=5)
+    assert several[1].written == alone(llama, 2, max_new_tokens=5)
 
 
 def test_log_probabilities_are_those_of_the_steered_model(llama: Engine) -> None:
-    one = line(4, n_log_probs=3, positions="all", max_new_tokens=4)
-    other = line(1, n_log_probs=None)
+    one = continuation(4, n_log_probs=3, positions="all", max_new_tokens=4)
+    other = continuation(1, n_log_probs=None)
     batch = Batch(llama)
     batch.join([one, other])
-    told = [written for _ in range(4) for written in batch.step() if written.line is one]
+    told = [
+        token for _ in range(4) for stepped, delta in batch.step() if stepped is one for token in delta.tokens
+    ]
     handles = [
         llama.blocks[point.layer].register_forward_hook(lambda _b, _a, out, push=push: out + push)
         for point, push in one.pushes.items()
@@ -170,18 +173,18 @@ def test_log_probabilities_are_those_of_the_steered_model(llama: Engine) -> None
     for handle in handles:
         handle.remove()
     expected = logits.log_softmax(-1)[len(one.ids) - 1 : -1]
-    for written, token, row in zip(told, one.written, expected, strict=True):
-        assert written.token == token
-        assert written.log_prob == pytest.approx(float(row[token]), abs=1e-4)
+    for token, written, row in zip(told, one.written, expected, strict=True):
+        assert token.id == written
+        assert token.log_prob == pytest.approx(float(row[written]), abs=1e-4)
         top = row.topk(3)
-        assert [token for token, _ in written.most_probable] == top.indices.tolist()
-        assert [value for _, value in written.most_probable] == pytest.approx(top.values.tolist(), abs=1e-4)
+        assert [other for other, _ in token.most_probable] == top.indices.tolist()
+        assert [value for _, value in token.most_probable] == pytest.approx(top.values.tolist(), abs=1e-4)
 
 
-def test_a_stop_token_ends_a_line_and_is_not_part_of_it(llama: Engine) -> None:
+def test_a_stop_token_ends_a_continuation_and_is_not_part_of_it(llama: Engine) -> None:
     first = alone(llama, 0, max_new_tokens=3)
     engine = replace(llama, stop_ids=frozenset({first[1]}))
-    batch, one = Batch(engine), line(0, max_new_tokens=3)
+    batch, one = Batch(engine), continuation(0, max_new_tokens=3)
     batch.join([one])
     while len(batch):
         batch.step()

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny import D_MODEL, FAMILIES
+from support.tiny import D_MODEL, D_VOCAB, FAMILIES
+from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.generation import batch
-from neurosteer_cli.generation import generate as generation
+from neurosteer_cli.generation import cache as cache_module
 from neurosteer_cli.generation.generate import Completion, GenerationConfig, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
@@ -27,21 +29,21 @@ PROMPTS = [[7, 21, 3], [99], [50, 51, 52, 53, 54, 55, 56, 57], LONG]
 ALPHAS = [0.0, 1.0, -1.0, 0.5]  # one a prompt
 
 
-class TokenNumbers:
+def token_numbers() -> PreTrainedTokenizerFast:
     """A tokenizer that spells each token as its number, so that a text says which tokens it has."""
-
-    def decode(self, ids: Sequence[int], **_options: Any) -> str:
-        return "".join(f"<{i}>" for i in ids)
+    raw = Tokenizer(models.WordLevel({spelled([i]): i for i in range(D_VOCAB)}))
+    raw.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=raw)
 
 
 def spelled(ids: Sequence[int]) -> str:
-    return TokenNumbers().decode(ids)
+    return "".join(f"<{i}>" for i in ids)
 
 
 @pytest.fixture(scope="module")
 def engines(endless_engines: Callable[[str], Engine]) -> Callable[[str], Engine]:
     """A family's engine; its texts are token numbers and no token ends them."""
-    return cache(lambda family: replace(endless_engines(family), tokenizer=TokenNumbers()))
+    return cache(lambda family: replace(endless_engines(family), tokenizer=token_numbers()))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -278,7 +280,7 @@ def test_with_every_alpha_0_no_hook_is_set(llama: Engine, monkeypatch: pytest.Mo
         asked.append(pushes)
         return add(blocks, pushes)
 
-    monkeypatch.setattr(batch, "add", watched)
+    monkeypatch.setattr(cache_module, "add", watched)
     texts(llama, rows_of(PROMPTS, 0.0), [vector(llama, {POINT: direction(llama)})], n=3)
     assert asked == [{}, {}, {}]
 
@@ -317,7 +319,7 @@ def test_a_rows_text_does_not_depend_on_batch_size_order_or_company(
 
 
 def rows_keys(rows: Sequence[Job]) -> list[tuple[str, tuple[float, ...], int]]:
-    return [(row.prompt, row.alphas, row.sample) for row in rows]
+    return [(row.key, row.alphas, row.sample) for row in rows]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
@@ -412,7 +414,7 @@ def test_batches_follow_the_order_of_the_rows(llama: Engine) -> None:
 
 
 def test_batches_are_bounded_in_tokens(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "TOKENS_IN_CACHE", 12)
+    monkeypatch.setattr(batch, "TOKENS_IN_CACHE", 12)
     # with one new token each: 3 x 4 = 12 fit; a fourth of 4 would not; 30 alone is let through
     rows = rows_of([[1, 2, 3], [1], [1], [1, 2, 3], [1] * 30, [1]])
     assert prefills(llama, rows) == [(3, 3), (1, 3), (1, 30), (1, 1)]

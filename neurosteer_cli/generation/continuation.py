@@ -1,0 +1,97 @@
+"""One continuation while it is written, and what is given out of it as it grows.
+
+Knows tokens, text and their ends; knows nothing of models, tensors' layout or of who reads.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from ..models.hooks import HookPoint
+from .sampling import Sampling
+from .text import TextStream
+
+Positions = Literal["all", "prompt", "generated"]
+POSITIONS = get_args(Positions)
+
+
+class Token(NamedTuple):
+    """A written token, its place in the text and its probability under the steered model."""
+
+    id: int
+    start: int  # characters of text before it
+    log_prob: float | None = None  # at temperature 1
+    most_probable: Sequence[tuple[int, float]] = ()  # tokens and their log-probabilities
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The next part of a continuation, or how it ended."""
+
+    text: str = ""
+    tokens: tuple[Token, ...] = ()  # whose text it is
+    finish_reason: str | None = None
+    error: BaseException | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.finish_reason or self.error)
+
+
+@dataclass(eq=False, kw_only=True)
+class Continuation:
+    """One continuation: what to write, how, and what is written so far. Each has settings of its own."""
+
+    ids: list[int]  # the prompt's tokens, at least one
+    key: str  # names the noise: equal keys, samples and seeds draw equal noise
+    sample: int = 0
+    pushes: Mapping[HookPoint, Tensor]  # [d_model] each, raw residual units
+    positions: Positions
+    sampling: Sampling
+    max_new_tokens: int
+    stops: Sequence[str] = ()  # strings before which the text ends
+    n_log_probs: int | None = None  # how many tokens a step to tell the log-probabilities of
+    deadline: float = math.inf  # on the clock time.monotonic
+    on_delta: Callable[[Delta], None] = field(default=lambda _delta: None)
+    # since it joined a batch
+    generator: torch.Generator = field(init=False)
+    stream: TextStream = field(init=False)
+    written: list[int] = field(default_factory=list)  # without the token that ends the text
+    finish_reason: str | None = None  # "stop": the model, or a stop string; "length"; "cancelled"; "error"
+    _held: list[Token] = field(default_factory=list)  # whose text has not been given out
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that prompt and continuation may come to."""
+        return len(self.ids) + self.max_new_tokens
+
+    def cancel(self) -> None:
+        """Write it no further, if it is not finished."""
+        self.finish_reason = self.finish_reason or "cancelled"
+
+    def take(self, token: Token | None) -> Delta:
+        """Go on with a token, or with None end the text; what can be given out now."""
+        text = ""
+        if token is None:
+            self.finish_reason = "stop"
+        else:
+            self.written.append(token.id)
+            self._held.append(token)
+            text = self.stream.take(token.id)
+            if len(self.written) == self.max_new_tokens:
+                self.finish_reason = "length"
+        if self.finish_reason and not self.stream.stopped:
+            text += self.stream.finish()
+        if self.stream.stopped:
+            self.finish_reason = "stop"
+        return Delta(text, self._given_out(), self.finish_reason)
+
+    def _given_out(self) -> tuple[Token, ...]:
+        """The tokens held whose text has been given out; none is held after the text's own end."""
+        is_whole = self.finish_reason and not self.stream.stopped
+        given = [token for token in self._held if is_whole or token.start < self.stream.n_given]
+        self._held = self._held[len(given) :]
+        return tuple(given)
