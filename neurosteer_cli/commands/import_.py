@@ -99,19 +99,21 @@ def _adopt(
     loading: tuple[str | None, str, str],
 ) -> None:
     """Measure the residual norm and write the file's directions in our unit."""
+    from ..data.prompts import neutral_texts
+    from ..data.records import read_passages
     from ..models.engine import Engine
     from ..models.load import read_config
     from ..models.residuals import median_norms
     from ..models.resolve import DEFAULT_MODEL, resolve
     from ..models.shape import shape_of
-    from ..vectors.adopt import NEUTRAL_TEXTS, adopt, passages
+    from ..vectors.adopt import adopt
     from ..vectors.vector import file_sha256
 
     model, dtype, device = loading
     name = model or DEFAULT_MODEL
     found = control.at_points(origin, str(file))
     points = _chosen(list(found), layers, file)
-    known = list(passages(texts)) if texts is not None else list(passages(str(NEUTRAL_TEXTS)))
+    known = list(read_passages(texts)) if texts is not None else neutral_texts()
     config = read_config(resolve(name, console.note))
     _check_fits(control, points, shape_of(config), name, file)
     control.check_hint(config.get_text_config().model_type, name, str(file))

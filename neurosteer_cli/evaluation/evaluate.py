@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from importlib.resources import files
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import __version__
+from ..data.prompts import neutral_texts
 from ..models.engine import Engine
 from .judges.judge import Judge, Scores
 from .likelihood import damage, log_probs
@@ -162,17 +162,11 @@ def _token_log_probs(
     return log_probs(engine, pairs, advance)
 
 
-def neutral_texts() -> list[str]:
-    """Texts about nothing in particular, on which a push should change little."""
-    text = (files("neurosteer_cli") / "data" / "neutral.txt").read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line.strip()][:N_NEUTRAL]
-
-
 def _divergences(run: Run, progress: Progress) -> dict[Condition, float]:
     """What each push does to predictions on neutral text."""
     if not run.pushes:
         return {}
-    texts = [run.engine.prompt_ids(text) for text in neutral_texts()]
+    texts = [run.engine.prompt_ids(passage.text) for passage in neutral_texts()[:N_NEUTRAL]]
     with progress("damage", len(texts) * len(run.pushes)) as advance:
         found = damage(run.engine, texts, list(run.pushes.values()), advance)
     return dict(zip(run.pushes, found, strict=True))

@@ -3,28 +3,15 @@
 Knows the engine, control-vector files and the unit of alpha; knows nothing of the terminal.
 """
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from ..data.records import Passage, as_passage, read_records
 from ..errors import VectorFileError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from .gguf import ControlVector
 from .metadata import PointMetadata, VectorMetadata
 from .vector import NO_TEXTS, SteeringVector, unit_scale
-
-NEUTRAL_TEXTS = Path(__file__).parents[1] / "data" / "neutral.txt"
-
-
-def passages(source: str) -> Iterator[Passage]:
-    """The texts of a JSONL or plain-text file, in the forms that `fit` reads.
-
-    Raises:
-        InputError: the file or a record in it is malformed.
-    """
-    return map(as_passage, read_records(source))
 
 
 def adopt(

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from neurosteer_cli.data.records import Passage
 from neurosteer_cli.evaluation import evaluate as module
-from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate, neutral_texts
+from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.load import RegexJudge, Scores
 from neurosteer_cli.evaluation.likelihood import log_probs
 from neurosteer_cli.evaluation.metrics import Estimate
@@ -129,7 +130,7 @@ def test_distinct_is_taken_over_the_continuations_of_a_prompt(engine: Engine) ->
 
 
 def test_damage_is_measured_for_the_pushes_given(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "neutral_texts", lambda: ["abc", "de"])
+    monkeypatch.setattr(module, "neutral_texts", lambda: [Passage("", "abc"), Passage("", "de")])
     push = torch.randn(engine.d_model, generator=torch.Generator().manual_seed(0))
     unsteered, steered = results(engine, pushes={STEERED: {HookPoint(1): push}})
     assert unsteered.kl is None
@@ -192,9 +193,3 @@ def test_rows_become_json_with_the_setting_first(engine: Engine) -> None:
 )
 def test_what_tables_call_a_setting(condition: Condition, expected: str) -> None:
     assert condition.label == expected
-
-
-def test_neutral_texts_are_different_and_not_empty() -> None:
-    texts = neutral_texts()
-    assert len(set(texts)) == len(texts) == 16
-    assert all(text.strip() for text in texts)

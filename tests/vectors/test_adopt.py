@@ -9,7 +9,7 @@ from support.tiny import D_MODEL
 from neurosteer_cli.errors import VectorFileError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
-from neurosteer_cli.vectors.adopt import NEUTRAL_TEXTS, adopt, passages
+from neurosteer_cli.vectors.adopt import adopt
 from neurosteer_cli.vectors.gguf import ControlVector
 from neurosteer_cli.vectors.vector import SteeringVector
 
@@ -69,8 +69,3 @@ def test_the_vector_says_where_it_came_from(engine: Engine, tmp_path: Path) -> N
 def test_directions_of_zero_are_refused(engine: Engine) -> None:
     with pytest.raises(VectorFileError, match="^v.gguf: its directions are zero: nothing would be steered$"):
         adopted(engine, POINTS, control({1: 0.0, 3: 0.0}))
-
-
-def test_the_neutral_texts_come_with_the_package() -> None:
-    texts = [passage.text for passage in passages(str(NEUTRAL_TEXTS))]
-    assert len(texts) == len(set(texts)) == 32
