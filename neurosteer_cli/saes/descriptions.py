@@ -8,10 +8,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, PlainSerializer, TypeAdapter
 
 from ..data.records import read_records
-from ..errors import InputError, SAEError
+from ..errors import InputError, SAEError, one_line
 from ..files import replace_file
 from ..models.wheels import cache_folder
 from .load import sae_folder
@@ -21,26 +23,27 @@ FORMAT_VERSION = 1
 FILE_NAME = "descriptions.jsonl.gz"
 N_NAMING = 3  # tokens in a latent's name
 
+Rounded = Annotated[float, PlainSerializer(lambda number: float(f"{number:.3g}"))]
 
-@dataclass(frozen=True)
-class Context:
+
+class Context(NamedTuple):
     """One place where a latent fired."""
 
     before: str
     token: str  # at which it fired
     after: str
-    activation: float
+    activation: Rounded
 
 
 @dataclass(frozen=True)
 class Description:
-    """One latent."""
+    """One latent; an alias is a field's name in the file."""
 
-    latent_id: int
-    firing_rate: float  # share of tokens
-    contexts: tuple[Context, ...]  # of largest activation first
-    promoted: tuple[str, ...]  # tokens, by the logit lens
-    suppressed: tuple[str, ...]
+    latent_id: Annotated[int, Field(alias="id")]
+    firing_rate: Annotated[Rounded, Field(alias="rate")]  # share of tokens
+    contexts: Annotated[tuple[Context, ...], Field(alias="at")]  # of largest activation first
+    promoted: Annotated[tuple[str, ...], Field(alias="up")]  # tokens, by the logit lens
+    suppressed: Annotated[tuple[str, ...], Field(alias="down")]
 
     @property
     def peak(self) -> float:
@@ -73,6 +76,9 @@ class About:
     median_resid_norm: float
 
 
+_ABOUT, _LATENTS = TypeAdapter(About), TypeAdapter(list[Description])
+
+
 @dataclass(frozen=True)
 class Descriptions:
     """All latents of an SAE."""
@@ -86,7 +92,7 @@ class Descriptions:
         Raises:
             OutputError: it cannot be written.
         """
-        lines = [asdict(self.about), *map(_record, self.latents)]
+        lines = [asdict(self.about), *_LATENTS.dump_python(self.latents, by_alias=True)]
         text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
         with replace_file(file) as temporary:
             temporary.write_bytes(gzip.compress(text.encode(errors="replace"), 9, mtime=0))
@@ -99,34 +105,20 @@ class Descriptions:
             SAEError: damaged, incomplete, or of another format version.
         """
         try:
-            records = (located.record for located in read_records(str(file)))
-            about = next(records)
+            about, *latents = [located.record for located in read_records(str(file))]
             if about.get("format_version") != FORMAT_VERSION:
                 raise SAEError(
                     f"{file}: format version {about.get('format_version')}, this program reads "
                     f"{FORMAT_VERSION}; run `neurosteer sae describe` again"
                 )
-            found = cls(About(**about), list(map(_description, records)))
-        except (InputError, KeyError, TypeError, ValueError) as error:
-            raise SAEError(f"{file}: damaged ({error}); run `neurosteer sae describe` again") from error
+            found = cls(_ABOUT.validate_python(about), _LATENTS.validate_python(latents))
+        except (InputError, ValueError) as error:
+            raise SAEError(
+                f"{file}: damaged ({one_line(error)}); run `neurosteer sae describe` again"
+            ) from error
         if [latent.latent_id for latent in found.latents] != list(range(found.about.d_sae)):
             raise SAEError(f"{file}: damaged (latents are missing); run `neurosteer sae describe` again")
         return found
-
-
-def _record(latent: Description) -> dict[str, Any]:
-    return {
-        "id": latent.latent_id,
-        "rate": float(f"{latent.firing_rate:.3g}"),
-        "at": [[c.before, c.token, c.after, float(f"{c.activation:.3g}")] for c in latent.contexts],
-        "up": latent.promoted,
-        "down": latent.suppressed,
-    }
-
-
-def _description(record: dict[str, Any]) -> Description:
-    contexts = tuple(Context(*context) for context in record["at"])
-    return Description(record["id"], record["rate"], contexts, tuple(record["up"]), tuple(record["down"]))
 
 
 def file_for(sae: SparseAutoencoder, sae_id: str, model_id: str) -> Path:

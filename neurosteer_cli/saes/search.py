@@ -3,11 +3,12 @@
 Knows the engine, SAEs and descriptions; knows nothing of files or the terminal.
 """
 
-import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..models.engine import Engine, Tokens
@@ -43,18 +44,18 @@ def search(
     Raises:
         InputError: the query has no token that counts.
     """
-    firing = _firing(engine, sae, descriptions, query)
-    words = _word_scores(descriptions, query)
+    firing = _firing(engine, sae, descriptions, query).tolist()
+    words = _word_scores(descriptions, query).tolist()
     hits = [
-        Hit(latent.latent_id, firing[latent.latent_id] + words[latent.latent_id],
-            firing[latent.latent_id], words[latent.latent_id], latent.name)
-        for latent in descriptions.latents
-    ]  # fmt: skip
+        Hit(latent.latent_id, fires + has, fires, has, latent.name)
+        for latent, fires, has in zip(descriptions.latents, firing, words, strict=True)
+    ]
     found = [hit for hit in hits if hit.score > 0]
     return sorted(found, key=lambda hit: (-hit.score, hit.latent_id))[:n]
 
 
-def _firing(engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, query: str) -> list[float]:
+def _firing(engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, query: str) -> Tensor:
+    """How far the query fires each latent, against the corpus, [n]; the best one has 1."""
     if not query.strip():
         raise InputError("the query is empty; give the words or the text to search by")
     before = engine.prompt_ids(LEAD, "the lead")
@@ -67,47 +68,41 @@ def _firing(engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, 
     if not len(resid):
         raise InputError("the query has no token of a usual norm; give a longer text")
     activations = (sae.encode(resid) * sae.raw_scale(resid)).mean(0).cpu()
-    peaks = torch.tensor([max(latent.peak, 1e-9) for latent in descriptions.latents])
-    rarity = torch.tensor([-math.log(max(latent.firing_rate, RAREST)) for latent in descriptions.latents])
-    fired = torch.tensor([latent.peak > 0 for latent in descriptions.latents])
-    scores = (activations / peaks).clamp(max=1) * rarity * fired
-    best = float(scores.max())
-    found: list[float] = (scores / best if best > 0 else scores).tolist()
-    return found
+    peaks = torch.tensor([latent.peak for latent in descriptions.latents])
+    rates = torch.tensor([latent.firing_rate for latent in descriptions.latents], dtype=torch.float64)
+    rarity = -rates.clamp_min(RAREST).log().float()
+    scores = (activations / peaks.clamp_min(1e-9)).clamp(max=1) * rarity * (peaks > 0)
+    best: Tensor = scores.max()
+    return scores / best if best > 0 else scores
 
 
-def _word_scores(descriptions: Descriptions, query: str) -> list[float]:
-    """For each latent the share, by weight, of the query's words that its description has."""
+def _word_scores(descriptions: Descriptions, query: str) -> Tensor:
+    """For each latent the share, by weight, of the query's words that its description has, [n].
+
+    A word around a latent counts half. Words weigh as in TF-IDF; scikit-learn's cosine would put the
+    latent of fewest words first, not that of most of the query's, and takes a second to import.
+    """
     wanted = list(dict.fromkeys(_words(query)))
-    marked = [_marked(latent) for latent in descriptions.latents]
-    around = [_around(latent) for latent in descriptions.latents]
-    weights = {}
-    for word in wanted:
-        n_with = sum(word in one for one in marked) + sum(word in one for one in around)
-        weights[word] = math.log((2 * len(marked) + 1) / (n_with + 1))
-    whole = sum(weights.values()) or 1.0
-
-    def share(fired: set[str], near: set[str]) -> float:
-        return sum(weights[word] * (1.0 if word in fired else 0.5) for word in wanted if word in fired | near)
-
-    return [share(fired, near) / whole for fired, near in zip(marked, around, strict=True)]
+    fired = _has_words([_marked(latent) for latent in descriptions.latents], wanted)
+    around = _has_words([_around(latent) for latent in descriptions.latents], wanted)
+    weights = ((2 * len(fired) + 1) / (fired.sum(0) + around.sum(0) + 1)).log()
+    shares: Tensor = torch.maximum(fired, around / 2) @ weights / weights.sum().clamp_min(1e-9)
+    return shares
 
 
-def _marked(latent: Description) -> set[str]:
-    """The words a latent fires at, and those it promotes."""
-    return {
-        word
-        for text in (*(context.token for context in latent.contexts), *latent.promoted)
-        for word in _words(text)
-    }
+def _has_words(texts: Sequence[str], words: Sequence[str]) -> Tensor:
+    """Which of the words each text has, 0 or 1 as [n_texts, n_words] float64."""
+    rows = [[word in found for word in words] for found in (set(_words(text)) for text in texts)]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
-def _around(latent: Description) -> set[str]:
-    return {
-        word
-        for context in latent.contexts
-        for word in _words(f"{context.before}{context.token}{context.after}")
-    }
+def _marked(latent: Description) -> str:
+    """The tokens a latent fires at, and those it promotes."""
+    return " ".join((*(context.token for context in latent.contexts), *latent.promoted))
+
+
+def _around(latent: Description) -> str:
+    return "\n".join(f"{context.before}{context.token}{context.after}" for context in latent.contexts)
 
 
 def _words(text: str) -> list[str]:
