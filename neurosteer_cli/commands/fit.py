@@ -101,7 +101,7 @@ def fit(
         from ..vectors.from_texts import fit as fit_vector
 
         engine, saes = load_engine_for(
-            saes, model, n_blocks=max(points).layer + 1, dtype=dtype, device=device,
+            saes, model, points=points, dtype=dtype, device=device,
             say=console.note, warn=console.warn,
         )  # fmt: skip
 
@@ -139,11 +139,9 @@ def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
 def _middle(model: str) -> "HookPoint":
     """Where to steer when nothing says so: two thirds up, where steering was seen to work best."""
     from ..models.hooks import HookPoint
-    from ..models.load import read_config
-    from ..models.resolve import resolve
-    from ..models.shape import shape_of
+    from ..models.load import model_shape
 
-    return HookPoint(shape_of(read_config(resolve(model, console.note))).n_layers * 2 // 3)
+    return HookPoint(model_shape(model, console.note).n_layers * 2 // 3)
 
 
 def _load_saes(

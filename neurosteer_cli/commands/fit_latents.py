@@ -91,7 +91,7 @@ def _choices(
 
     saes = {one.hook_point: one for one, _ in weights}
     if files:
-        engine, fitted = load_engine(model, saes, dtype, device, n_blocks=max(saes).layer + 1, head=False)
+        engine, fitted = load_engine(model, saes, dtype, device, points=saes, head=False)
         with console.progress("measuring", N_TOKENS) as advance:
             tallies = tally(
                 engine,
@@ -119,7 +119,7 @@ def _choices(
             for found in described
             if found is not None
         ]
-        engine, _ = load_engine(model, saes, dtype, device, n_blocks=0, head=False)
+        engine, _ = load_engine(model, saes, dtype, device, points=[], head=False)
     return engine, {
         one.hook_point: Choice(
             one, chosen, median, {latent: rates[latent] for latent in chosen if 0 <= latent < one.d_sae}

@@ -72,9 +72,7 @@ def _restore(
     model: str | None,
 ) -> None:
     """Write the vector a file was exported from; it brings its facts along, its norms included."""
-    from ..models.load import read_config
-    from ..models.resolve import resolve
-    from ..models.shape import shape_of
+    from ..models.load import model_shape
     from ..vectors.gguf import restore
 
     if origin not in (None, "llama.cpp"):
@@ -83,7 +81,7 @@ def _restore(
         raise InputError(f"{file} was written by `neurosteer export`: leave out --layers and --texts")
     vector = restore(control, file)
     if model is not None:
-        vector.check_fits(shape_of(read_config(resolve(model, console.note))), model, str(file))
+        vector.check_fits(model_shape(model, console.note), model, str(file))
     vector.save(out)
     assert control.own is not None
     console.note(f"wrote {out}: the vector that {file} was exported from at alpha {control.own.alpha:g}")
@@ -117,8 +115,7 @@ def _adopt(
     config = read_config(resolve(name, console.note))
     _check_fits(control, points, shape_of(config), name, file)
     control.check_hint(config.get_text_config().model_type, name, str(file))
-    n_blocks = max(point.layer for point in points) + 1
-    engine = Engine.load(name, n_blocks=n_blocks, head=False, dtype=dtype, device=device, say=console.note)
+    engine = Engine.load(name, points=points, head=False, dtype=dtype, device=device, say=console.note)
     with console.progress("measuring", len(known)) as advance:
         norms = median_norms(engine, points, known, texts or "the neutral texts", advance)
     provenance: dict[str, Any] = {"file": file.name, "sha256": file_sha256(file), "texts": texts or "neutral"}

@@ -86,7 +86,7 @@ def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str
     from ..saes.load import load_sae
 
     try:
-        engine = Engine.load(model_id, n_blocks=0, say=console.note)
+        engine = Engine.load(model_id, points=[], say=console.note)
     except NeurosteerError as error:
         console.note(f"promoted tokens are left out: {error}")
         return

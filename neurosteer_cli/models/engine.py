@@ -4,7 +4,7 @@ Knows transformers; knows nothing of labels, SAEs or how a vector is fitted.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +59,7 @@ class Engine:
         cls,
         model: str = DEFAULT_MODEL,
         *,
-        n_blocks: int | None = None,
+        points: Iterable[HookPoint] | None = None,
         head: bool = True,
         dtype: str = "auto",
         device: str = "auto",
@@ -69,7 +69,7 @@ class Engine:
 
         Args:
             model: `smollm2`, a Hub id, a local folder or a `.gguf` file.
-            n_blocks: load the first `n_blocks` decoder blocks only; None loads all.
+            points: load the decoder blocks up to the last of these hook points only; None loads all.
             head: whether the output head is needed.
             dtype, device: `auto` takes what the machine does fastest.
             say: told what takes long, before it is begun.
@@ -83,7 +83,7 @@ class Engine:
         folder = resolve(model, say)
         config = read_config(folder)
         shape = shape_of(config)
-        wanted = shape.n_layers if n_blocks is None else n_blocks
+        wanted = shape.n_layers if points is None else max((point.layer + 1 for point in points), default=0)
         loaded = load_weights(folder, config, wanted, head=head, dtype=number_type, device=place)
         tokenizer = load_tokenizer(folder)
         return cls(

@@ -6,6 +6,7 @@ of what the model is used for.
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import InputError, ModelError, one_line
-from .resolve import quiet_transformers
+from .resolve import quiet_transformers, resolve
+from .shape import ModelShape, shape_of
 
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,6 +33,15 @@ def read_config(folder: Path) -> Any:
         return transformers.AutoConfig.from_pretrained(folder)
     except Exception as error:  # each architecture checks its fields in its own way
         raise ModelError(f"{folder}: cannot read its configuration ({one_line(error)})") from error
+
+
+def model_shape(model: str, say: Callable[[str], None] = lambda _message: None) -> ModelShape:
+    """A model's shape, by its configuration alone.
+
+    Raises:
+        ModelError: as `resolve` and `read_config`.
+    """
+    return shape_of(read_config(resolve(model, say)))
 
 
 def choose_device(name: str) -> torch.device:

@@ -100,7 +100,7 @@ def load_engine_for(
     saes: Mapping[HookPoint, SparseAutoencoder],
     model: str,
     *,
-    n_blocks: int | None = None,
+    points: Iterable[HookPoint] | None = None,
     head: bool = False,
     dtype: str = "auto",
     device: str = "auto",
@@ -110,7 +110,7 @@ def load_engine_for(
     """Load a model and open SAEs on it; one of a block that it does not have is told of before.
 
     Args:
-        model, n_blocks, head, dtype, device, say: as for `Engine.load`.
+        model, points, head, dtype, device, say: as for `Engine.load`.
         warn: as for `open_saes`.
 
     Raises:
@@ -118,13 +118,11 @@ def load_engine_for(
         ModelError, InputError: as `Engine.load`.
     """
     from ..models.engine import Engine
-    from ..models.load import read_config
-    from ..models.resolve import resolve
-    from ..models.shape import shape_of
+    from ..models.load import model_shape
 
     if saes:
-        _check_blocks(saes, model, shape_of(read_config(resolve(model, say))).n_layers)
-    engine = Engine.load(model, n_blocks=n_blocks, head=head, dtype=dtype, device=device, say=say)
+        _check_blocks(saes, model, model_shape(model, say).n_layers)
+    engine = Engine.load(model, points=points, head=head, dtype=dtype, device=device, say=say)
     return engine, open_saes(saes, engine, warn=warn)
 
 

@@ -107,7 +107,7 @@ def forward_rate(positive: str, negative: str) -> None:
     from neurosteer_cli.models.engine import TOKENS_PER_BATCH, Engine
     from neurosteer_cli.models.hooks import HookPoint
 
-    engine = Engine.load(n_blocks=21, head=False)
+    engine = Engine.load(points=[HookPoint(20)], head=False)
     with open_sides([positive, negative]) as sides:
         texts = [engine.tokenize(passage) for side in sides for _, passage in side.passages()]
     n_tokens = sum(len(tokens.ids) for tokens in texts)

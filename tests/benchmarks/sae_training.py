@@ -70,10 +70,11 @@ def ours(n_tokens: int) -> dict[str, float]:
 
     from neurosteer_cli.data.corpus import Part
     from neurosteer_cli.models.engine import Engine
+    from neurosteer_cli.models.hooks import HookPoint
     from neurosteer_cli.saes.training.config import Progress, TrainingConfig
     from neurosteer_cli.saes.training.run import Training
 
-    engine = Engine.load("smollm2", n_blocks=LAYER + 1, head=False, dtype="float32", device="cpu")
+    engine = Engine.load("smollm2", points=[HookPoint(LAYER)], head=False, dtype="float32", device="cpu")
     settings = TrainingConfig(
         model_id="smollm2", points=(f"blocks.{LAYER}.hook_resid_post",), architecture="topk", d_sae=D_SAE,
         k=K, n_tokens=n_tokens, epochs=1, rows_per_round=n_tokens, context=CONTEXT, batch_size=BATCH,

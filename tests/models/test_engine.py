@@ -105,15 +105,15 @@ def by_text(
 # --- loading a part ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_blocks", [1, 3])
+@pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_first_blocks_alone_give_the_residuals_of_the_whole_model(
-    folders: Callable[[str], Path], engines: Callable[[str], Engine], family: str, n_blocks: int
+    folders: Callable[[str], Path], engines: Callable[[str], Engine], family: str, layer: int
 ) -> None:
-    part = load(folders(family), n_blocks=n_blocks, head=False)
-    assert len(part.blocks) == n_blocks
+    points = [HookPoint(layer), HookPoint(layer, RESID_PRE)]
+    part = load(folders(family), points=points, head=False)
+    assert len(part.blocks) == layer + 1
     assert part.shape == engines(family).shape
-    points = [HookPoint(n_blocks - 1), HookPoint(n_blocks - 1, RESID_PRE)]
     texts = [part.tokenize(passage(text)) for text in TEXTS]
     ours, expected = (by_text(engine, texts, points) for engine in (part, engines(family)))
     assert ours.keys() == expected.keys() == {1, 2, 3, 4, 5}  # text 0 is a single token
@@ -127,12 +127,12 @@ def test_an_embedding_of_bfloat16_values_is_kept_in_half_the_memory(
     folders: Callable[[str], Path], tmp_path: Path, family: str
 ) -> None:
     whole = load(folders(family))
-    wide = load(folders(family), n_blocks=1, head=False)
+    wide = load(folders(family), points=[HookPoint(0)], head=False)
     assert wide.model.get_input_embeddings().weight.dtype == torch.float32
     whole.model.to(torch.bfloat16).save_pretrained(tmp_path)
     whole.tokenizer.save_pretrained(tmp_path)
     texts = [whole.tokenize(passage(text)) for text in TEXTS]
-    narrow, plain = (load(tmp_path, n_blocks=1, head=head) for head in (False, True))
+    narrow, plain = (load(tmp_path, points=[HookPoint(0)], head=head) for head in (False, True))
     kept = torch.float32 if family == "gemma2" else torch.bfloat16  # Gemma's scales what it gives
     assert narrow.model.get_input_embeddings().weight.dtype == kept
     assert plain.model.get_input_embeddings().weight.dtype == torch.float32
@@ -145,7 +145,7 @@ def test_an_embedding_of_bfloat16_values_is_kept_in_half_the_memory(
 def test_no_block_and_the_head_give_the_same_promoted_tokens(
     folders: Callable[[str], Path], engines: Callable[[str], Engine], family: str
 ) -> None:
-    part = load(folders(family), n_blocks=0)
+    part = load(folders(family), points=[])
     assert len(part.blocks) == 0
     directions = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(7))
     assert promoted_tokens(part, directions, 4) == promoted_tokens(engines(family), directions, 4)
@@ -162,7 +162,7 @@ def test_the_whole_model_gives_the_logits_of_transformers(whole: Engine) -> None
 def test_what_a_configuration_lists_by_layer_is_cut_with_the_blocks(
     folders: Callable[[str], Path], engines: Callable[[str], Engine], family: str
 ) -> None:
-    whole, part = engines(family), load(folders(family), n_blocks=3, head=False)
+    whole, part = engines(family), load(folders(family), points=[HookPoint(2)], head=False)
     assert part.model.config.layer_types == whole.model.config.layer_types[:3]
 
 
@@ -186,7 +186,7 @@ def test_a_checkpoint_that_names_tensors_as_the_base_model_does_is_read(tmp_path
         assert "h.0.ln_1.weight" in renamed
         save_file(renamed, folder / WEIGHTS, metadata={"format": "pt"})
         assert torch.equal(load(folder).model(input_ids=ids).logits, expected)
-        assert len(load(folder, n_blocks=1, head=False).blocks) == 1
+        assert len(load(folder, points=[HookPoint(0)], head=False).blocks) == 1
 
 
 def test_a_model_is_described_by_its_configuration(whole: Engine) -> None:
@@ -210,14 +210,14 @@ def test_a_local_model_is_named_by_its_whole_path(tiny_folder: Path, engine: Eng
 
 def test_tokens_that_the_checkpoint_says_end_a_text_stop_it(copied: Path) -> None:
     (copied / "generation_config.json").write_text(json.dumps({"eos_token_id": [10, 257]}))
-    assert load(copied, n_blocks=0).stop_ids == {10, 256, 257}
+    assert load(copied, points=[]).stop_ids == {10, 256, 257}
     (copied / "generation_config.json").unlink()
-    assert load(copied, n_blocks=0).stop_ids == {256, 257}
+    assert load(copied, points=[]).stop_ids == {256, 257}
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_weights_are_read_in_the_number_type_asked_for(tiny_folder: Path, name: str) -> None:
-    engine = load(tiny_folder, dtype=name, n_blocks=1)
+    engine = load(tiny_folder, dtype=name, points=[HookPoint(0)])
     assert engine.dtype == getattr(torch, name)
     assert {parameter.dtype for parameter in engine.model.parameters()} == {engine.dtype}
 
@@ -271,7 +271,7 @@ def test_a_device_that_cannot_compute_is_refused() -> None:
 
 def test_more_blocks_than_the_model_has_are_refused(tiny_folder: Path) -> None:
     with pytest.raises(InputError, match="^block 8: the model has 4 blocks, 0 to 3$"):
-        load(tiny_folder, n_blocks=9)
+        load(tiny_folder, points=[HookPoint(8)])
 
 
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_a_tensor_missing_beyond_the_blocks_wanted_does_not_matter(copied: Path)
     tensors = load_file(copied / WEIGHTS)
     del tensors["model.layers.3.mlp.up_proj.weight"]
     save_file(tensors, copied / WEIGHTS, metadata={"format": "pt"})
-    assert len(load(copied, n_blocks=3, head=False).blocks) == 3
+    assert len(load(copied, points=[HookPoint(2)], head=False).blocks) == 3
 
 
 def test_weights_of_another_shape_than_the_configuration_says_are_refused(copied: Path) -> None:
@@ -578,7 +578,7 @@ def test_a_batch_says_where_each_residual_comes_from(engine: Engine) -> None:
 
 
 def test_residuals_of_a_half_precision_model_are_float32(tiny_folder: Path) -> None:
-    half = load(tiny_folder, dtype="bfloat16", n_blocks=1, head=False)
+    half = load(tiny_folder, dtype="bfloat16", points=[HookPoint(0)], head=False)
     (batch,) = half.residuals([half.tokenize(passage("ab"))], [HookPoint(0)])
     assert batch.resid[HookPoint(0)].dtype == torch.float32
 

@@ -287,5 +287,5 @@ def test_a_block_that_the_model_does_not_have_is_told_of_before_its_weights_are_
 
 def test_a_model_is_loaded_with_the_saes_on_it(family: str, tiny_folder: Path) -> None:
     found = find_saes(family, model_id="tiny", layers=[1])
-    engine, saes = load_engine_for(found, str(tiny_folder), n_blocks=2, dtype="float32")
+    engine, saes = load_engine_for(found, str(tiny_folder), points=[HookPoint(1)], dtype="float32")
     assert (len(engine.blocks), list(saes)) == (2, [HookPoint(1)])

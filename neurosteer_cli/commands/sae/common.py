@@ -1,6 +1,6 @@
 """What the commands about SAEs share: SAEs and an engine that fit one another, and a corpus of tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
@@ -31,14 +31,14 @@ def load_engine(
     dtype: str,
     device: str,
     *,
-    n_blocks: int | None,
+    points: "Iterable[HookPoint] | None",
     head: bool,
 ) -> "tuple[Engine, dict[HookPoint, SparseAutoencoder]]":
     """Load as many blocks as are needed, and the SAEs onto the model's device."""
     from ...saes.load import load_engine_for
 
     return load_engine_for(
-        saes, model, n_blocks=n_blocks, head=head, dtype=dtype, device=device,
+        saes, model, points=points, head=head, dtype=dtype, device=device,
         say=console.note, warn=console.warn,
     )  # fmt: skip
 

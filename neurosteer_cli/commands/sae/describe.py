@@ -59,7 +59,7 @@ def describe(
         check_target(target)
     if report is not None:
         check_target(report)
-    engine, fitted = load_engine(model, saes, dtype, device, n_blocks=max(saes).layer + 1, head=True)
+    engine, fitted = load_engine(model, saes, dtype, device, points=saes, head=True)
     with console.progress("reading", n_tokens) as advance:
         found = describe_latents(
             engine, list(fitted.values()), token_sequences(engine, files, CONTEXT), n_tokens=n_tokens, n_contexts=contexts,

@@ -76,8 +76,7 @@ def _measure(
     from ...saes.quality import tally
     from .common import load_engine, token_sequences
 
-    n_blocks = None if n_loss else max(saes).layer + 1
-    engine, fitted = load_engine(model, saes, dtype, device, n_blocks=n_blocks, head=n_loss > 0)
+    engine, fitted = load_engine(model, saes, dtype, device, points=None if n_loss else saes, head=n_loss > 0)
     with console.progress("measuring", n_tokens) as advance:
         found = tally(
             engine, list(fitted.values()), token_sequences(engine, files, CONTEXT),

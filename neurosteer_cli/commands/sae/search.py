@@ -43,7 +43,7 @@ def search(
                 f"SAE {one.sae_id!r} has no descriptions; run `neurosteer sae describe {sae} CORPUS` first"
             )
         described.append(found)
-    engine, fitted = load_engine(model, saes, dtype, device, n_blocks=max(saes).layer + 1, head=False)
+    engine, fitted = load_engine(model, saes, dtype, device, points=saes, head=False)
     for one, descriptions in zip(fitted.values(), described, strict=True):
         hits = search_latents(engine, one, descriptions, query, n)
         if json:

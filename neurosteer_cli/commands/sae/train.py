@@ -186,12 +186,10 @@ def _load_engine(
     device: str,
 ) -> "tuple[Engine, dict[HookPoint, SparseAutoencoder]]":
     """Load the blocks that are needed, and hold the options against the model."""
-    from ...models.load import read_config
-    from ...models.resolve import resolve
-    from ...models.shape import shape_of
+    from ...models.load import model_shape
     from ...saes.load import load_engine_for
 
-    shape = shape_of(read_config(resolve(model, console.note)))
+    shape = model_shape(model, console.note)
     needed = [*points, *(sae.hook_point for sae in init.values())]
     for point in needed:
         point.check(shape.n_layers)
@@ -202,7 +200,7 @@ def _load_engine(
                 "choose an SAE of this model"
             )
     engine, starting = load_engine_for(
-        init, model, n_blocks=max(needed).layer + 1, dtype=dtype, device=device,
+        init, model, points=needed, dtype=dtype, device=device,
         say=console.note, warn=console.warn,
     )  # fmt: skip
     if context > engine.max_tokens:
