@@ -1,17 +1,17 @@
-"""The two labelled sides a vector is fitted on: checked as a whole, then streamed.
+"""The two labelled sides a vector is fitted on, files or lists: checked as a whole, then streamed.
 
 Knows records and labels; knows nothing of tokens or models.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
 from ..files import spooled
-from .records import STDIN, Located, Passage, as_passage, read_records
+from .records import STDIN, Located, Passage, Record, as_passage, read_records
 
 MIN_TEXTS = 8
 FEW_TEXTS = 50
@@ -83,8 +83,26 @@ def open_sides(
             sides = tuple(_labelled(sources[0], paths[0], label) for label in (target, source_label))
         else:
             sides = tuple(map(_whole_file, sources, paths))
-        _check(sides)
-        yield sides
+        yield _checked(sides)
+
+
+def sides_of(
+    positive: Sequence[str | Record],
+    negative: Sequence[str | Record],
+    labels: tuple[str, str] = ("positive", "negative"),
+    names: tuple[str, str] | None = None,
+) -> Sides:
+    """The sides that texts at hand make, checked as those of files are.
+
+    Args:
+        positive, negative: texts, or records in one of the forms that files hold.
+        labels: what the vector's metadata calls the sides.
+        names: what errors call them, as `name:number`, counted from 1; without, their labels.
+
+    Raises:
+        InputError: as `open_sides`.
+    """
+    return _checked(tuple(map(_listed, labels, names or labels, (positive, negative))))
 
 
 def _records(source: str, path: str) -> Iterator[Located]:
@@ -112,7 +130,12 @@ def _labelled(source: str, path: str, label: str) -> Side:
     return Side(label, records)
 
 
-def _check(sides: Sides) -> None:
+def _listed(label: str, name: str, texts: Sequence[str | Record]) -> Side:
+    records = [text if isinstance(text, dict) else {"text": text} for text in texts]
+    return Side(label, lambda: (Located(f"{name}:{n}", record) for n, record in enumerate(records, start=1)))
+
+
+def _checked(sides: Sides) -> Sides:
     """Read both sides once: count, find duplicates, refuse a text that stands on both."""
     seen: dict[int, tuple[Side, int]] = {}  # hash -> where it stood first: side, ordinal
     for side in sides:
@@ -135,6 +158,7 @@ def _check(sides: Sides) -> None:
                 f"{side.label}: {side.n_texts} distinct texts; at least {MIN_TEXTS} a side are needed, "
                 f"and {FEW_TEXTS} or more give a dependable vector"
             )
+    return sides
 
 
 def _on_both_sides(passage: Passage, other: Side, ordinal: int) -> str:

@@ -4,13 +4,12 @@ Knows fits and vector files; knows nothing of HTTP. Nothing is written but into 
 which goes when the program ends.
 """
 
-import json
 import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ..data.sides import open_sides
+from ..data.sides import sides_of
 from ..errors import InputError
 from ..models.hooks import HookPoint
 from ..saes.load import BUNDLED, default_layers, find_saes, open_saes
@@ -69,20 +68,10 @@ class Workshop:
             found = find_saes(BUNDLED, model_id=engine.model_id, layers=layers)
             saes = open_saes(found, engine, warn=warnings.append)
         points = list(saes) or [HookPoint(engine.shape.n_layers * 2 // 3)]
-        with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
-            paths = []
-            for side, texts in ((form.name, form.positive), (f"not-{form.name}", form.negative)):
-                path = Path(folder) / f"{side}.jsonl"
-                path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-                paths.append(str(path))
-            try:
-                with open_sides(paths) as sides:
-                    vector, report = fit(
-                        engine, sides, points, method=form.method, saes=saes,
-                        advance=self._advance,
-                    )  # fmt: skip
-            except InputError as error:
-                raise InputError(str(error).replace(f"{folder}/", "")) from error
+        labels = (form.name, f"not-{form.name}")
+        names = (f"{labels[0]}.jsonl", f"{labels[1]}.jsonl")
+        sides = sides_of(form.positive, form.negative, labels, names)
+        vector, report = fit(engine, sides, points, method=form.method, saes=saes, advance=self._advance)
         self.service.catalogue.add(form.name, vector, "name")
         self._n_fitted += 1
         return {"seconds": round(report.seconds, 2), "warnings": [*warnings, *report.warnings]}

@@ -81,4 +81,4 @@ def test_a_source_is_a_file_or_stdin_or_built_in(monkeypatch: pytest.MonkeyPatch
 def test_neutral_texts_are_different_and_not_empty() -> None:
     texts = [passage.text for passage in neutral_texts()]
     assert len(texts) == len(set(texts)) == 32
-    assert all(len(text.split()) > 5 for text in texts)
+    assert all(texts)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from neurosteer_cli.data.sides import Sides, open_sides, text_hash
+from neurosteer_cli.data.sides import Sides, open_sides, sides_of, text_hash
 from neurosteer_cli.errors import InputError
 
 UP = [f"up {n}" for n in range(8)]
@@ -96,6 +96,45 @@ def test_stdin_may_be_one_of_two_sides(write: Write, monkeypatch: pytest.MonkeyP
     with open_sides(["-", write("down.jsonl", DOWN)]) as sides:
         assert [side.label for side in sides] == ["stdin", "down"]
         assert texts_of(sides) == [UP, DOWN]
+
+
+# --- lists -------------------------------------------------------------------------------------
+
+
+def test_lists_of_texts_or_records_make_the_sides_that_files_of_them_make(write: Write) -> None:
+    up = [*({"prompt": "p ", "completion": text} for text in UP), {"text": "more", "id": 1}]
+    listed = sides_of(up, [*DOWN, DOWN[2]], ("up", "down"))
+    with open_sides([write("up.jsonl", up), write("down.jsonl", [*DOWN, DOWN[2]])]) as sides:
+        for ours, expected in zip(listed, sides, strict=True):
+            assert (ours.label, ours.n_texts, ours.sha256) == (
+                expected.label,
+                expected.n_texts,
+                expected.sha256,
+            )
+            assert (ours.hashes, ours.duplicates) == (expected.hashes, expected.duplicates)
+    assert texts_of(listed) == [[*UP, "more"], DOWN]
+    assert texts_of(listed) == [[*UP, "more"], DOWN]  # as often as is needed
+
+
+@pytest.mark.parametrize(
+    ("positive", "options", "message"),
+    [
+        ([*UP, DOWN[1]], {}, "negative:2: this text stands on both sides, first at positive:9; remove one"),
+        (["a", "b"], {"labels": ("x", "not-x")}, "x: 2 distinct texts; at least 8 a side are needed"),
+        ([*UP, " "], {"labels": ("x", "y")}, "x:9: 'text' is empty; remove the record or give it a text"),
+        (
+            [{"id": 1}],
+            {"names": ("x.jsonl", "y.jsonl")},
+            "x.jsonl:1: no 'text', 'prompt' and 'completion', or",
+        ),
+        ([], {}, "positive: 0 distinct texts; at least 8 a side are needed"),
+    ],
+)
+def test_a_bad_list_is_blamed_by_name_and_number(
+    positive: list[Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        sides_of(positive, DOWN, **options)
 
 
 # --- duplicates and hashes ---------------------------------------------------------------------
