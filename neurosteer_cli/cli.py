@@ -15,9 +15,9 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .commands.combine import combine
-from .commands.evaluation.calibrate import calibrate
-from .commands.evaluation.eval import evaluate
-from .commands.evaluation.layers import layers
+from .commands.evaluation.calibrate import calibrate_
+from .commands.evaluation.eval import eval_
+from .commands.evaluation.layers import layers_
 from .commands.export import export
 from .commands.fit import fit
 from .commands.gen import gen
@@ -59,8 +59,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for command in (fit, gen, combine, inspect, evaluate, calibrate, layers, export, serve, demo):
-    app.command("eval" if command is evaluate else None)(command)
+for command in (fit, gen, combine, inspect, eval_, calibrate_, layers_, export, serve, demo):
+    app.command(command.__name__.rstrip("_"))(command)  # `eval_`, beside the library's or Python's own
 app.command("import")(import_vector)  # `import` is no name for a function
 app.add_typer(sae, name="sae")
 

@@ -5,70 +5,89 @@ Knows results of an evaluation; knows nothing of how they were generated, nor of
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime, timezone
 
 from ..errors import NeurosteerError
 from ..vectors.metadata import Calibration, CurvePoint
-from .evaluate import ConditionResult
+from .evaluate import ConditionResult, Evaluation
+from .samples import MAX_PPL_RATIO
+
+GENERATION = ("positions", "max_new_tokens", "sampling", "chat", "system")  # what a calibration holds for
 
 
-def calibrate(
-    results: Sequence[ConditionResult], judge: str, max_ppl_ratio: float, **facts: Any
-) -> Calibration:
-    """The curve of one judge's rate over alpha, and the alpha of largest effect in either direction.
+def calibrate(evaluation: Evaluation, max_ppl_ratio: float = MAX_PPL_RATIO) -> Calibration:
+    """The curve of a judge's rate over alpha, and the alpha of largest effect in either direction.
+
+        comparison = Comparison(vectors=[("polite", polite)], alphas=[(-8,), (0,), (8,), (16,)], random=False)
+        evaluation = evaluate(comparison.write(engine, prompts_of(None)), [judge])
+        calibrate(evaluation).recommended(up=True)
 
     The effect is taken on the monotone curve through the rates, which noise moves less than a
     single rate; of equal effects the alpha nearer 0 is taken. An alpha counts if its perplexity
-    ratio, and that of every alpha nearer 0, is at most `max_ppl_ratio`.
+    ratio, and that of every alpha nearer 0, is at most `max_ppl_ratio`. An alpha of which every text is
+    empty or unanswered has no point on the curve.
 
     Args:
-        results: of one vector at several alphas, 0 among them.
-        facts: the remaining fields of `Calibration`.
-
-    An alpha of which every text is empty or unanswered has no point on the curve.
+        evaluation: of one vector at several alphas, 0 among them, by one judge.
+        max_ppl_ratio: perplexity at most this many times the unsteered one, from 1 up.
 
     Raises:
-        NeurosteerError: alpha 0 is such a one.
+        NeurosteerError: alpha 0 has no point on the curve.
     """
-    known = [
-        (_alpha(result), rate, ratio, result)
-        for result in results
-        if (rate := result.judges[judge].rate) is not None
-        and (ratio := result.perplexity_ratio) is not None
-        and math.isfinite(ratio.value)
-    ]
-    if not any(alpha == 0 for alpha, *_ in known):
+    judge, made = evaluation.judges[0], evaluation.provenance
+    calibration = Calibration(
+        judge=judge.name,
+        judge_facts=judge.card,
+        model_id=made["model"],
+        prompts_sha256=made["prompts_sha256"],
+        n_prompts=made["n_prompts"],
+        n=made["n"],
+        generation={key: made[key] for key in GENERATION},
+        max_ppl_ratio=max_ppl_ratio,
+        curve=_curve(evaluation.results, judge.name),
+        alpha_up=None,
+        alpha_down=None,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    allowed = calibration.allowed()
+    up = _largest_effect(allowed, [point for point in allowed if point.alpha > 0])
+    down = _largest_effect(allowed, [point for point in allowed if point.alpha < 0])
+    return calibration.model_copy(update={"alpha_up": up, "alpha_down": down})
+
+
+def _curve(results: Sequence[ConditionResult], judge: str) -> list[CurvePoint]:
+    """A point an alpha, in ascending order."""
+    known = sorted(
+        (
+            (result.condition.alphas[0], rate, ratio, result.n)
+            for result in results
+            if result.condition.alphas
+            and (rate := result.judges[judge].rate) is not None
+            and (ratio := result.perplexity_ratio) is not None
+            and math.isfinite(ratio.value)
+        ),
+        key=lambda point: point[0],
+    )
+    alphas, rates, ratios, sizes = zip(*known, strict=True) if known else ((), (), (), ())
+    if 0 not in alphas:
         raise NeurosteerError(
             "the unsteered continuations are all empty or unjudged: nothing to compare with"
         )
-    known.sort(key=lambda point: point[0])
-    alphas, rates, ratios, ordered = zip(*known, strict=True)
-    expected = monotone(alphas, [rate.value for rate in rates], [result.n for result in ordered])
-    curve = [
+    return [
         CurvePoint(
             alpha=alpha,
             rate=rate.value,
             rate_low=rate.low,
             rate_high=rate.high,
-            expected_rate=level,
+            expected_rate=expected,
             perplexity_ratio=ratio.value,
             perplexity_ratio_low=ratio.low,
             perplexity_ratio_high=ratio.high,
         )
-        for alpha, rate, level, ratio in zip(alphas, rates, expected, ratios, strict=True)
+        for alpha, rate, ratio, expected in zip(
+            alphas, rates, ratios, monotone(alphas, [rate.value for rate in rates], sizes), strict=True
+        )
     ]
-    undecided = Calibration(
-        judge=judge, max_ppl_ratio=max_ppl_ratio, curve=curve, alpha_up=None, alpha_down=None, **facts
-    )
-    allowed = undecided.allowed()
-    return Calibration(
-        judge=judge,
-        max_ppl_ratio=max_ppl_ratio,
-        curve=curve,
-        alpha_up=_largest_effect(allowed, [point for point in allowed if point.alpha > 0]),
-        alpha_down=_largest_effect(allowed, [point for point in allowed if point.alpha < 0]),
-        **facts,
-    )
 
 
 def monotone(alphas: Sequence[float], rates: Sequence[float], weights: Sequence[float]) -> list[float]:
@@ -84,11 +103,6 @@ def monotone(alphas: Sequence[float], rates: Sequence[float], weights: Sequence[
         error = sum(w * (f - r) ** 2 for w, f, r in zip(weights, fitted, rates, strict=True))
         fits.append((error, [float(value) for value in fitted]))
     return min(fits, key=lambda fit: fit[0])[1]
-
-
-def _alpha(result: ConditionResult) -> float:
-    assert result.condition.alphas is not None
-    return result.condition.alphas[0]
 
 
 def _largest_effect(allowed: Sequence[CurvePoint], side: Sequence[CurvePoint]) -> float | None:

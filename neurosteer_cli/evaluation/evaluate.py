@@ -4,7 +4,6 @@ Knows the engine, judges and metrics; knows nothing of files or the terminal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -18,15 +17,10 @@ from ..models.engine import Engine
 from .judges.judge import Judge, Scores
 from .likelihood import damage, log_probs
 from .metrics import Bootstrap, Estimate, Sums, distinct, mean_log_prob, repetition
-from .run import Run
+from .run import Progress, Run, no_progress
 from .samples import UNSTEERED, Condition, Sample
 
 N_NEUTRAL = 16  # texts on which damage is measured
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-def no_progress(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda _n: None)
 
 
 @dataclass(frozen=True)

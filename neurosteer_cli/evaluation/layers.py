@@ -3,28 +3,30 @@
 Knows fitting, runs and evaluation; knows nothing of files or the terminal.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ..data.records import Located
 from ..data.sides import Sides
 from ..generation.generate import GenerationConfig
-from ..generation.prompts import Prompt
+from ..generation.prompts import tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..saes.sae import SparseAutoencoder
+from ..saes.load import BUNDLED, bundled_layers, find_saes, open_saes
 from ..vectors.from_texts import build, held_out_auroc
 from ..vectors.methods import METHODS
-from ..vectors.reading import Reading
+from ..vectors.reading import PointReading, Reading
 from ..vectors.vector import SteeringVector
-from .evaluate import ConditionResult, Progress, evaluate
+from .evaluate import evaluate, stamp
 from .judges.judge import Judge
 from .metrics import Estimate, auroc_interval
 from .plan import plan, write_all
-from .run import Run
+from .run import Progress, Run, Say, no_progress, silent
 from .samples import UNSTEERED, Condition
 
 STEERED_WITH = "diffmean"  # a method that every layer has
+TOP_K = 100  # latents of the SAE method
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Layer:
     sae_auroc: float | None
     shift_share: float
     resid_norm: float
-    steer: list[Steered]
+    steer: list[Steered]  # by alpha, where it was tried
 
     def to_json(self) -> dict[str, Any]:
         """The row as `layers --json` writes it."""
@@ -80,68 +82,109 @@ class LayerSweep:
     unsteered_rate: Estimate | None = None
 
 
-def measure(
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """How to steer at each layer in turn: what to write, and who judges it."""
+
+    alphas: Sequence[float]  # in percent of the median residual norm
+    prompts: Sequence[Located]
+    judge: Judge
+    config: GenerationConfig = field(default_factory=GenerationConfig)
+    n: int = 1  # continuations of each prompt, layer and alpha
+
+
+def sweep_layers(
     engine: Engine,
     sides: Sides,
-    points: Sequence[HookPoint],
-    saes: dict[HookPoint, SparseAutoencoder],
+    layers: Sequence[int] | None = None,
     *,
-    top_k: int = 100,
-    advance: Callable[[int], None] = lambda _n: None,
-) -> tuple[list[Layer], list[SteeringVector]]:
-    """Read the texts once and measure every hook point; also the vector by which each would be steered."""
-    reading = Reading(engine, points, saes, pairs=False)
-    reading.run(sides, advance)
-    layers, vectors = [], []
+    steering: Steering | None = None,
+    sources: Sequence[str] = (),
+    warn: Say = silent,
+    progress: Progress = no_progress,
+) -> LayerSweep:
+    """Read the texts once and measure every block; with `steering` also write texts steered at each.
+
+    Args:
+        sides: as `open_sides` gives them.
+        layers: blocks, from 0; None is all.
+        sources: where the texts were read, for a reader.
+        warn: told if the bundled SAEs were trained on a model of another name.
+        progress: opens a bar (label, total) and yields what advances it.
+
+    Raises:
+        InputError: the model has no such block, or a prompt does not fit its context.
+        SAEError: the bundled SAEs belong to a model of another shape.
+    """
+    points = [HookPoint(layer) for layer in (range(engine.shape.n_layers) if layers is None else layers)]
     for point in points:
-        at = reading.at[point]
-        direction = METHODS[STEERED_WITH](at.all, top_k)
-        found = held_out_auroc(at, METHODS[STEERED_WITH], top_k)
-        auroc = None
-        if found is not None:
-            auroc = Estimate(found, *auroc_interval(found, *map(len, at.held_out)))
-        layers.append(
-            Layer(
-                layer=point.layer,
-                hook_point=str(point),
-                auroc=auroc,
-                sae_auroc=held_out_auroc(at, METHODS["neurosteer"], top_k) if at.sae else None,
-                shift_share=float(at.all.shift.norm()) / at.norms.median,
-                resid_norm=at.norms.median,
-                steer=[],
-            )
-        )
-        vectors.append(build(engine, sides, reading, {point: direction}, STEERED_WITH, top_k))
-    return layers, vectors
+        point.check(engine.shape.n_layers)
+    bundled = bundled_layers(engine.model_id)
+    with_sae = [point.layer for point in points if point.layer in bundled]
+    saes = open_saes(find_saes(BUNDLED, model_id=engine.model_id, layers=with_sae), engine, warn=warn)
+    reading = Reading(engine, points, saes, pairs=False)
+    with progress("reading", sum(side.n_texts for side in sides)) as advance:
+        reading.run(sides, advance)
+    found = [_measured(point, reading.at[point]) for point in points]
+    unsteered = None
+    if steering is not None:
+        directions = {point: METHODS[STEERED_WITH](reading.at[point].all, TOP_K) for point in points}
+        vectors = [
+            build(engine, sides, reading, {point: directions[point]}, STEERED_WITH, TOP_K) for point in points
+        ]
+        found, unsteered = _steered(engine, found, vectors, steering, progress)
+    return LayerSweep(
+        title=f"{sides[0].label} against {sides[1].label} on {engine.model_id}, layer by layer",
+        layers=found,
+        provenance={
+            "model": engine.model_id,
+            "texts": list(sources),
+            "steered_by": None if steering is None else "difference of class means",
+            "prompts": None if steering is None else len(steering.prompts),
+            "n": None if steering is None else steering.n,
+            **stamp(),
+        },
+        judge=None if steering is None else steering.judge,
+        unsteered_rate=unsteered,
+    )
 
 
-def steer(
+def _measured(point: HookPoint, at: PointReading) -> Layer:
+    auroc = held_out_auroc(at, METHODS[STEERED_WITH], TOP_K)
+    return Layer(
+        layer=point.layer,
+        hook_point=str(point),
+        auroc=None if auroc is None else Estimate(auroc, *auroc_interval(auroc, *map(len, at.held_out))),
+        sae_auroc=held_out_auroc(at, METHODS["neurosteer"], TOP_K) if at.sae else None,
+        shift_share=float(at.all.shift.norm()) / at.norms.median,
+        resid_norm=at.norms.median,
+        steer=[],
+    )
+
+
+def _steered(
     engine: Engine,
     layers: Sequence[Layer],
     vectors: Sequence[SteeringVector],
-    alphas: Sequence[float],
-    prompts: Sequence[Prompt],
-    judge: Judge,
-    settings: GenerationConfig,
-    *,
-    n: int,
+    steering: Steering,
     progress: Progress,
-) -> tuple[list[Layer], ConditionResult]:
-    """Steer at each layer in turn; also the unsteered result. All settings share batches and noise."""
-    none = (0.0,) * len(vectors)
-    settings_of = [(Condition(("",), (0.0,), settings.positions, UNSTEERED), none)]
+) -> tuple[list[Layer], Estimate | None]:
+    """Steer at each layer in turn; also the unsteered rate. All conditions share batches and noise."""
+    config, judge = steering.config, steering.judge
+    prompts = tokenize(steering.prompts, engine, max_new_tokens=config.max_new_tokens)
+    unsteered = (0.0,) * len(vectors)
+    conditions = [(Condition(("",), (0.0,), config.positions, UNSTEERED), unsteered)]
     for number, layer in enumerate(layers):
-        for alpha in alphas:
+        for alpha in dict.fromkeys(steering.alphas):
             only = tuple(alpha if other == number else 0.0 for other in range(len(vectors)))
-            settings_of.append((Condition((layer.hook_point,), (alpha,), settings.positions), only))
-    planned = plan(engine, prompts, vectors, settings_of, settings, n=n)
+            conditions.append((Condition((layer.hook_point,), (alpha,), config.positions), only))
+    planned = plan(engine, prompts, vectors, conditions, config, n=steering.n)
     with progress("writing", len(planned.jobs)) as advance:
         samples = write_all(planned, advance)
-    unsteered, *results = evaluate(Run(engine, samples), [judge], progress=progress).results
-    found: dict[str, list[Steered]] = {}
+    reference, *results = evaluate(Run(engine, samples), [judge], progress=progress).results
+    steered: dict[str, list[Steered]] = {layer.hook_point: [] for layer in layers}
     for result in results:
-        assert result.condition.alphas is not None
-        found.setdefault(result.condition.vectors[0], []).append(
-            Steered(result.condition.alphas[0], result.judges[judge.name].rate, result.perplexity_ratio)
-        )
-    return [Layer(**{**vars(layer), "steer": found.get(layer.hook_point, [])}) for layer in layers], unsteered
+        (point,), alphas = result.condition.vectors, result.condition.alphas or ()
+        steered[point].append(Steered(*alphas, result.judges[judge.name].rate, result.perplexity_ratio))
+    found = [replace(layer, steer=steered[layer.hook_point]) for layer in layers]
+    return found, reference.judges[judge.name].rate

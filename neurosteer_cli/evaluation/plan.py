@@ -1,4 +1,4 @@
-"""A run: prompts times samples times settings, and the record each continuation becomes.
+"""What a run writes: prompts times samples times conditions, and the record each continuation becomes.
 
 Knows generation and the record format that `gen` writes and `eval` reads; knows nothing of options
 or the terminal.
@@ -6,7 +6,6 @@ or the terminal.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -14,38 +13,39 @@ from ..generation.generate import Completion, GenerationConfig, Job, generate
 from ..generation.prompts import Prompt
 from ..models.engine import Engine
 from ..vectors.vector import SteeringVector, total_dose, total_pushes
-from .samples import PROMPTING, Condition, Sample
+from .samples import PROMPTING, Condition, Record, Sample
 
 # What a prompt's record may have from an earlier continuation, and must not pass on to this one.
 OF_A_CONTINUATION = {"rendered", "baseline", "generations", "job", "run"}
+Alphas = tuple[float, ...]  # one a vector
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One continuation to write."""
+    """A job, and of which prompt and condition it is."""
 
     prompt: Prompt
-    setting: Condition
-    row: Job
+    condition: Condition
+    job: Job
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be written: jobs in order, and the vectors whose alphas their rows have."""
+    """All that is to be written: jobs in order, and the vectors that each has an alpha for."""
 
     engine: Engine
     vectors: Sequence[SteeringVector]
     jobs: list[PlannedJob]
-    settings: GenerationConfig
+    config: GenerationConfig
 
     def run(
         self, on_text: Callable[[int, str], None] | None = None, *, done: frozenset[int] = frozenset()
     ) -> Iterator[tuple[int, Completion]]:
-        """(job, generation) as soon as it is finished, those already done left out."""
+        """(number of the job, completion) as soon as it is finished, those already done left out."""
         numbers = [number for number in range(len(self.jobs)) if number not in done]
-        rows = [self.jobs[number].row for number in numbers]
-        for index, generation in generate(self.engine, rows, self.vectors, self.settings, on_text=on_text):
-            yield numbers[index], generation
+        jobs = [self.jobs[number].job for number in numbers]
+        for index, completion in generate(self.engine, jobs, self.vectors, self.config, on_text=on_text):
+            yield numbers[index], completion
 
     def run_in_order(
         self, on_text: Callable[[int, str], None] | None = None
@@ -54,8 +54,8 @@ class Plan:
         waiting: dict[int, Completion] = {}
         following = 0
         try:
-            for index, generation in self.run(on_text):
-                waiting[index] = generation
+            for number, completion in self.run(on_text):
+                waiting[number] = completion
                 while following in waiting:
                     yield following, waiting.pop(following)
                     following += 1
@@ -63,55 +63,69 @@ class Plan:
             yield from sorted(waiting.items())
             raise
 
-    def dose(self, job: PlannedJob) -> float:
-        return total_dose(self.vectors, job.row.alphas)
+    def dose(self, planned: PlannedJob) -> float:
+        return total_dose(self.vectors, planned.job.alphas)
 
-    def record(self, number: int, generation: Completion) -> dict[str, Any]:
+    def record(self, number: int, completion: Completion) -> Record:
         """The prompt's own keys, then what was done to it."""
-        job = self.jobs[number]
-        setting = job.setting
-        own = {key: value for key, value in job.prompt.record.items() if key not in OF_A_CONTINUATION}
+        planned = self.jobs[number]
+        prompt, condition = planned.prompt, planned.condition
+        own = {key: value for key, value in prompt.record.items() if key not in OF_A_CONTINUATION}
         return {
             **own,
-            **({"rendered": job.prompt.rendered} if job.prompt.rendered is not None else {}),
-            "text": generation.text,
+            **({"rendered": prompt.rendered} if prompt.rendered is not None else {}),
+            "text": completion.text,
             "model": self.engine.model_id,
-            "vectors": list(setting.vectors),
-            "alpha": setting.alpha,
-            **({"baseline": setting.baseline} if setting.baseline else {}),
-            "dose": round(self.dose(job), 6),
-            "positions": setting.positions,
-            "seed": self.settings.sampling.seed,
-            "sample": job.row.sample,
-            "n_tokens": generation.n_tokens,
-            "finish_reason": generation.finish_reason,
+            "vectors": list(condition.vectors),
+            "alpha": condition.alpha,
+            **({"baseline": condition.baseline} if condition.baseline else {}),
+            "dose": round(self.dose(planned), 6),
+            "positions": condition.positions,
+            "seed": self.config.sampling.seed,
+            "sample": planned.job.sample,
+            "n_tokens": completion.n_tokens,
+            "finish_reason": completion.finish_reason,
         }
+
+    def sample(self, number: int, record: Record) -> Sample:
+        """A job's record as what is scored."""
+        planned = self.jobs[number]
+        prompt = planned.prompt
+        return Sample(
+            condition=planned.condition,
+            prompt=prompt.shown if prompt.rendered is None else prompt.rendered,
+            rendered=prompt.rendered is not None,
+            number=planned.job.sample,
+            text=record["text"],
+            model=self.engine.model_id,
+            dose=round(self.dose(planned), 6),
+        )
 
 
 def plan(
     engine: Engine,
     prompts: Sequence[Prompt],
     vectors: Sequence[SteeringVector],
-    settings_of: Sequence[tuple[Condition, tuple[float, ...]]],
-    settings: GenerationConfig,
+    conditions: Sequence[tuple[Condition, Alphas]],
+    config: GenerationConfig,
     *,
     n: int = 1,
     instructed: Sequence[Prompt] = (),
 ) -> Plan:
-    """Every prompt, n times, in every setting; settings of one prompt and sample share their noise.
+    """Every prompt, n times, in every condition; conditions of one prompt and sample share their noise.
 
     Args:
-        settings_of: (setting, alpha of each vector).
-        instructed: the prompts again with an instruction, for the PROMPTING setting.
+        conditions: each with the alpha of each vector.
+        instructed: the prompts again with an instruction, for the PROMPTING condition.
     """
     jobs = []
     for number, prompt in enumerate(prompts):
         key = engine.decode([], prompt.ids)  # names the noise, also of the instructed prompt
         for sample in range(n):
-            for setting, alphas in settings_of:
-                ids = instructed[number].ids if setting.baseline == PROMPTING else prompt.ids
-                jobs.append(PlannedJob(prompt, setting, Job(key, ids, alphas, sample)))
-    return Plan(engine, vectors, jobs, settings)
+            for condition, alphas in conditions:
+                ids = instructed[number].ids if condition.baseline == PROMPTING else prompt.ids
+                jobs.append(PlannedJob(prompt, condition, Job(key, ids, alphas, sample)))
+    return Plan(engine, vectors, jobs, config)
 
 
 def random_counterpart(
@@ -124,42 +138,28 @@ def random_counterpart(
     generator = torch.Generator().manual_seed(seed)
     pushes = {}
     for point, push in total_pushes(vectors, alphas).items():
-        drawn = torch.randn(push.shape, generator=generator)
+        drawn = torch.randn(push.shape, generator=generator)  # [d_model]
         pushes[point] = drawn * (push.norm() / drawn.norm())
     return replace(vectors[0], pushes=pushes, latents={})
 
 
 def write_all(
     plan: Plan,
-    advance: Callable[[int], None],
+    advance: Callable[[int], None] = lambda _n: None,
     *,
-    keep: Callable[[dict[str, Any]], None] = lambda _record: None,
-    kept: Mapping[int, dict[str, Any]] | None = None,
-) -> "list[Sample]":
+    keep: Callable[[Record], None] = lambda _record: None,
+    kept: Mapping[int, Record] | None = None,
+) -> list[Sample]:
     """Run a plan and give its continuations in the order of the jobs.
 
     Args:
         keep: told each record as soon as it is finished.
         kept: records of jobs that an earlier run finished.
     """
-    found = dict(kept or {})
-    advance(len(found))
-    for number, generation in plan.run(done=frozenset(found)):
-        found[number] = plan.record(number, generation)
-        keep({**found[number], "job": number})
+    records = dict(kept or {})
+    advance(len(records))
+    for number, completion in plan.run(done=frozenset(records)):
+        records[number] = plan.record(number, completion)
+        keep({**records[number], "job": number})
         advance(1)
-    return [_sample(plan, number, found[number]) for number in range(len(plan.jobs))]
-
-
-def _sample(plan: Plan, number: int, record: dict[str, Any]) -> "Sample":
-    job = plan.jobs[number]
-    prompt = job.prompt
-    return Sample(
-        condition=job.setting,
-        prompt=prompt.shown if prompt.rendered is None else prompt.rendered,
-        rendered=prompt.rendered is not None,
-        number=job.row.sample,
-        text=record["text"],
-        model=plan.engine.model_id,
-        dose=round(plan.dose(job), 6),
-    )
+    return [plan.sample(number, records[number]) for number in range(len(plan.jobs))]

@@ -1,18 +1,38 @@
-"""Continuations to score together, and what is known of their making.
+"""Continuations to score together: read, or written in every condition that is compared.
 
-Knows engines, vectors and samples; knows nothing of scores, options or the terminal.
+Knows plans, engines and vectors, and what identifies a run; knows nothing of scores, options or the
+terminal.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..data.records import Located
+from ..generation.generate import GenerationConfig
+from ..generation.prompts import Prompt, tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..vectors.vector import SteeringVector
-from .samples import Condition, Sample
+from ..vectors.vector import SteeringVector, file_sha256, total_dose, total_pushes
+from .plan import Alphas, Plan, plan, random_counterpart, write_all
+from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, keeping, kept_records
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Say = Callable[[str], None]
+
+
+def no_progress(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda _n: None)
+
+
+def silent(_message: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -29,3 +49,204 @@ class Run:
     vectors: Mapping[str, SteeringVector] = field(default_factory=dict)
     pushes: Mapping[Condition, Mapping[HookPoint, Tensor]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- continuations that exist ------------------------------------------------------------------
+
+
+def vectors_of(samples: Sequence[Sample], warn: Say = silent) -> dict[str, SteeringVector]:
+    """The vectors that samples name, by name, those whose files are still there.
+
+    Raises:
+        VectorFileError: one is damaged.
+    """
+    names = {name for sample in samples for name in sample.condition.vectors}
+    vectors = {name: SteeringVector.load(Path(name)) for name in sorted(names) if Path(name).is_file()}
+    if missing := sorted(names - set(vectors)):
+        warn(
+            f"{', '.join(missing)}: not there, so damage on neutral text is not measured, and judge data "
+            "cannot leave out the texts it was fitted on"
+        )
+    return vectors
+
+
+def recorded(
+    engine: Engine,
+    samples: Sequence[Sample],
+    vectors: Mapping[str, SteeringVector],
+    sources: Sequence[str] = (),
+) -> Run:
+    """A run of continuations that exist.
+
+    Args:
+        engine: the model that wrote them, or whose log-probabilities are wanted.
+        vectors: by name; the damage of those that fit the model is measured.
+        sources: where the samples were read.
+    """
+    fitting = {name for name, vector in vectors.items() if vector.metadata.model_shape == engine.shape}
+    pushes = {
+        condition: total_pushes([vectors[name] for name in condition.vectors], condition.alphas)
+        for condition in dict.fromkeys(sample.condition for sample in samples)
+        if condition.alphas and condition.baseline is None and fitting.issuperset(condition.vectors)
+    }
+    return Run(engine, list(samples), vectors, pushes, {"generations": list(sources)})
+
+
+# --- continuations to write --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is to be written and compared: every prompt, n times, in every condition.
+
+    vectors: (name, vector), at least one; results give them these names, as a rule their files'.
+    alphas: the conditions to compare, one alpha a vector, in percent of the median residual norm;
+        all 0 is the unsteered one, which others are compared with.
+    random: also a random push as long as the strongest, of one vector in either direction.
+    instruction: also prompting in place of steering: it is put before every prompt.
+    as_chat, system: put each prompt into the model's chat template, with a system message.
+    """
+
+    vectors: Sequence[tuple[str, SteeringVector]]
+    alphas: Sequence[Alphas]
+    config: GenerationConfig = field(default_factory=GenerationConfig)
+    n: int = 1
+    random: bool = True
+    instruction: str | None = None
+    as_chat: bool = False
+    system: str | None = None
+
+    def write(
+        self,
+        engine: Engine,
+        prompts: Sequence[Located],
+        *,
+        save: Path | None = None,
+        resume: bool = False,
+        say: Say = silent,
+        progress: Progress = no_progress,
+    ) -> Run:
+        """Write all continuations; conditions of one prompt and sample share their noise.
+
+        Args:
+            prompts: records with "prompt" or "messages".
+            save: a .jsonl file that keeps each continuation as soon as it is finished.
+            resume: go on with what an interrupted run has kept there.
+            say: told how much that is.
+            progress: opens a bar (label, total) and yields what advances it.
+
+        Raises:
+            InputError: a prompt does not fit the model's context, or `save` holds another run.
+        """
+        planned = self.plan(engine, prompts)
+        provenance = self.provenance(engine, prompts)
+        run = _sha256(provenance)[:16]
+        kept = kept_records(save, run) if save is not None and resume else {}
+        if kept:
+            say(f"{save}: {len(kept)} continuations are there already")
+        with progress("writing", len(planned.jobs)) as advance, keeping(save, run) as keep:
+            samples = write_all(planned, advance, keep=keep, kept=kept)
+        pushes = {
+            of_one.condition: total_pushes(planned.vectors, of_one.job.alphas)
+            for of_one in planned.jobs
+            if any(of_one.job.alphas)
+        }
+        return Run(engine, samples, dict(self.vectors), pushes, provenance)
+
+    def plan(self, engine: Engine, prompts: Sequence[Located]) -> Plan:
+        """The conditions as given, then their random counterparts, then prompting."""
+        names, vectors = zip(*self.vectors, strict=True)
+        strongest = self._strongest(vectors) if self.random else []
+        seed = self.config.sampling.seed
+        counterparts = [random_counterpart(vectors, alphas, seed + i) for i, alphas in enumerate(strongest)]
+        unsteered, none = (0.0,) * len(vectors), (0.0,) * len(counterparts)
+
+        def condition(alphas: Alphas, baseline: str | None) -> Condition:
+            return Condition(names, alphas, self.config.positions, baseline)
+
+        conditions = [
+            (condition(alphas, None if any(alphas) else UNSTEERED), (*alphas, *none))
+            for alphas in self.alphas
+        ]
+        for number, alphas in enumerate(strongest):
+            only = tuple(float(other == number) for other in range(len(counterparts)))
+            conditions.append((condition(alphas, RANDOM), (*unsteered, *only)))
+        instructed = []
+        if self.instruction is not None:
+            conditions.append((condition(unsteered, PROMPTING), (*unsteered, *none)))
+            instructed = self._prompts(engine, prompts, self.instruction)
+        return plan(
+            engine,
+            self._prompts(engine, prompts),
+            [*vectors, *counterparts],
+            conditions,
+            self.config,
+            n=self.n,
+            instructed=instructed,
+        )
+
+    def provenance(self, engine: Engine, prompts: Sequence[Located]) -> dict[str, Any]:
+        """Everything needed to repeat the run; equal provenance makes equal runs."""
+        config = asdict(self.config)
+        del config["batch_size"]
+        return {
+            "model": engine.model_id,
+            "dtype": str(engine.dtype),
+            "vectors": [
+                {"name": name, "sha256": _file_sha256(name), **_origin(vector)}
+                for name, vector in self.vectors
+            ],
+            "alphas": self.alphas,
+            "n_prompts": len(prompts),
+            "prompts_sha256": _sha256([located.record for located in prompts]),
+            "n": self.n,
+            "random": self.random,
+            "baseline_prompt": self.instruction,
+            "chat": self.as_chat,
+            "system": self.system,
+            **config,
+        }
+
+    def _prompts(
+        self, engine: Engine, prompts: Sequence[Located], instruction: str | None = None
+    ) -> list[Prompt]:
+        return tokenize(
+            prompts,
+            engine,
+            as_chat=self.as_chat,
+            system=self.system,
+            max_new_tokens=self.config.max_new_tokens,
+            instruction=instruction,
+        )
+
+    def _strongest(self, vectors: Sequence[SteeringVector]) -> list[Alphas]:
+        """The alphas of the longest push; of one vector, in either direction."""
+        steered = [alphas for alphas in self.alphas if any(alphas)]
+        groups = [steered]
+        if len(vectors) == 1:
+            groups = [[a for a in steered if a[0] < 0], [a for a in steered if a[0] > 0]]
+        return [max(group, key=lambda alphas: total_dose(vectors, alphas)) for group in groups if group]
+
+
+def _origin(vector: SteeringVector) -> dict[str, Any]:
+    """How a vector was fitted."""
+    metadata = vector.metadata
+    sides = {
+        name: {"label": side.label, "n_texts": side.n_texts, "sha256": side.sha256}
+        for name, side in (("positive", metadata.positive), ("negative", metadata.negative))
+        if side is not None
+    }
+    return {
+        "method": metadata.method,
+        "parameters": metadata.parameters,
+        "points": list(metadata.points),
+        **sides,
+    }
+
+
+def _file_sha256(name: str) -> str | None:
+    return file_sha256(Path(name)) if Path(name).is_file() else None
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

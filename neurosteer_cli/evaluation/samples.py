@@ -177,12 +177,17 @@ def _number(located: Located, key: str, kind: type, absent: Any) -> Any:
 # --- keeping -----------------------------------------------------------------------------------
 
 
-def check_save(save: Path, resume: bool) -> None:
-    """Find out before any work is done whether a run's records can be kept in a file.
+def check_save(save: Path | None, resume: bool) -> None:
+    """Find out before any work is done whether a run's records can be kept in a file, if in any.
 
     Raises:
-        InputError: it is no .jsonl file, or holds something already and is not to be gone on with.
+        InputError: it is no .jsonl file, holds something already and is not to be gone on with, or there
+            is none to go on with.
     """
+    if save is None:
+        if resume:
+            raise InputError("--resume goes on with what --save has begun: name that file")
+        return
     if save.suffix != ".jsonl":  # by its suffix it is read again
         raise InputError(f"--save {save}: name a .jsonl file")
     check_target(save)

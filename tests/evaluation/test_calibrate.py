@@ -1,20 +1,24 @@
 """What a dose-response curve recommends, and which alpha a level asks for."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.evaluation.calibrate import calibrate, monotone
-from neurosteer_cli.evaluation.evaluate import ConditionResult, JudgeResult
+from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation, JudgeResult
 from neurosteer_cli.evaluation.metrics import Estimate
 from neurosteer_cli.evaluation.samples import Condition
 from neurosteer_cli.vectors.metadata import Calibration
 
-FACTS: dict[str, Any] = {
-    "judge_facts": {}, "model_id": "tiny", "prompts_sha256": "5ae", "n_prompts": 9, "n": 1, "generation": {},
-    "created": "now",
-}  # fmt: skip
+PROVENANCE: dict[str, Any] = {
+    "model": "tiny",
+    "prompts_sha256": "5ae",
+    "n_prompts": 9,
+    "n": 1,
+    **dict.fromkeys(("positions", "max_new_tokens", "sampling", "chat", "system")),
+}
 
 
 def result(alpha: float, rate: float | None, ratio: float) -> ConditionResult:
@@ -42,7 +46,9 @@ def result(alpha: float, rate: float | None, ratio: float) -> ConditionResult:
 
 
 def calibrated(*points: tuple[float, float | None, float], bound: float = 1.25) -> Calibration:
-    return calibrate([result(*point) for point in points], "j", bound, **FACTS)
+    results = [result(*point) for point in points]
+    judge = SimpleNamespace(name="j", card={})
+    return calibrate(Evaluation("v", results, [], {}, [judge], PROVENANCE), bound)  # type: ignore[list-item]
 
 
 RISING = ((-20, 0.1, 2.0), (-10, 0.3, 1.2), (0, 0.5, 1.0), (10, 0.7, 1.1), (20, 0.9, 1.3))

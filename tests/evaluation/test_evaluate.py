@@ -10,7 +10,8 @@ import torch
 from neurosteer_cli.data.records import Passage
 from neurosteer_cli.evaluation import evaluate as module
 from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
-from neurosteer_cli.evaluation.judges.load import RegexJudge, Scores
+from neurosteer_cli.evaluation.judges.judge import Scores
+from neurosteer_cli.evaluation.judges.lexical import RegexJudge
 from neurosteer_cli.evaluation.likelihood import log_probs
 from neurosteer_cli.evaluation.metrics import Estimate
 from neurosteer_cli.evaluation.run import Run

@@ -37,7 +37,7 @@ def planned(engine: Engine) -> Plan:
     prompts = [
         Prompt({"prompt": text, "id": n}, text, engine.prompt_ids(text)) for n, text in enumerate("ab")
     ]
-    settings_of = [
+    conditions = [
         (Condition(("v.st",), (0.0,), "all", UNSTEERED), (0.0,)),
         (Condition(("v.st",), (9.0,)), (9.0,)),
     ]
@@ -45,14 +45,14 @@ def planned(engine: Engine) -> Plan:
         engine,
         prompts,
         [vector(engine.shape, 0.1, 0.2)],
-        settings_of,
+        conditions,
         GenerationConfig(max_new_tokens=4),
         n=2,
     )
 
 
 def test_a_plan_is_every_prompt_sample_and_setting(planned: Plan) -> None:
-    assert [(job.prompt.shown, job.row.sample, job.setting.alpha) for job in planned.jobs] == [
+    assert [(job.prompt.shown, job.job.sample, job.condition.alpha) for job in planned.jobs] == [
         (prompt, sample, alpha) for prompt in "ab" for sample in (0, 1) for alpha in (0.0, 9.0)
     ]
 
@@ -60,10 +60,10 @@ def test_a_plan_is_every_prompt_sample_and_setting(planned: Plan) -> None:
 def test_instructed_prompts_are_read_in_the_prompting_setting_only(engine: Engine) -> None:
     prompts = [Prompt({"prompt": "a"}, "a", [1])]
     instructed = [Prompt({"prompt": "a"}, "a", [7, 8])]
-    settings_of = [(Condition(), ()), (Condition(baseline=PROMPTING), ())]
-    jobs = plan(engine, prompts, [], settings_of, GenerationConfig(), instructed=instructed).jobs
-    assert [job.row.ids for job in jobs] == [[1], [7, 8]]
-    assert jobs[0].row.prompt == jobs[1].row.prompt  # the same noise
+    conditions = [(Condition(), ()), (Condition(baseline=PROMPTING), ())]
+    jobs = plan(engine, prompts, [], conditions, GenerationConfig(), instructed=instructed).jobs
+    assert [job.job.ids for job in jobs] == [[1], [7, 8]]
+    assert jobs[0].job.key == jobs[1].job.key  # the same noise
 
 
 def test_records_read_again_are_what_was_written(planned: Plan) -> None:
@@ -74,7 +74,7 @@ def test_records_read_again_are_what_was_written(planned: Plan) -> None:
     by_job = sorted(records, key=lambda record: str(record["job"]))
     again = list(samples([Located("r", json.loads(json.dumps(record))) for record in by_job], "r"))
     assert again == found
-    assert [sample.condition for sample in found] == [job.setting for job in planned.jobs]
+    assert [sample.condition for sample in found] == [job.condition for job in planned.jobs]
     assert {sample.model for sample in found} == {planned.engine.model_id}
     assert by_job[1]["dose"] == pytest.approx(9 * (0.01 + 0.02))
     assert by_job[0]["id"] == 0
@@ -169,13 +169,13 @@ def test_nothing_is_recovered_from_nothing(tmp_path: Path) -> None:
 
 def test_what_a_prompt_has_from_an_earlier_continuation_is_not_passed_on(engine: Engine) -> None:
     record = {"prompt": "a", "id": 7, "baseline": "random", "rendered": "x", "generations": [], "run": "r"}
-    settings_of = [(Condition(("v.st",), (9.0,)), (9.0,))]
+    conditions = [(Condition(("v.st",), (9.0,)), (9.0,))]
     planned = plan(
-        engine, [Prompt(record, "a", [1, 2])], [vector(engine.shape, 0.1, 0.2)], settings_of,
+        engine, [Prompt(record, "a", [1, 2])], [vector(engine.shape, 0.1, 0.2)], conditions,
         GenerationConfig(max_new_tokens=2),
     )  # fmt: skip
     (sample,) = write_all(planned, lambda _n: None)
-    assert (sample.condition, sample.prompt, sample.rendered) == (settings_of[0][0], "a", False)
+    assert (sample.condition, sample.prompt, sample.rendered) == (conditions[0][0], "a", False)
     ((_, generation),) = planned.run()
     kept = planned.record(0, generation)
     assert kept["id"] == 7

@@ -2,74 +2,61 @@
 
 import math
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...errors import InputError
+from ...evaluation.samples import MAX_PPL_RATIO
 from ..shared import console
 from ..shared.options import (
-    Attribute,
-    BatchSize,
-    Chat,
-    Device,
-    Dtype,
+    GenerationOptions,
     Json,
-    JudgeData,
-    MaxNewTokens,
-    Model,
+    JudgeOptions,
+    ModelOptions,
     N,
-    OneJudge,
-    Positions,
     Prompts,
-    Seed,
-    System,
-    Temperature,
-    TopP,
-    generation_settings,
+    generation_options,
+    judge_options,
+    model_options,
     parse_alphas,
 )
-from ..shared.prompting import prompt_records
-from ..shared.scoring import announce, check_judges, load_judges, opening, show, write_page
+from ..shared.prompting import load_engine
+from ..shared.results import (
+    announce,
+    check_judges,
+    check_targets,
+    command_line,
+    load_judges_of,
+    show,
+    write_page,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ...evaluation.evaluate import ConditionResult
-    from ...evaluation.judges.judge import Judge
     from ...vectors.metadata import Calibration, CurvePoint
-    from ..shared.continuations import Continuations
 
 DEFAULT_ALPHA = "-24,-20,-16,-12,-8,-4,4,8,12,16,20,24"
 
 
-def calibrate(
+@judge_options(only_one=True)
+@generation_options(without=["n", "top_k", "repetition_penalty", "greedy"], max_new_tokens=40, batch_size=64)
+@model_options
+def calibrate_(
     vector: Annotated[Path, typer.Argument(help="Vector file; the calibration is written into it.")],
     prompts: Prompts = None,
-    judge: OneJudge = None,
-    judge_data: JudgeData = None,
-    attribute: Attribute = None,
+    *,
+    judging: JudgeOptions,
     alpha: Annotated[
         str, typer.Option("--alpha", "-a", help="Strengths to measure; 0 is always among them.")
     ] = DEFAULT_ALPHA,
     max_ppl_ratio: Annotated[
         float, typer.Option(help="Perplexity at most this many times the unsteered one.")
-    ] = 1.25,
+    ] = MAX_PPL_RATIO,
     n: N = 1,
     report: Annotated[Path | None, typer.Option(help="Write a page with the curve there.")] = None,
-    chat: Chat = False,
-    system: System = None,
-    max_new_tokens: MaxNewTokens = 40,
-    temperature: Temperature = 0.9,
-    top_p: TopP = 0.9,
-    seed: Seed = 0,
-    positions: Positions = "all",
-    batch_size: BatchSize = 64,
-    model: Model = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    generation: GenerationOptions,
+    where: ModelOptions,
     json: Json = False,
 ) -> None:
     """Measure the dose-response curve of a vector, and recommend a strength in either direction.
@@ -79,89 +66,64 @@ def calibrate(
 
     Example: neurosteer calibrate polite.st --judge-data kind.jsonl curt.jsonl
     """
-    from ...files import check_target
+    from ...data.prompts import prompts_of
+    from ...evaluation.calibrate import calibrate
+    from ...evaluation.evaluate import evaluate
+    from ...evaluation.run import Comparison
     from ...vectors.vector import SteeringVector
-    from ..shared.continuations import Planned
 
-    specs = check_judges([judge] if judge else None, judge_data, attribute, steers=True)
+    specs = check_judges(judging, "the label of the vector")
     if len(specs) != 1:
         raise InputError("calibrate needs one judge: --judge NAME, or --judge-data POS NEG")
     if not 1 <= max_ppl_ratio < math.inf:
         raise InputError(f"--max-ppl-ratio must be at least 1 and finite, got {max_ppl_ratio}")
-    check_target(vector)
-    if report is not None:
-        check_target(report)
-    settings = generation_settings(
-        n=n,
-        greedy=False,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=0,
-        repetition_penalty=1.0,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        positions=positions,
-        batch_size=batch_size,
-    )
+    check_targets(vector, report)
+    config = generation.config(n)
     alphas = sorted({(0.0,), *((value,) for value in parse_alphas(alpha))})
-    planned = Planned(
-        [vector], alphas, settings, n, random=False, instruction=None,
-        as_chat=chat or system is not None, system=system,
-    )  # fmt: skip
-    records = prompt_records(prompts)
-    vectors = {str(vector): SteeringVector.load(vector)}
-    judges = load_judges(specs, judge_data, attribute, vectors)
-    run = planned.run(records, vectors, None, False, model, dtype, device)
-    results, found = _calibrated(run, judges[0], max_ppl_ratio)
-    steering = vectors[str(vector)]
-    replace(steering, metadata=steering.metadata.model_copy(update={"calibration": found})).save(vector)
-    announce(judges, run.facts["n_prompts"])
+    records = prompts_of(prompts)
+    steering = SteeringVector.load(vector)
+    comparison = Comparison(
+        vectors=[(str(vector), steering)],
+        alphas=alphas,
+        config=config,
+        n=n,
+        random=False,
+        as_chat=generation.as_chat,
+        system=generation.system,
+    )
+    judges = load_judges_of(specs, judging, [steering])
+    engine = load_engine(where.model, [vector], [steering], where.dtype, where.device)
+    run = comparison.write(engine, records, progress=console.progress)
+    evaluation = evaluate(run, judges, progress=console.progress)
+    calibration = calibrate(evaluation, max_ppl_ratio)
+    metadata = steering.metadata.model_copy(update={"calibration": calibration})
+    replace(steering, metadata=metadata).save(vector)
+    announce(judges, len(records))
     if json:
         from ...data.records import write_record
 
-        write_record({"vector": str(vector), **found.model_dump()})
+        write_record({"vector": str(vector), **calibration.model_dump()})
     else:
-        show(results, json=False)
-    _recommend(vector, found)
+        show(evaluation.results, json=False)
+    _recommend(vector, calibration)
     if report is not None:
-        _write_report(report, run, results, found, judges)
+        from ..shared.documents import calibration_page
+
+        write_page(report, calibration_page(evaluation, calibration, command_line()))
 
 
-def _calibrated(
-    run: "Continuations", judge: "Judge", max_ppl_ratio: float
-) -> "tuple[Sequence[ConditionResult], Calibration]":
-    from ...evaluation.calibrate import calibrate as calibrated
-    from ...evaluation.evaluate import evaluate
-
-    facts = run.facts
-    results = evaluate(run.scored(), [judge], progress=console.progress).results
-    found = calibrated(
-        results,
-        judge.name,
-        max_ppl_ratio,
-        judge_facts=judge.card,
-        model_id=run.engine.model_id,
-        prompts_sha256=facts["prompts_sha256"],
-        n_prompts=facts["n_prompts"],
-        n=facts["n"],
-        generation={key: facts[key] for key in ("positions", "max_new_tokens", "sampling", "chat", "system")},
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
-    return results, found
-
-
-def _recommend(path: Path, found: "Calibration") -> None:
-    allowed = found.allowed()
+def _recommend(path: Path, calibration: "Calibration") -> None:
+    allowed = calibration.allowed()
     low, high = sorted((allowed[0].expected_rate, allowed[-1].expected_rate))
-    for name, alpha in (("auto", found.alpha_up), ("-auto", found.alpha_down)):
+    for name, alpha in (("auto", calibration.alpha_up), ("-auto", calibration.alpha_down)):
         if alpha is None:
             console.warn(
                 f"alpha {name}: no effect in that direction within a perplexity ratio of "
-                f"{found.max_ppl_ratio:g}"
+                f"{calibration.max_ppl_ratio:g}"
             )
         else:
-            point = next(point for point in found.curve if point.alpha == alpha)
-            if _alike(point, next(point for point in found.curve if point.alpha == 0)):
+            point, unsteered = (next(p for p in allowed if p.alpha == wanted) for wanted in (alpha, 0))
+            if _alike(point, unsteered):
                 console.warn(
                     f"alpha {name}: its rate is not told apart from the unsteered one; take more prompts"
                 )
@@ -173,27 +135,7 @@ def _recommend(path: Path, found: "Calibration") -> None:
 
 
 def _alike(one: "CurvePoint", other: "CurvePoint") -> bool:
-    """Whether the intervals of two rates overlap."""
-    bounds = (one.rate_low, one.rate_high, other.rate_low, other.rate_high)
-    if any(bound is None for bound in bounds):
+    """Whether the intervals of two rates overlap, or there is none."""
+    if one.rate_low is None or one.rate_high is None or other.rate_low is None or other.rate_high is None:
         return True
-    return max(one.rate_low or 0, other.rate_low or 0) <= min(one.rate_high or 0, other.rate_high or 0)
-
-
-def _write_report(
-    path: Path,
-    run: "Continuations",
-    results: "Sequence[ConditionResult]",
-    found: "Calibration",
-    judges: "Sequence[Judge]",
-) -> None:
-    from ...reports.pages import calibration_page
-
-    document = {
-        **opening(run, judges),
-        "rows": [result.to_json() for result in results],
-        "recommended": {"up": found.alpha_up, "down": found.alpha_down},
-        "max_ppl_ratio": found.max_ppl_ratio,
-        "expected": [{"alpha": point.alpha, "rate": point.expected_rate} for point in found.curve],
-    }
-    write_page(path, calibration_page(document))
+    return one.rate_low <= other.rate_high and other.rate_low <= one.rate_high

@@ -1,5 +1,6 @@
 """neurosteer eval: how far behaviour moved, and what it cost."""
 
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,43 +10,42 @@ import typer
 from ...errors import InputError
 from ..shared import console
 from ..shared.options import (
-    Attribute,
-    BatchSize,
-    Chat,
-    Device,
-    Dtype,
-    Greedy,
+    GenerationOptions,
     Json,
-    JudgeData,
-    Judges,
-    MaxNewTokens,
-    Model,
+    JudgeOptions,
+    ModelOptions,
     N,
-    Positions,
     Prompts,
-    RepetitionPenalty,
-    Seed,
-    System,
-    Temperature,
-    TopK,
-    TopP,
-    generation_settings,
+    generation_options,
+    judge_options,
+    model_options,
     parse_alphas,
 )
-from ..shared.scoring import announce, check_judges, load_judges, show, write_report
+from ..shared.prompting import load_engine
+from ..shared.results import (
+    announce,
+    check_judges,
+    check_targets,
+    command_line,
+    load_judges_of,
+    show,
+    write_page,
+)
 
 if TYPE_CHECKING:
-    from ...models.engine import Engine
+    from ...evaluation.run import Comparison
 
 DEFAULT_ALPHA = "4,8,16"
 OF_GENERATION = (
-    "alpha", "prompts", "n", "random", "baseline_prompt", "save", "resume", "chat", "system",
-    "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "greedy", "seed", "positions",
-    "batch_size",
-)  # fmt: skip
+    *("alpha", "prompts", "n", "random", "baseline_prompt", "save", "resume"),
+    *(field.name for field in fields(GenerationOptions)),
+)
 
 
-def evaluate(
+@judge_options()
+@generation_options(without=["n"], max_new_tokens=40, batch_size=64)
+@model_options
+def eval_(
     ctx: typer.Context,
     generations: Annotated[
         list[str] | None,
@@ -69,9 +69,8 @@ def evaluate(
     ] = None,
     prompts: Prompts = None,
     n: N = 1,
-    judge: Judges = None,
-    judge_data: JudgeData = None,
-    attribute: Attribute = None,
+    *,
+    judging: JudgeOptions,
     random: Annotated[bool, typer.Option(help="Also a random vector as long as the strongest push.")] = True,
     baseline_prompt: Annotated[
         str | None, typer.Option(help='Also prompting: "Please be polite." before every prompt.')
@@ -86,82 +85,54 @@ def evaluate(
         bool, typer.Option("--resume", help="Go on with the run that --save has begun.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write a page with curves and texts there.")] = None,
-    chat: Chat = False,
-    system: System = None,
-    max_new_tokens: MaxNewTokens = 40,
-    temperature: Temperature = 0.9,
-    top_p: TopP = 0.9,
-    top_k: TopK = 0,
-    repetition_penalty: RepetitionPenalty = 1.0,
-    greedy: Greedy = False,
-    seed: Seed = 0,
-    positions: Positions = "all",
-    batch_size: BatchSize = 64,
-    model: Model = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    generation: GenerationOptions,
+    where: ModelOptions,
     json: Json = False,
 ) -> None:
     """Score continuations: judges, perplexity, repetition, with 95 % intervals and baselines.
 
     Example: neurosteer eval --vector polite.st --alpha 4,8,16 --judge sentiment --report polite.html
     """
-    from ...evaluation.evaluate import evaluate as score
-    from ...vectors.vector import SteeringVector
-    from ..shared.continuations import Planned, check_save, read
-    from ..shared.prompting import prompt_records
+    from ...data.prompts import prompts_of
+    from ...evaluation.evaluate import evaluate
+    from ...evaluation.run import recorded, vectors_of
+    from ...evaluation.samples import check_save, read_samples
 
     paths = vector or []
     if bool(generations) == bool(paths):
         raise InputError("give either GENERATIONS (`-` is stdin) or --vector with what to generate")
-    specs = check_judges(judge, judge_data, attribute, steers=bool(paths))
-    if report is not None:
-        from ...files import check_target
-
-        check_target(report)
+    specs = check_judges(judging, "the label of the vector" if paths else None)
+    check_targets(report)
     if generations:
         _refuse_generating_options(ctx)
-        run = read(generations, model, dtype, device)
-        judges = load_judges(specs, judge_data, attribute, run.vectors)
-        ppl_engine = _ppl_engine(ppl_model, dtype, device)
+        samples = read_samples(generations)
+        vectors = vectors_of(samples, console.warn)
     else:
-        settings = generation_settings(
-            n=n,
-            greedy=greedy,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            positions=positions,
-            batch_size=batch_size,
+        comparison = _comparison(paths, alpha or [], n, random, baseline_prompt, generation)
+        check_save(save, resume)
+        records = prompts_of(prompts)
+        vectors = dict(comparison.vectors)
+    # what can fail is loaded before there is anything to lose
+    judges = load_judges_of(specs, judging, vectors.values())
+    ppl_engine = None if ppl_model is None else load_engine(ppl_model, [], [], where.dtype, where.device)
+    if generations:
+        model = where.model or next((sample.model for sample in samples if sample.model), None)
+        engine = load_engine(model, [], [], where.dtype, where.device)
+        run = recorded(engine, samples, vectors, generations)
+    else:
+        steering = [steering for _, steering in comparison.vectors]
+        engine = load_engine(where.model, paths, steering, where.dtype, where.device)
+        run = comparison.write(
+            engine, records, save=save, resume=resume, say=console.note, progress=console.progress
         )
-        if resume and save is None:
-            raise InputError("--resume goes on with what --save has begun: name that file")
-        planned = Planned(
-            paths, _alphas(paths, alpha or []), settings, n, random, baseline_prompt,
-            as_chat=chat or system is not None, system=system,
-        )  # fmt: skip
-        if save is not None:
-            check_save(save, resume)
-        records = prompt_records(prompts)
-        vectors = {str(path): SteeringVector.load(path) for path in paths}
-        # what can fail is loaded before there is anything to lose
-        judges = load_judges(specs, judge_data, attribute, vectors)
-        ppl_engine = _ppl_engine(ppl_model, dtype, device)
-        run = planned.run(records, vectors, save, resume, model, dtype, device)
-    found = score(
-        run.scored(),
-        judges,
-        ppl_engine=ppl_engine,
-        progress=console.progress,
-    )
-    run.facts["ppl_model"] = ppl_model
-    announce(judges, len({sample.prompt for sample in run.samples}))
-    show(found.results, json)
+    run = replace(run, provenance={**run.provenance, "ppl_model": ppl_model})
+    evaluation = evaluate(run, judges, ppl_engine=ppl_engine, progress=console.progress)
+    announce(evaluation.judges, evaluation.n_prompts)
+    show(evaluation.results, json)
     if report is not None:
-        write_report(report, run, found, judges)
+        from ..shared.documents import evaluation_page
+
+        write_page(report, evaluation_page(evaluation, command_line()))
 
 
 def _refuse_generating_options(ctx: typer.Context) -> None:
@@ -169,6 +140,31 @@ def _refuse_generating_options(ctx: typer.Context) -> None:
         if ctx.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
             option = "-n" if name == "n" else f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is for generating; with GENERATIONS the texts are there already")
+
+
+def _comparison(
+    paths: list[Path],
+    alpha: list[str],
+    n: int,
+    random: bool,
+    instruction: str | None,
+    generation: GenerationOptions,
+) -> "Comparison":
+    from ...evaluation.run import Comparison
+    from ...vectors.vector import SteeringVector
+
+    config = generation.config(n)
+    alphas = _alphas(paths, alpha)
+    return Comparison(
+        vectors=[(str(path), SteeringVector.load(path)) for path in paths],
+        alphas=alphas,
+        config=config,
+        n=n,
+        random=random,
+        instruction=instruction,
+        as_chat=generation.as_chat,
+        system=generation.system,
+    )
 
 
 def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:
@@ -179,9 +175,3 @@ def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:
         )
     values = [parse_alphas(text) for text in given or [DEFAULT_ALPHA] * len(paths)]
     return sorted({(0.0,) * len(paths), *product(*values)})
-
-
-def _ppl_engine(model: str | None, dtype: str, device: str) -> "Engine | None":
-    from ...models.engine import Engine
-
-    return None if model is None else Engine.load(model, dtype=dtype, device=device, say=console.note)

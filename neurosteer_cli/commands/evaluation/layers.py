@@ -1,42 +1,47 @@
 """neurosteer layers: where in the model two sides of texts part, and where steering works."""
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ... import __version__
 from ...errors import InputError
 from ..shared import console
 from ..shared.options import (
-    Attribute,
-    Device,
-    Dtype,
+    GenerationOptions,
     Json,
-    JudgeData,
-    Judges,
-    MaxNewTokens,
-    Model,
+    JudgeOptions,
+    ModelOptions,
     N,
     Prompts,
-    Seed,
-    generation_settings,
+    generation_options,
+    judge_options,
+    model_options,
     parse_alphas,
     parse_layers,
 )
-from ..shared.prompting import tokenized
-from ..shared.scoring import announce, check_judges, command_line, interval, judges_for, percent, write_page
+from ..shared.results import (
+    announce,
+    check_judges,
+    check_targets,
+    command_line,
+    interval,
+    load_judges,
+    percent,
+    write_page,
+)
 
 if TYPE_CHECKING:
-    from ...evaluation.layers import Layer
-    from ...models.engine import Engine
-    from ...models.hooks import HookPoint
-    from ...saes.sae import SparseAutoencoder
+    from ...evaluation.layers import Layer, LayerSweep
+
+FIXED = ("chat", "system", "temperature", "top_p", "top_k", "repetition_penalty", "greedy", "n", "positions")
 
 
-def layers(
+@judge_options()
+@generation_options(without=[*FIXED, "batch_size"], max_new_tokens=40, batch_size=64)
+@model_options
+def layers_(
     texts: Annotated[
         list[str],
         typer.Argument(metavar="POS NEG", help="Texts of the two sides, as for `fit`."),
@@ -52,16 +57,12 @@ def layers(
     alpha: Annotated[str, typer.Option("--alpha", "-a", help="With --steer: the strengths.")] = "-10,10",
     prompts: Prompts = None,
     n: N = 1,
-    judge: Judges = None,
-    judge_data: JudgeData = None,
-    attribute: Attribute = None,
-    max_new_tokens: MaxNewTokens = 40,
-    seed: Seed = 0,
+    *,
+    judging: JudgeOptions,
+    generation: GenerationOptions,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves there (.png or .svg).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with curves and table there.")] = None,
-    model: Model = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    where: ModelOptions,
     json: Json = False,
 ) -> None:
     """Measure every layer: how well the texts part there and, with --steer, how far steering moves text.
@@ -70,126 +71,75 @@ def layers(
     """
     from ...data.prompts import prompts_of
     from ...data.sides import open_sides
-    from ...evaluation.layers import measure
-    from ...evaluation.layers import steer as steer_at
-    from ...files import check_target
+    from ...evaluation.layers import Steering, sweep_layers
     from ...models.engine import Engine
     from ...models.resolve import DEFAULT_MODEL
 
-    specs = check_judges(judge, judge_data, attribute or Path(texts[0]).stem, steers=True)
+    specs = check_judges(judging, Path(texts[0]).stem)
     if steer and len(specs) != 1:
         raise InputError("--steer needs one judge: --judge NAME, or --judge-data POS NEG")
     if specs and not steer:
         raise InputError("--judge without --steer: there are no continuations to judge")
     alphas = list(dict.fromkeys(parse_alphas(alpha)))
-    for path in filter(None, (plot, report)):
-        check_target(path)
+    check_targets(plot, report)
     if plot is not None:
         from ...reports.charts import check_suffix
 
         check_suffix(plot)
-    settings = generation_settings(
-        n=n,
-        greedy=False,
-        temperature=0.9,
-        top_p=0.9,
-        top_k=0,
-        repetition_penalty=1.0,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        positions="all",
-        batch_size=64,
-    )
+    config = generation.config(n)
     records = prompts_of(prompts) if steer else []
+    chosen = None if only is None else parse_layers(only)
     with open_sides(texts, target, source) as sides:
         fitted_on = {text for side in sides for text in side.hashes}
-        judges = judges_for(specs, judge_data, attribute or sides[0].label, fitted_on)
-        engine = Engine.load(model or DEFAULT_MODEL, head=steer, dtype=dtype, device=device, say=console.note)
-        points = _points(only, engine)
-        saes = _bundled(engine, points)
-        with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
-            found, vectors = measure(engine, sides, points, saes, advance=advance)
-        unsteered, shown = None, ""
-        if steer:
-            asked = tokenized(records, engine, as_chat=False, system=None, max_new_tokens=max_new_tokens)
-            found, unsteered = steer_at(
-                engine, found, vectors, alphas, asked, judges[0], settings, n=n, progress=console.progress
-            )
-            announce(judges, len(records))
-            shown = percent(unsteered.judges[judges[0].name].rate)
-            console.note(f"unsteered, the rate is {shown}")
-        labels = [side.label for side in sides]
-    document = {
-        "title": f"{labels[0]} against {labels[1]} on {engine.model_id}, layer by layer",
-        "command": command_line(),
-        "facts": {
-            "model": engine.model_id,
-            "texts": texts,
-            "steered_by": "difference of class means" if steer else None,
-            "prompts": len(records) or None,
-            "n": n if steer else None,
-            "program_version": __version__,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        },
-        "judge": judges[0].name if judges else None,
-        "judges": [
-            {"name": j.name, "limits": j.limits, "facts": j.card, "warnings": j.warnings} for j in judges
-        ],
-        "unsteered": None if unsteered is None else {**unsteered.to_json(), "shown": shown},
-        "rows": [layer.to_json() for layer in found],
-    }
-    _show(found, alphas if steer else [], json)
-    if plot is not None:
-        from ...reports.pages import layers_plot
+        judges = load_judges(specs, judging, sides[0].label, fitted_on)
+        engine = Engine.load(
+            where.model or DEFAULT_MODEL, head=steer, dtype=where.dtype, device=where.device, say=console.note
+        )
+        sweep = sweep_layers(
+            engine,
+            sides,
+            chosen,
+            steering=Steering(alphas=alphas, prompts=records, judge=judges[0], config=config, n=n)
+            if steer
+            else None,
+            sources=texts,
+            warn=console.warn,
+            progress=console.progress,
+        )
+    if steer:
+        announce(judges, len(records))
+        console.note(f"unsteered, the rate is {percent(sweep.unsteered_rate)}")
+    _show(sweep.layers, alphas if steer else [], json)
+    _draw(sweep, plot, report)
 
-        layers_plot(document, plot)
+
+def _draw(sweep: "LayerSweep", plot: Path | None, report: Path | None) -> None:
+    if plot is not None:
+        from ..shared.documents import layers_plot
+
+        layers_plot(sweep, plot)
         console.note(f"wrote {plot}")
     if report is not None:
-        from ...reports.pages import layers_page
+        from ..shared.documents import layers_page
 
-        write_page(report, layers_page(document))
-
-
-def _points(only: str | None, engine: "Engine") -> "list[HookPoint]":
-    from ...models.hooks import HookPoint
-
-    numbers = parse_layers(only) if only is not None else range(engine.shape.n_layers)
-    points = [HookPoint(number) for number in numbers]
-    for point in points:
-        point.check(engine.shape.n_layers)
-    return points
+        write_page(report, layers_page(sweep, command_line()))
 
 
-def _bundled(engine: "Engine", points: "Sequence[HookPoint]") -> "dict[HookPoint, SparseAutoencoder]":
-    """The bundled SAEs of these points, if the model has any."""
-    from ...saes.load import BUNDLED, bundled_layers, find_saes, open_saes
-
-    bundled = bundled_layers(engine.model_id)
-    layers = [point.layer for point in points if point.layer in bundled]
-    return open_saes(find_saes(BUNDLED, model_id=engine.model_id, layers=layers), engine, warn=console.warn)
-
-
-def _show(found: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> None:
+def _show(layers: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> None:
     if json:
         from ...data.records import write_record
 
-        for layer in found:
+        for layer in layers:
             write_record(layer.to_json())
         return
-    headings = [">layer", ">AUROC", ">SAE AUROC", ">share of residual",
-                *(f">{what} at {alpha:+g}" for alpha in alphas for what in ("rate", "ratio"))]  # fmt: skip
-    console.table(
-        "by layer; in brackets 95 % intervals",
-        headings,
-        [_cells(layer) for layer in found],
-        stdout=True,
-    )
+    steered = [f">{what} at {alpha:+g}" for alpha in alphas for what in ("rate", "ratio")]
+    headings = [">layer", ">AUROC", ">SAE AUROC", ">share of residual", *steered]
+    console.table("by layer; in brackets 95 % intervals", headings, list(map(_cells, layers)), stdout=True)
 
 
 def _cells(layer: "Layer") -> list[str]:
-    auroc = interval(layer.auroc, "{:.2f}")
-    steered = [
-        cell for one in layer.steer for cell in (percent(one.rate), interval(one.perplexity_ratio, "{:.2f}"))
-    ]
     sae = "" if layer.sae_auroc is None else f"{layer.sae_auroc:.2f}"
-    return [str(layer.layer), auroc, sae, f"{layer.shift_share:.1%}", *steered]
+    cells = [str(layer.layer), interval(layer.auroc, "{:.2f}"), sae, f"{layer.shift_share:.1%}"]
+    for steered in layer.steer:
+        cells += [percent(steered.rate), interval(steered.perplexity_ratio, "{:.2f}")]
+    return cells

@@ -129,7 +129,7 @@ def _grouped(
 
     @wraps(command)
     def call(**given: Any) -> None:
-        command(**{name: group(**{option: given.pop(option) for option in names})}, **given)
+        command(**{name: group(**{**defaults, **{option: given.pop(option) for option in names}})}, **given)
 
     # typer asks for the signature of a command, and what it is given goes by name: order is for --help
     ordered = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
