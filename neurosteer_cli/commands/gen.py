@@ -31,7 +31,7 @@ from .shared.options import (
     generation_settings,
     parse_alphas,
 )
-from .shared.prompting import load_engine, read_prompts, tokenized
+from .shared.prompting import load_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,8 +101,10 @@ def gen(
 
     Example: neurosteer gen --vector polite.st --alpha 8 "Your invoice is late, so"
     """
+    from ..data.prompts import read_prompts
     from ..evaluation.plan import plan
     from ..evaluation.samples import Condition
+    from ..generation.prompts import tokenize
     from ..vectors.vector import SteeringVector
 
     settings = generation_settings(
@@ -125,12 +127,12 @@ def gen(
     alphas = _alphas(list(zip(map(str, paths), vectors, strict=True)), alpha or [], level, compare)
     records = read_prompts(prompts or [])
     engine = load_engine(model, paths, vectors, dtype, device)
-    asked = tokenized(
+    asked = tokenize(
         records, engine, as_chat=chat or system is not None, system=system, max_new_tokens=max_new_tokens
     )
     names = tuple(map(str, paths))
-    settings_of = [(Condition(names, setting, positions), setting) for setting in alphas]
-    run = _Run(plan(engine, asked, vectors, settings_of, settings, n=n), len(alphas))
+    conditions = [(Condition(names, of_each, positions), of_each) for of_each in alphas]
+    run = _Run(plan(engine, asked, vectors, conditions, settings, n=n), len(alphas))
     run.warn_of_dose()
     if json:
         run.write_json()
@@ -263,10 +265,10 @@ class _Run:
                     console.columns([self.heading(job) for job in jobs], cells)
 
     def heading(self, job: "PlannedJob") -> str:
-        if not any(job.row.alphas):
+        if not any(job.job.alphas):
             return "unsteered"
         parts = [
             f"{Path(name).stem} {alpha:+g}"
-            for name, alpha in zip(job.setting.vectors, job.row.alphas, strict=True)
+            for name, alpha in zip(job.condition.vectors, job.job.alphas, strict=True)
         ]
         return f"{', '.join(parts)} (dose {self.plan.dose(job):.1%})"

@@ -1,10 +1,15 @@
-"""A prompt, as it came and as the model gets it.
+"""Prompts, as they came and as the model gets them.
 
-Knows what a model reads; knows nothing of options or the terminal.
+Knows records, chats and tokens; knows nothing of options or the terminal.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from ..data.records import Located, chat_messages, string_value
+from ..errors import InputError
+from ..models.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -15,3 +20,57 @@ class Prompt:
     shown: str  # what stands before the continuation in plain output
     ids: list[int]
     rendered: str | None = None  # a chat as the model's template puts it
+
+
+def tokenize(
+    records: Sequence[Located],
+    engine: Engine,
+    *,
+    max_new_tokens: int,
+    as_chat: bool = False,
+    system: str | None = None,
+    instruction: str | None = None,
+) -> list[Prompt]:
+    """Each prompt as the model gets it.
+
+    Args:
+        records: each with a "prompt" or "messages".
+        max_new_tokens: to leave room for in the model's context.
+        as_chat: put a prompt into the model's chat template, as its user's message.
+        system: a chat's system message.
+        instruction: goes before a prompt, or into the system message.
+
+    Raises:
+        InputError: a prompt is empty, or leaves no room for the new tokens.
+    """
+    prompts = [_prompt(located, engine, as_chat, system, instruction) for located in records]
+    for located, prompt in zip(records, prompts, strict=True):
+        if len(prompt.ids) + max_new_tokens > engine.max_tokens:
+            raise InputError(
+                f"{located.where}: {len(prompt.ids)} tokens and {max_new_tokens} new ones exceed the "
+                f"model's context of {engine.max_tokens}; shorten the prompt or lower --max-new-tokens"
+            )
+    return prompts
+
+
+def _prompt(
+    located: Located, engine: Engine, as_chat: bool, system: str | None, instruction: str | None
+) -> Prompt:
+    record = located.record
+    if "messages" not in record and not as_chat:
+        text = string_value(located, "prompt")
+        read = text if instruction is None else f"{instruction}\n{text}"
+        return Prompt(record, text, engine.prompt_ids(read, located.where))
+    if "messages" in record:
+        messages = list(chat_messages(located))
+    else:
+        messages = [{"role": "user", "content": string_value(located, "prompt")}]
+    if above := "\n".join(part for part in (system, instruction) if part is not None):
+        messages = [{"role": "system", "content": above}, *messages]
+    rendered = engine.chat(messages, located.where)
+    return Prompt(
+        record,
+        f"> {messages[-1]['content']}\n",
+        engine.prompt_ids(rendered, located.where, rendered=True),
+        rendered,
+    )

@@ -19,7 +19,7 @@ from record import recorded
 from steering_quality import BOUNDS, DEFAULT, Task, asked, key_of, ready, write
 from torch import Tensor
 
-from neurosteer_cli.commands.shared.prompting import prompt_records
+from neurosteer_cli.data.prompts import prompts_of
 from neurosteer_cli.evaluation.judges.data import DataJudge
 from neurosteer_cli.evaluation.likelihood import log_probs
 from neurosteer_cli.evaluation.metrics import Bootstrap, Estimate, Sums
@@ -134,7 +134,7 @@ def main() -> None:
     options = asked(__doc__, n="continuations a prompt")
     engine = Engine.load()
     sources = [str(file) for folder in options.folder if (file := folder / "prompts.neutral.jsonl").is_file()]
-    records = [one.record for source in (*sources, None) for one in prompt_records(source)]
+    records = [one.record for source in (*sources, None) for one in prompts_of(source)]
     texts = dict.fromkeys(record["prompt"] for record in records)
     prompts = [Prompt({"prompt": text}, text, engine.prompt_ids(text)) for text in texts]
     found = {}

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from record import recorded
 
-from neurosteer_cli.commands.shared.prompting import prompt_records
+from neurosteer_cli.data.prompts import prompts_of
 from neurosteer_cli.data.sides import open_sides
 from neurosteer_cli.evaluation.calibrate import monotone
 from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
@@ -176,17 +176,17 @@ def write(
     """Every method at its doses, unsteered and prompted: all rows share batches and noise."""
     names = [name for name in doses if doses[name]]
     none = (0.0,) * len(names)
-    settings_of = [(Condition(("",), (0.0,), "all", UNSTEERED), none)]
+    conditions = [(Condition(("",), (0.0,), "all", UNSTEERED), none)]
     if instructed:
-        settings_of.append((Condition(("",), (0.0,), "all", PROMPTING), none))
+        conditions.append((Condition(("",), (0.0,), "all", PROMPTING), none))
     for number, name in enumerate(names):
         for alpha in dict.fromkeys(doses[name]):
             only = tuple(alpha if other == number else 0.0 for other in range(len(names)))
             if alpha:
-                settings_of.append((Condition((name,), (alpha,)), only))
+                conditions.append((Condition((name,), (alpha,)), only))
     settings = replace(SETTINGS, sampling=replace(SETTINGS.sampling, seed=seed))
     chosen = [vectors[name] for name in names]
-    planned = plan(engine, prompts, chosen, settings_of, settings, n=n, instructed=instructed)
+    planned = plan(engine, prompts, chosen, conditions, settings, n=n, instructed=instructed)
     return write_all(planned, lambda _n: None)
 
 
@@ -233,7 +233,7 @@ def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> None:
     sign = 1 if task.up else -1
     vectors, judge = ready(engine, task, methods)
     texts = [
-        located.record["prompt"] for located in prompt_records(str(task.prompts) if task.prompts else None)
+        located.record["prompt"] for located in prompts_of(str(task.prompts) if task.prompts else None)
     ]
     prompts = [Prompt({"prompt": text}, text, engine.prompt_ids(text)) for text in texts]
     said = INSTRUCTIONS.get(task.name, ("", ""))[0 if task.up else 1]
