@@ -12,7 +12,7 @@ import neurosteer_cli
 PACKAGE = Path(neurosteer_cli.__file__).parent
 HEAVY = {
     "torch", "transformers", "sae_lens", "sklearn", "scipy", "vaderSentiment", "profanity_check", "openai",
-    "httpx", "matplotlib", "jinja2", "fastapi", "uvicorn", "prometheus_client",
+    "httpx", "httpx2", "matplotlib", "jinja2", "fastapi", "uvicorn", "prometheus_client",
 }  # fmt: skip
 
 # --- the house ---------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_checking_what_a_judge_is_given_loads_no_heavy_library() -> None:
     code = """
 from neurosteer_cli.evaluation.judges.load import check_spec
 for spec in ("data", "sentiment", "hf:org/model:LABEL", "regex:x", "llm:http://127.0.0.1:80/v1:m"):
-    check_spec(spec, has_data=True, attribute="polite")
+    check_spec(spec, judge_data=("a", "b"), attribute="polite")
 """
     assert heavy_after(code) == set()
 

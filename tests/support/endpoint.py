@@ -29,6 +29,7 @@ class Script:
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    headers: list[list[str]] = field(default_factory=list)  # their names
     paths: list[str] = field(default_factory=list)
     lock: Any = field(default_factory=threading.Lock)
     at_once: int = 0
@@ -39,6 +40,7 @@ class Script:
         with self.lock:
             self.asked.append(body)
             self.keys.append(handler.headers.get("Authorization"))
+            self.headers.append([name.lower() for name in handler.headers])
             self.paths.append(handler.path)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)

@@ -54,18 +54,19 @@ class Encoder:
         Yields:
             The texts' places, the model's output, and the attention mask [batch, pos].
         """
-        if not texts:
-            return
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens, padding=False)
-        lengths = [len(ids) for ids in encoded["input_ids"]]
-        order = sorted(range(len(texts)), key=lambda i: lengths[i])
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         size = BATCH_SIZE if self._can_pad() else 1
         for start in range(0, len(order), size):
             places = order[start : start + size]
-            rows = {name: [values[i] for i in places] for name, values in encoded.items()}
-            padded = self.tokenizer.pad(rows, return_tensors="pt") if size > 1 else _as_tensors(rows)
+            batch = self.tokenizer(
+                [texts[i] for i in places],
+                truncation=True,
+                max_length=self.max_tokens,
+                padding=size > 1,
+                return_tensors="pt",
+            )
             with torch.inference_mode():
-                yield places, self.model(**padded), padded["attention_mask"]
+                yield places, self.model(**batch), batch["attention_mask"]
 
     def _can_pad(self) -> bool:
         """Whether a padded batch gives what single texts give; a decoder must know its pad token."""
@@ -138,10 +139,6 @@ def embed(encoder: Encoder, texts: Sequence[str], advance: Callable[[int], None]
         embeddings[places] = torch.nn.functional.normalize(mean, dim=-1)
         advance(len(places))
     return embeddings
-
-
-def _as_tensors(rows: dict[str, list[list[int]]]) -> dict[str, Tensor]:
-    return {name: torch.tensor(values) for name, values in rows.items()}
 
 
 def _max_tokens(tokenizer: Any, config: Any) -> int:

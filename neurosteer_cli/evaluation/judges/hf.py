@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...errors import InputError
 from ...models.resolve import resolve
@@ -19,28 +18,29 @@ MULTI_LABEL = "multi_label_classification"
 
 
 class HfJudge:
-    """Scores a text with the probability of a label."""
+    """Scores a text with the probability of a label; positive where that is the highest.
+
+    Where a text may have several labels, or there is only one, positive from 0.5 up.
+    """
 
     def __init__(self, model: str, label: str, encoder: Encoder) -> None:
         config = encoder.model.config
-        places = {str(name): place for place, name in sorted(config.id2label.items())}
-        if config.problem_type == "regression":
-            raise InputError(f"--judge hf:{model}:{label}: the model predicts a number, not labels")
-        if label not in places:
-            raise InputError(
-                f"--judge hf:{model}:{label}: no label {label!r}; the model has {', '.join(places)}"
-            )
+        labels = [str(name) for _, name in sorted(config.id2label.items())]
         self.name = f"hf:{model}:{label}"
+        if config.problem_type == "regression":
+            raise InputError(f"--judge {self.name}: the model predicts a number, not labels")
+        if label not in labels:
+            raise InputError(f"--judge {self.name}: no label {label!r}; the model has {', '.join(labels)}")
         self._encoder = encoder
-        self._index = places[label]
+        self._index = labels.index(label)
         # one logit alone is the log-odds of its label
-        self._multi_label = config.problem_type == MULTI_LABEL or len(places) == 1
+        self._multi_label = config.problem_type == MULTI_LABEL or len(labels) == 1
         self.warnings: list[str] = []
         self.card: dict[str, Any] = {
             "model": model,
             "architecture": type(encoder.model).__name__,
             "label": label,
-            "labels": list(places),
+            "labels": labels,
             "multi_label": self._multi_label,
             "max_tokens": encoder.max_tokens,
             "transformers": version("transformers"),
@@ -56,30 +56,20 @@ class HfJudge:
         texts: Sequence[str],
         advance: Callable[[int], None],
     ) -> Scores:
-        scores: list[float | None] = [None] * len(texts)
-        positive: list[bool | None] = [None] * len(texts)
+        logits = torch.zeros(len(texts), len(self.card["labels"]))
         for places, output, _mask in self._encoder.batches(texts):
-            probabilities, shown = self._probabilities(output.logits)
-            for place, probability, is_shown in zip(
-                places, probabilities.tolist(), shown.tolist(), strict=True
-            ):
-                scores[place], positive[place] = probability, is_shown
+            logits[places] = output.logits
             advance(len(places))
-        return Scores(scores, positive)
-
-    def _probabilities(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The label's probability, and whether the text shows it, both [batch].
-
-        Args:
-            logits: [batch, n_labels].
-        """
         if self._multi_label:
-            probability = torch.sigmoid(logits[:, self._index])
-            return probability, probability >= 0.5
-        return logits.softmax(-1)[:, self._index], logits.argmax(-1) == self._index
+            scores = torch.sigmoid(logits[:, self._index])
+            positive = scores >= 0.5
+        else:
+            scores = logits.softmax(-1)[:, self._index]
+            positive = logits.argmax(-1) == self._index
+        return Scores(scores.tolist(), positive.tolist())
 
 
-def load(model: str, label: str, say: Callable[[str], None] = lambda _message: None) -> HfJudge:
+def load_hf_judge(model: str, label: str, say: Callable[[str], None]) -> HfJudge:
     """Load the checkpoint behind `hf:MODEL:LABEL`.
 
     Args:

@@ -3,9 +3,12 @@
 Knows the shape of an answer; knows nothing of any judge.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+BATCH = 100  # texts, between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,32 @@ class Judge(Protocol):
             texts: the continuations; an empty one is judged like any other.
         """
         ...
+
+
+class ThresholdJudge(ABC):
+    """A judge that gives a text a number, and takes it for positive from a threshold up."""
+
+    name: str
+    limits: str
+    threshold: float
+
+    def __init__(self, card: dict[str, Any]) -> None:
+        self.card = card
+        self.warnings: list[str] = []
+
+    @abstractmethod
+    def _numbers(self, texts: list[str]) -> list[float]:
+        """One number a text, in order."""
+
+    def score(
+        self,
+        prompts: Sequence[str],  # noqa: ARG002  # only continuations are judged
+        texts: Sequence[str],
+        advance: Callable[[int], None],
+    ) -> Scores:
+        numbers: list[float] = []
+        for start in range(0, len(texts), BATCH):
+            batch = list(texts[start : start + BATCH])
+            numbers += self._numbers(batch)
+            advance(len(batch))
+        return Scores([*numbers], [number >= self.threshold for number in numbers])

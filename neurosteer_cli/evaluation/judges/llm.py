@@ -4,13 +4,11 @@ Knows the rubric and the form of an answer; knows nothing of HTTP or of what wro
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-from ...errors import InputError, ModelError
-from .chat import Answer, Endpoint
+from ...errors import ModelError
+from .endpoint import Answer, Endpoint, NoAnswerError
 from .judge import Scores
 
 RUBRIC = """\
@@ -36,38 +34,7 @@ The prompt and the continuation, as JSON:
 HIGHEST = 2  # grade
 _LONGEST_ANSWER = 20_000  # characters that are looked at, an answer's last
 
-_SPEC = re.compile(
-    r"(?P<url>https?://(?:\[[0-9a-fA-F:.]+\]|[^/:\s\[\]?#]+)"  # scheme, and a host or an IPv6 address
-    r"(?::\d+(?=[:/])|(?!:\d+(?:/|$)))"  # port; digits in its place are no model's name
-    r"(?:/[^:\s?#]*)?)"  # path
-    r":(?P<model>\S.*)"
-)
-_USER_IN_URL = re.compile(r"https?://[^/:@]*(:[^/:@]+)?@")
-
 Grades = tuple[int, int]  # attribute, fluency, each 0 to 2
-
-
-def split_spec(spec: str) -> Endpoint:
-    """Read `llm:URL:MODEL`.
-
-    The URL is scheme, host, a port of digits if there is one, and a path if there is one; it ends at
-    the first colon after those. So a path has no colon, and a model's name may have some:
-    `llm:http://127.0.0.1:8080/v1:qwen2.5:7b` asks qwen2.5:7b.
-
-    Raises:
-        InputError: it is not of that form, or the URL has a user or password.
-    """
-    rest = spec.removeprefix("llm:")
-    if _USER_IN_URL.match(rest):
-        raise InputError("--judge llm: no user or password in the URL; put the key into OPENAI_API_KEY")
-    found = _SPEC.fullmatch(rest)
-    if found is None or not _port_fits(found["url"]):
-        raise InputError(
-            f"--judge {spec}: write llm:URL:MODEL, an OpenAI-compatible endpoint and a model it serves, "
-            "such as llm:http://127.0.0.1:8080/v1:qwen2.5:7b"
-        )
-    url = found["url"].rstrip("/").removesuffix("/chat/completions")
-    return Endpoint(url, found["model"].strip())
 
 
 class LlmJudge:
@@ -92,22 +59,6 @@ class LlmJudge:
         }  # fmt: skip
         self.warnings: list[str] = []
 
-    def check(self) -> None:
-        """Ask for one text's grades, so that a wrong URL, model or key is found before any work.
-
-        Raises:
-            ModelError: the endpoint cannot be reached, refuses, or is of another kind.
-        """
-        answer = self._endpoint.ask(
-            question(self.card["attribute"], "The weather today is", " fine, so we went for a walk.")
-        )
-        if answer.content is None:
-            raise ModelError(
-                f"{self._endpoint.url}: answers, but not with a chat completion; give the base URL "
-                "of an OpenAI-compatible endpoint, which often ends in /v1"
-            )
-        self.card["answered_by"] = answer.model
-
     def score(self, prompts: Sequence[str], texts: Sequence[str], advance: Callable[[int], None]) -> Scores:
         """Ask about each text. One without usable grades gets None, is counted and warned of.
 
@@ -116,24 +67,21 @@ class LlmJudge:
         """
         attribute = self.card["attribute"]
         questions = [question(attribute, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-        grades: list[Grades | None] = [None] * len(texts)
-        unparsable = failed = 0
-        for place, answer in self._endpoint.ask_all(questions):
-            if isinstance(answer, Answer):
-                grades[place] = parse_grades(answer.content or "")
-                unparsable += grades[place] is None
-            else:
-                failed += 1
-            advance(1)
-        self._count(len(texts), unparsable, failed)
-        return _verdicts(grades)
+        answers = self._endpoint.ask(questions, advance)
+        grades = [parse_grades(a.content or "") if isinstance(a, Answer) else None for a in answers]
+        self._count(grades, n_failed=sum(isinstance(answer, NoAnswerError) for answer in answers))
+        return Scores(
+            scores=[None if grade is None else grade[0] / HIGHEST for grade in grades],
+            positive=[None if grade is None else grade[0] == HIGHEST for grade in grades],
+            fluency=[None if grade is None else grade[1] / HIGHEST for grade in grades],
+        )
 
-    def _count(self, asked: int, unparsable: int, failed: int) -> None:
+    def _count(self, grades: Sequence[Grades | None], n_failed: int) -> None:
         """Keep the sums over all calls in the card, and one warning of what is missing."""
         card = self.card
-        card["n_asked"] += asked
-        card["n_unparsable"] += unparsable
-        card["n_failed"] += failed
+        card["n_asked"] += len(grades)
+        card["n_failed"] += n_failed
+        card["n_unparsable"] += grades.count(None) - n_failed
         if missing := card["n_unparsable"] + card["n_failed"]:
             self.warnings[:] = [
                 f"{self.name} gave no grades for {missing} of {card['n_asked']} texts: "
@@ -141,8 +89,10 @@ class LlmJudge:
             ]
 
 
-def load(endpoint: Endpoint, attribute: str, say: Callable[[str], None] = lambda _message: None) -> LlmJudge:
-    """Make the judge behind an endpoint, and ask it once.
+def load_llm_judge(
+    endpoint: Endpoint, attribute: str, say: Callable[[str], None] = lambda _message: None
+) -> LlmJudge:
+    """Make the judge behind an endpoint; ask it once, so that a wrong URL, model or key is found now.
 
     Args:
         attribute: what it looks for, such as "polite".
@@ -153,7 +103,15 @@ def load(endpoint: Endpoint, attribute: str, say: Callable[[str], None] = lambda
     """
     judge = LlmJudge(endpoint, attribute)
     say(f"asking {endpoint.model} at {endpoint.url} for a first answer")
-    judge.check()
+    (answer,) = endpoint.ask([question(attribute, "The weather today is", " fine, so we went for a walk.")])
+    if isinstance(answer, NoAnswerError):
+        raise answer
+    if answer.content is None:
+        raise ModelError(
+            f"{endpoint.url}: answers, but not with a chat completion; give the base URL "
+            "of an OpenAI-compatible endpoint, which often ends in /v1"
+        )
+    judge.card["answered_by"] = answer.model
     return judge
 
 
@@ -195,18 +153,3 @@ def _grade(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in range(HIGHEST + 1):
         return None
     return int(value)
-
-
-def _verdicts(grades: Sequence[Grades | None]) -> Scores:
-    return Scores(
-        scores=[None if grade is None else grade[0] / HIGHEST for grade in grades],
-        positive=[None if grade is None else grade[0] == HIGHEST for grade in grades],
-        fluency=[None if grade is None else grade[1] / HIGHEST for grade in grades],
-    )
-
-
-def _port_fits(url: str) -> bool:
-    try:
-        return urlsplit(url).port != 0
-    except ValueError:  # over 65535, or brackets around what is no address
-        return False

@@ -17,7 +17,8 @@ from neurosteer_cli.evaluation.judges import data as data_judge
 from neurosteer_cli.evaluation.judges import encoders
 from neurosteer_cli.evaluation.judges.data import train
 from neurosteer_cli.evaluation.judges.encoders import embed, load_encoder
-from neurosteer_cli.evaluation.judges.load import Judge, load_judge
+from neurosteer_cli.evaluation.judges.judge import Judge
+from neurosteer_cli.evaluation.judges.load import load_judge
 
 Write = Callable[[str, list[str]], Path]
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -46,11 +47,11 @@ def test_texts_are_told_apart_by_the_probability_of_the_positive_side(write_text
     judge = judge_of(write_texts("up.jsonl", UP), write_texts("down.jsonl", DOWN))
     texts = ["aaa bbb abab", "zzz yyy zyzy", "", "aab bbb number 99"]
     advanced: list[int] = []
-    verdicts = judge.score([""] * 4, texts, advanced.append)
+    found = judge.score([""] * 4, texts, advanced.append)
     assert sum(advanced) == 4
-    assert verdicts.positive[:2] == [True, False]
-    assert verdicts.positive[3] is True
-    assert verdicts.fluency is None
+    assert found.positive[:2] == [True, False]
+    assert found.positive[3] is True
+    assert found.fluency is None
     # by hand: the weighted, L2-regularised log-likelihood has no slope at the classifier's weights
     classifier = judge._classifier  # type: ignore[attr-defined]
     encoder = load_encoder(bert, max_tokens=100)
@@ -60,8 +61,8 @@ def test_texts_are_told_apart_by_the_probability_of_the_positive_side(write_text
     error = weight * (1 / (1 + numpy.exp(-(X @ w + b))) - y)
     numpy.testing.assert_allclose(X.T @ error + w, 0, atol=1e-2)
     x = embed(encoder, texts).double().numpy()
-    numpy.testing.assert_allclose(verdicts.scores, 1 / (1 + numpy.exp(-(x @ w + b))), atol=1e-5)
-    assert verdicts.positive == [score >= 0.5 for score in verdicts.scores if score is not None]
+    numpy.testing.assert_allclose(found.scores, 1 / (1 + numpy.exp(-(x @ w + b))), atol=1e-5)
+    assert found.positive == [score >= 0.5 for score in found.scores if score is not None]
 
 
 def test_what_the_judge_is_made_of_is_told(write_texts: Write) -> None:
@@ -237,8 +238,8 @@ def test_the_true_encoder_tells_glad_from_glum(write_texts: Write) -> None:
     assert judge.card["accuracy"] > 0.95
     assert judge.warnings == []
     texts = ["I am so pleased, what great news.", "My dog died and I am heartbroken."]
-    verdicts = judge.score(["", ""], texts, lambda _n: None)
-    assert verdicts.positive == [True, False]
+    found = judge.score(["", ""], texts, lambda _n: None)
+    assert found.positive == [True, False]
 
 
 @pytest.mark.real

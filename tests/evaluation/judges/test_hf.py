@@ -11,7 +11,8 @@ from support.tiny import save_tiny, save_tiny_bert
 
 from neurosteer_cli.errors import InputError, ModelError
 from neurosteer_cli.evaluation.judges import encoders
-from neurosteer_cli.evaluation.judges.load import Judge, check_spec, load_judge
+from neurosteer_cli.evaluation.judges.judge import Judge
+from neurosteer_cli.evaluation.judges.load import check_spec, load_judge
 
 LABELS = ("calm", "LABEL: odd", "angry")
 TEXTS = ["one", "", "a longer text than the others are", "äöü", "x" * 500, "last"]
@@ -48,14 +49,14 @@ def test_the_score_is_the_labels_softmax_and_positive_where_it_is_highest(
     monkeypatch.setattr(encoders, "BATCH_SIZE", size)
     judge = load(classifier, label)
     advanced: list[int] = []
-    verdicts = judge.score([""] * 6, TEXTS, advanced.append)
+    found = judge.score([""] * 6, TEXTS, advanced.append)
     assert sum(advanced) == 6
     exps = logits(classifier).double().exp()
     shares = exps / exps.sum(1, keepdim=True)
     index = LABELS.index(label)
-    torch.testing.assert_close(torch.tensor(verdicts.scores).double(), shares[:, index], atol=1e-5, rtol=0)
-    assert verdicts.positive == [row.index(max(row)) == index for row in shares.tolist()]
-    assert verdicts.fluency is None
+    torch.testing.assert_close(torch.tensor(found.scores).double(), shares[:, index], atol=1e-5, rtol=0)
+    assert found.positive == [row.index(max(row)) == index for row in shares.tolist()]
+    assert found.fluency is None
 
 
 def test_the_labels_disagree_somewhere(classifier: Path) -> None:
@@ -63,10 +64,10 @@ def test_the_labels_disagree_somewhere(classifier: Path) -> None:
 
 
 def test_with_several_labels_a_text_the_score_is_the_labels_sigmoid(multi: Path) -> None:
-    verdicts = load(multi, "angry").score([""] * 6, TEXTS, lambda _n: None)
+    found = load(multi, "angry").score([""] * 6, TEXTS, lambda _n: None)
     expected = 1 / (1 + (-logits(multi)[:, 2].double()).exp())
-    torch.testing.assert_close(torch.tensor(verdicts.scores).double(), expected, atol=1e-5, rtol=0)
-    assert verdicts.positive == [share >= 0.5 for share in expected.tolist()]
+    torch.testing.assert_close(torch.tensor(found.scores).double(), expected, atol=1e-5, rtol=0)
+    assert found.positive == [share >= 0.5 for share in expected.tolist()]
 
 
 def test_a_single_logit_is_the_log_odds_of_its_label(tmp_path: Path) -> None:
@@ -129,4 +130,4 @@ def test_a_folder_with_pickled_weights_alone_is_refused(classifier: Path, tmp_pa
 def test_a_spec_without_model_or_label_is_refused(spec: str) -> None:
     message = f"--judge {spec}: write hf:MODEL:LABEL, a folder or Hub id and one of its labels, such as hf:"
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
-        check_spec(spec, has_data=False, attribute=None)
+        check_spec(spec)

@@ -1,0 +1,190 @@
+"""Ask a language model behind an OpenAI-compatible endpoint, patiently but not for ever.
+
+Knows a base URL, retries and refusals; knows nothing of what is asked.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ...errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    import openai
+
+RETRIES = 2  # after a first attempt
+WORKERS = 4  # requests under way at once
+GIVE_UP = 8  # questions without an answer in a row, after which no more are asked
+TIMEOUT, CONNECT_TIMEOUT = 120.0, 10.0  # seconds
+_ABOUT_THE_TEXT = (400, 413, 422)  # statuses that a text can bring about, by a content filter, say
+_HEADERS = {  # the client's others tell of this machine
+    "host", "accept", "accept-encoding", "authorization", "connection", "content-length", "content-type",
+    "user-agent", "x-stainless-retry-count",
+}  # fmt: skip
+
+_SPEC = re.compile(
+    r"llm:"
+    r"(?P<url>https?://(?:\[[0-9a-fA-F:.]+\]|[^/:\s\[\]?#]+)"  # scheme, and a host or an IPv6 address
+    r"(?::\d+(?=[:/])|(?!:\d+(?:/|$)))"  # port; digits in its place are no model's name
+    r"(?:/[^:\s?#]*)?)"  # path
+    r":(?P<model>\S.*)"
+)
+_USER_IN_URL = re.compile(r"llm:https?://[^/:@]*(:[^/:@]+)?@")
+
+
+class NoAnswerError(ModelError):
+    """No answer came to one question, however often it was asked; another may fare better."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    content: str | None  # what the model said; None: the answer is no chat completion
+    model: str | None  # what the endpoint says has answered
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model at a base URL, such as http://127.0.0.1:8080/v1; the key is in OPENAI_API_KEY."""
+
+    url: str
+    model: str
+
+    def ask(
+        self, questions: Sequence[str], advance: Callable[[int], None] = lambda _n: None
+    ) -> list[Answer | NoAnswerError]:
+        """Ask all, a few at once; the answers in the questions' order.
+
+        Raises:
+            ModelError: the endpoint refuses requests, whatever their text, or the URL cannot be one.
+            InputError: the key cannot be one.
+        """
+        import httpx2  # what the client is made of
+        from anyio.from_thread import start_blocking_portal
+
+        try:
+            # a loop in a thread of its own, as a notebook's is taken; leaving it, by Ctrl-C too, cancels
+            with start_blocking_portal() as portal:
+                return portal.call(self._ask_all, questions, advance)
+        except httpx2.InvalidURL as error:
+            raise ModelError(f"{self.url}: not a URL that can be asked ({error})") from error
+
+    async def _ask_all(
+        self, questions: Sequence[str], advance: Callable[[int], None]
+    ) -> list[Answer | NoAnswerError]:
+        free = asyncio.Semaphore(WORKERS)
+        in_a_row = 0  # without an answer
+
+        async def ask(question: str) -> Answer | NoAnswerError:
+            nonlocal in_a_row
+            answer: Answer | NoAnswerError
+            async with free:
+                try:
+                    if in_a_row >= GIVE_UP:
+                        raise NoAnswerError(f"{self.url}: not asked, after {GIVE_UP} without an answer")
+                    answer, in_a_row = await self._ask(client, question), 0
+                except NoAnswerError as error:
+                    answer, in_a_row = error, in_a_row + 1
+            advance(1)
+            return answer
+
+        async with _client(self.url) as client:
+            tasks = [asyncio.create_task(ask(question)) for question in questions]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def _ask(self, client: "openai.AsyncOpenAI", question: str) -> Answer:
+        import openai
+
+        try:
+            completion = await client.chat.completions.create(
+                model=self.model, messages=[{"role": "user", "content": question}], temperature=0
+            )
+        except openai.APIConnectionError as error:  # timeouts among them
+            raise self._no_answer(type(error.__cause__).__name__, error) from error
+        except openai.APIStatusError as error:
+            if error.status_code == 429 or error.status_code >= 500:
+                raise self._no_answer(f"status {error.status_code}", error) from error
+            about_the_text = error.status_code in _ABOUT_THE_TEXT
+            raise (NoAnswerError if about_the_text else ModelError)(self._refusal(error)) from error
+        return _answer(completion)
+
+    def _no_answer(self, problem: str, error: "openai.APIError") -> NoAnswerError:
+        attempts = 1 + int(error.request.headers["x-stainless-retry-count"])
+        return NoAnswerError(
+            f"{self.url}: no answer in {attempts} attempts ({problem}); is it running, and is the URL right?"
+        )
+
+    def _refusal(self, error: "openai.APIStatusError") -> str:
+        said = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
+        detail = " ".join(str(said).split())[:200]
+        return (
+            f"{self.url}: refuses to answer as {self.model!r} (status {error.status_code}"
+            f"{': ' + detail if detail else ''}); check the URL, the model's name and OPENAI_API_KEY"
+        )
+
+
+def _client(url: str) -> "openai.AsyncOpenAI":
+    import openai
+
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError("OPENAI_API_KEY holds characters that no key has; set it again")
+
+    async def strip(request: Any) -> None:
+        for name in set(request.headers) - (_HEADERS if key else _HEADERS - {"authorization"}):
+            del request.headers[name]
+
+    return openai.AsyncOpenAI(
+        base_url=url,
+        api_key=key or "none",
+        max_retries=RETRIES,
+        timeout=openai.Timeout(TIMEOUT, connect=CONNECT_TIMEOUT),
+        http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": [strip]}),
+    )
+
+
+def _answer(completion: Any) -> Answer:
+    try:
+        content = completion.choices[0].message.content or ""  # null where a model says nothing
+    except (AttributeError, TypeError, LookupError):
+        return Answer(None, None)
+    model = completion.model
+    return Answer(content if isinstance(content, str) else "", model if isinstance(model, str) else None)
+
+
+def parse_endpoint(spec: str) -> Endpoint:
+    """Read `llm:URL:MODEL`.
+
+    The URL is scheme, host, a port of digits if there is one, and a path if there is one; it ends at
+    the first colon after those. So a path has no colon, and a model's name may have some:
+    `llm:http://127.0.0.1:8080/v1:qwen2.5:7b` asks qwen2.5:7b.
+
+    Raises:
+        InputError: it is not of that form, or the URL has a user or password.
+    """
+    if _USER_IN_URL.match(spec):
+        raise InputError("--judge llm: no user or password in the URL; put the key into OPENAI_API_KEY")
+    found = _SPEC.fullmatch(spec)
+    if found is None or not _port_fits(found["url"]):
+        raise InputError(
+            f"--judge {spec}: write llm:URL:MODEL, an OpenAI-compatible endpoint and a model it serves, "
+            "such as llm:http://127.0.0.1:8080/v1:qwen2.5:7b"
+        )
+    url = found["url"].rstrip("/").removesuffix("/chat/completions")
+    return Endpoint(url, found["model"].strip())
+
+
+def _port_fits(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:  # over 65535, or brackets around what is no address
+        return False
