@@ -1,24 +1,25 @@
 """Fit a steering vector: two labelled sides of texts to one push at each hook point.
 
-Knows how statistics, a method and the unit of alpha make a vector; knows nothing of files or the
-terminal.
+Knows where to steer when nothing says so, and how statistics, a method and the unit of alpha make a
+vector; knows nothing of files or the terminal.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..data.sides import FEW_TEXTS, Sides
-from ..errors import InputError, NeurosteerError
+from ..errors import NeurosteerError, SAEError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..saes.descriptions import find, names
+from ..saes.load import BUNDLED, default_layers, find_saes, open_saes
 from ..saes.sae import SparseAutoencoder
 from .metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
-from .methods import METHODS, NEEDS_SAE, Direction, Method
+from .methods import METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Direction, Method, check_method
 from .reading import BEFORE, PointReading, Reading
 from .statistics import auroc, welch_t
 from .vector import Latents, SteeringVector, unit_pushes
@@ -57,10 +58,10 @@ class FitReport:
 def fit(
     engine: Engine,
     sides: Sides,
-    points: Sequence[HookPoint],
+    points: Sequence[HookPoint] = (),
     *,
     method: str = "neurosteer",
-    saes: dict[HookPoint, SparseAutoencoder] | None = None,
+    saes: Mapping[HookPoint, SparseAutoencoder] | None = None,
     top_k: int = 100,
     advance: Callable[[int], None] = lambda _n: None,
 ) -> tuple[SteeringVector, FitReport]:
@@ -70,24 +71,33 @@ def fit(
 
     Args:
         sides: positive, negative.
-        points: where to steer; each gets 1/len(points) of the push.
-        saes: for each point, for a method that needs them.
-        top_k: latents to keep, for such a method.
+        points: where to steer; each gets 1/len(points) of the push. Without: where the SAEs belong,
+            or two thirds up the model for a method that needs none.
+        method: `neurosteer`, `paper`, `diffmean` or `pca`; `vectors/methods.py` says what they do.
+        saes: for each point, for a method that needs them. Without: those bundled for the model.
+        top_k: latents to keep at a point, for such a method.
         advance: told how many texts have been read.
 
+    Returns:
+        the vector, whose pushes [d_model] alpha = 1 adds, and what there is to tell of the fit.
+
     Raises:
-        InputError: unknown method, no hook point, or top_k out of range.
+        InputError: unknown method, a point the model does not have, too few texts, or top_k out of range.
+        SAEError: no SAE is bundled, or those given do not fit the model.
         NeurosteerError: the sides do not differ at all.
     """
-    if method not in METHODS:
-        raise InputError(f"--method {method}: one of {', '.join(METHODS)}")
+    check_method(method)
+    warnings: list[str] = []
+    if saes is None:
+        saes = choose_saes(method, engine.model_id, points)
+    saes = open_saes(saes, engine, warn=warnings.append)
+    points = points or list(saes) or [default_point(engine.shape.n_layers)]
     for point in points:
         point.check(engine.shape.n_layers)
     start = time.monotonic()
-    reading = Reading(engine, points, saes or {}, pairs=method == "pca")
-    reading.run(sides, advance)
-    found = {point: METHODS[method](reading.at[point].all, top_k) for point in points}
-    vector = build(engine, sides, reading, found, method, top_k)
+    reading = Reading(engine, sides, points, saes, pairs=method in NEEDS_PAIRS)
+    reading.run(advance)
+    vector = build(reading, points, method, top_k)
     seconds = time.monotonic() - start
     report = FitReport(
         seconds=seconds,
@@ -95,56 +105,119 @@ def fit(
         n_held_out=reading.n_held_out,
         n_duplicates=sum(len(side.duplicates) for side in sides),
         n_without_tokens=reading.n_without_tokens,
-        warnings=_warnings(sides, vector),
-        strongest={str(point): _strongest(reading.at[point], found[point], engine) for point in points},
+        warnings=[*warnings, *_warnings(sides, vector)],
+        strongest={str(at): _strongest(reading.at[at], vector.latents.get(at), engine) for at in points},
     )
     return vector, report
 
 
-def build(
-    engine: Engine,
-    sides: Sides,
-    reading: Reading,
-    found: dict[HookPoint, Direction],
+# --- where to steer ----------------------------------------------------------------------------
+
+
+def choose_saes(
     method: str,
-    top_k: int,
-) -> SteeringVector:
-    """The vector that a method's directions make, in the unit of alpha.
+    model_id: str,
+    points: Sequence[HookPoint] = (),
+    sae: str = BUNDLED,
+    *,
+    option: str = "--layers",
+) -> dict[HookPoint, SparseAutoencoder]:
+    """The SAE of each hook point, for a method that needs them; the SAEs say where they belong.
+
+    Args:
+        points: where to steer; without, the last block of a family of SAEs, or the last few to share a push.
+        sae: `bundled`, a sae-lens folder, or RELEASE/SAE_ID, as for `load_sae`.
+        option: by which the points were given, for the error.
+
+    Raises:
+        SAEError: there are none, or they belong elsewhere.
+    """
+    if method not in NEEDS_SAE:
+        return {}
+    layers = [point.layer for point in points] or default_layers(
+        sae, model_id=model_id, spread=method in SPREAD
+    )
+    saes = find_saes(sae, model_id=model_id, layers=layers)
+    if points and set(saes) != set(points):
+        raise SAEError(
+            f"SAE {sae!r} belongs to {', '.join(map(str, saes))}, "
+            f"not to {', '.join(map(str, points))}; leave out {option}, or choose another SAE"
+        )
+    return saes
+
+
+def default_point(n_layers: int) -> HookPoint:
+    """Where to steer without an SAE: two thirds up, where steering was seen to work best."""
+    return HookPoint(n_layers * 2 // 3)
+
+
+# --- the vector --------------------------------------------------------------------------------
+
+
+def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int) -> SteeringVector:
+    """The vector of a method at some of the points that were read, in the unit of alpha.
 
     Raises:
         NeurosteerError: the sides do not differ at all.
     """
+    found = {point: METHODS[method](reading.at[point].all, top_k) for point in points}
     directions = {point: direction.vector for point, direction in found.items()}
     if not all(direction.any() for direction in directions.values()):
         raise NeurosteerError("the two sides do not differ at this hook point: nothing to steer along")
-    norms = {point: reading.at[point].norms.median for point in found}
+    norms = {point: reading.at[point].norms.median for point in points}
+    hashes = torch.tensor([text for side in reading.sides for text in side.hashes], dtype=torch.int64)
     return SteeringVector(
-        metadata=_metadata(engine, sides, reading, found, method, top_k),
+        metadata=_metadata(reading, points, method, top_k),
         pushes=unit_pushes(directions, norms),
-        latents={point: latents for point in found if (latents := _latents(reading.at[point], found[point]))},
-        text_hashes=torch.tensor([h for side in sides for h in side.hashes], dtype=torch.int64).unique(),  # type: ignore[no-untyped-call]
+        latents={
+            point: latents for point in points if (latents := _latents(reading.at[point], found[point]))
+        },
+        text_hashes=hashes.unique(),  # type: ignore[no-untyped-call]
     )
 
 
-def _metadata(
-    engine: Engine,
-    sides: Sides,
-    reading: Reading,
-    found: dict[HookPoint, Direction],
-    method: str,
-    top_k: int,
-) -> VectorMetadata:
+def _metadata(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int) -> VectorMetadata:
     return VectorMetadata.new(
-        engine.model_id,
-        engine.shape,
+        reading.engine.model_id,
+        reading.engine.shape,
         method,
-        {str(point): _measured(reading.at[point], METHODS[method], top_k) for point in found},
+        {str(point): _measured(reading.at[point], METHODS[method], top_k) for point in points},
         parameters={"top_k": top_k} if method in NEEDS_SAE else {},
         sides=[
             SideMetadata(label=side.label, n_texts=side.n_texts, n_tokens=n_tokens, sha256=side.sha256)
-            for side, n_tokens in zip(sides, reading.n_tokens, strict=True)
+            for side, n_tokens in zip(reading.sides, reading.n_tokens, strict=True)
         ],
     )
+
+
+def _measured(at: PointReading, method: Method, top_k: int) -> PointMetadata:
+    """What was measured at a hook point; the AUROC is that of a vector fitted without the held-out texts."""
+    return PointMetadata(
+        resid_norm=at.norms.median,
+        shift_norm=float(at.all.shift.norm()),
+        auroc=held_out_auroc(at, method, top_k),
+        sae=SAEMetadata.of(at.all.sae) if at.all.sae else None,
+    )
+
+
+def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None:
+    """AUROC of the held-out texts along what the method finds in the others; None if a side has none."""
+    if not all(at.held_out):
+        return None
+    direction = method(at.evidence[0], top_k).vector
+    positive, negative = (torch.stack(side).double() @ direction for side in at.held_out)
+    return auroc(positive, negative)
+
+
+def _latents(at: PointReading, direction: Direction) -> Latents | None:
+    if direction.latents is None:
+        return None
+    ids, weights = direction.latents
+    rates = torch.stack([side.firing_rate[ids] for side in at.all.latents]).float()
+    return Latents(ids, weights, rates)
+
+
+# --- what there is to tell ---------------------------------------------------------------------
 
 
 def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
@@ -162,52 +235,26 @@ def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
     return warnings
 
 
-def _measured(at: PointReading, method: Method, top_k: int) -> PointMetadata:
-    """What was measured at a hook point; the AUROC is that of a vector fitted without the held-out texts."""
-    return PointMetadata(
-        resid_norm=at.norms.median,
-        shift_norm=float(at.all.shift.norm()),
-        auroc=held_out_auroc(at, method, top_k),
-        sae=SAEMetadata.of(at.sae) if at.sae else None,
-    )
-
-
-def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None:
-    """AUROC of the held-out texts along what the method finds in the others."""
-    if not all(at.held_out):
-        return None
-    direction = method(at.evidence[0], top_k).vector
-    positive, negative = (torch.stack(side).double() @ direction for side in at.held_out)
-    return auroc(positive, negative)
-
-
-def _latents(at: PointReading, direction: Direction) -> Latents | None:
-    if direction.latent_ids is None or direction.latent_weights is None:
-        return None
-    rates = torch.stack([side.firing_rate for side in at.all.both_latents()]).float()
-    return Latents(direction.latent_ids, direction.latent_weights, rates[:, direction.latent_ids])
-
-
-def _strongest(at: PointReading, direction: Direction, engine: Engine) -> list[LatentRow]:
+def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> list[LatentRow]:
     """The first latents of either sign in the method's own order, those turned up first."""
-    if direction.latent_ids is None or direction.latent_weights is None or at.peaks is None:
+    if latents is None or at.latents is None:
         return []
-    t = welch_t(*at.all.both_latents())
-    rates = [side.firing_rate for side in at.all.both_latents()]
-    weights = direction.latent_weights
-    up = direction.latent_ids[weights > 0][:N_STRONGEST].tolist()
-    down = direction.latent_ids[weights < 0][:N_STRONGEST].tolist()
-    described = names(find(at.sae, engine.model_id) if at.sae else None, up + down)
-    weight_of = dict(zip(direction.latent_ids.tolist(), weights.tolist(), strict=True))
+    up = latents.ids[latents.weights > 0][:N_STRONGEST].tolist()
+    down = latents.ids[latents.weights < 0][:N_STRONGEST].tolist()
+    described = names(find(at.latents.sae, engine.model_id), up + down)
+    weight_of = dict(zip(latents.ids.tolist(), latents.weights.tolist(), strict=True))
+    t = welch_t(*at.all.latents)
+    positive, negative = at.all.latents
+    windows = at.latents.peaks.windows[:, 0]  # [d_sae, window]
     return [
         LatentRow(
             latent_id=latent,
             weight=weight_of[latent],
             t=float(t[latent]),
-            positive_rate=float(rates[0][latent]),
-            negative_rate=float(rates[1][latent]),
-            piece=_text(at.peaks.windows[latent, 0], engine),
-            token=_text(at.peaks.windows[latent, 0, BEFORE : BEFORE + 1], engine),
+            positive_rate=float(positive.firing_rate[latent]),
+            negative_rate=float(negative.firing_rate[latent]),
+            piece=_text(windows[latent], engine),
+            token=_text(windows[latent, BEFORE : BEFORE + 1], engine),
             name=described.get(latent),
         )
         for latent in up + down

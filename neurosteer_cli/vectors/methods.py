@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..errors import InputError, SAEError
 from ..saes.sae import SparseAutoencoder
-from .statistics import LatentStats, MeanStats, PairStats, select_by_frequency, select_by_t
+from .statistics import LatentStats, MeanStats, PairStats, Selection, select_by_frequency, select_by_t
+
+Select = Callable[[LatentStats, LatentStats, int], Selection]
 
 
 @dataclass(frozen=True)
@@ -18,43 +21,50 @@ class Direction:
     """What a method finds at a hook point."""
 
     vector: Tensor  # [d_model] float64, raw residual units
-    latent_ids: Tensor | None = None  # [k]
-    latent_weights: Tensor | None = None  # [k]
-
-
-@dataclass
-class SideStats:
-    """One side's running statistics at a hook point."""
-
-    means: MeanStats
-    latents: LatentStats | None
-
-    def __add__(self, other: "SideStats") -> "SideStats":
-        latents = self.latents + other.latents if self.latents and other.latents else None
-        return SideStats(self.means + other.means, latents)
+    latents: Selection | None = None  # it is made of
 
 
 @dataclass
 class Evidence:
-    """All that a method may look at: both sides and their pairs at one hook point."""
+    """All that a method may look at, at one hook point: positive and negative side, and their pairs."""
 
-    positive: SideStats
-    negative: SideStats
-    pairs: PairStats | None
     sae: SparseAutoencoder | None
+    means: tuple[MeanStats, MeanStats]
+    latents: tuple[LatentStats, LatentStats]  # of no latent without an SAE
+    pairs: PairStats  # empty unless asked for
+
+    @classmethod
+    def empty(cls, d_model: int, sae: SparseAutoencoder | None, *, pairs: bool) -> "Evidence":
+        d_sae = sae.d_sae if sae else 0
+        return cls(
+            sae,
+            (MeanStats.empty(d_model), MeanStats.empty(d_model)),
+            (LatentStats.empty(d_sae), LatentStats.empty(d_sae)),
+            PairStats.empty(d_model if pairs else 0),
+        )
 
     def __add__(self, other: "Evidence") -> "Evidence":
-        pairs = self.pairs + other.pairs if self.pairs and other.pairs else None
-        return Evidence(self.positive + other.positive, self.negative + other.negative, pairs, self.sae)
+        positive, negative = (mine + theirs for mine, theirs in zip(self.means, other.means, strict=True))
+        up, down = (mine + theirs for mine, theirs in zip(self.latents, other.latents, strict=True))
+        return Evidence(self.sae, (positive, negative), (up, down), self.pairs + other.pairs)
 
     @property
     def shift(self) -> Tensor:
         """Difference of the class means of per-text mean residuals, [d_model]."""
-        return self.positive.means.mean - self.negative.means.mean
+        positive, negative = self.means
+        return positive.mean - negative.mean
 
-    def both_latents(self) -> tuple[LatentStats, LatentStats]:
-        assert self.positive.latents is not None and self.negative.latents is not None
-        return self.positive.latents, self.negative.latents
+    def decoded(self, select: Select, k: int) -> Direction:
+        """The direction of the k latents that are selected: weights @ W_dec[latent_ids].
+
+        Raises:
+            SAEError: there is no SAE.
+        """
+        if self.sae is None:
+            raise SAEError("the method needs an SAE at every hook point: give one, or choose diffmean or pca")
+        latents = select(*self.latents, k)
+        rows = self.sae.decoder_rows(latents.latent_ids).double().cpu()  # [k, d_model]
+        return Direction(latents.weights.double() @ rows, latents)
 
 
 def neurosteer(evidence: Evidence, k: int) -> Direction:
@@ -62,7 +72,7 @@ def neurosteer(evidence: Evidence, k: int) -> Direction:
 
     Each text counts once: its mean activation over kept tokens. push = weights @ W_dec.
     """
-    return _decoded(evidence, *select_by_t(*evidence.both_latents(), k))
+    return evidence.decoded(select_by_t, k)
 
 
 def paper(evidence: Evidence, k: int) -> Direction:
@@ -71,7 +81,7 @@ def paper(evidence: Evidence, k: int) -> Direction:
     The k latents of largest relu(difference of firing frequencies), weighted by relu(difference of
     mean activations), both over tokens.
     """
-    return _decoded(evidence, *select_by_frequency(*evidence.both_latents(), k))
+    return evidence.decoded(select_by_frequency, k)
 
 
 def diffmean(evidence: Evidence, _k: int) -> Direction:
@@ -84,14 +94,7 @@ def pca(evidence: Evidence, _k: int) -> Direction:
 
     Pairs are the i-th records of both sides (Zou et al. 2023, arXiv 2310.01405).
     """
-    assert evidence.pairs is not None
     return Direction(evidence.pairs.first_component(evidence.shift))
-
-
-def _decoded(evidence: Evidence, latent_ids: Tensor, weights: Tensor) -> Direction:
-    assert evidence.sae is not None
-    rows = evidence.sae.decoder_rows(latent_ids).double().cpu()  # [k, d_model]
-    return Direction(weights.double() @ rows, latent_ids, weights)
 
 
 Method = Callable[[Evidence, int], Direction]
@@ -102,4 +105,11 @@ METHODS: dict[str, Method] = {
     "pca": pca,
 }
 NEEDS_SAE = {"neurosteer", "paper"}
+NEEDS_PAIRS = {"pca"}
 SPREAD = {"neurosteer"}  # at several blocks where there are SAEs for several
+
+
+def check_method(name: str) -> None:
+    """Raises InputError where there is no method of that name."""
+    if name not in METHODS:
+        raise InputError(f"--method {name}: one of {', '.join(METHODS)}")

@@ -1,6 +1,7 @@
-"""Running statistics over SAE latents per label; selection and weighting of latents to steer with.
+"""Running statistics over residuals and SAE latents per label; the latents to steer with; AUROC.
 
-Knows activations and labels; knows nothing of models, texts or files.
+Knows activations and labels; knows nothing of models, texts or files. Welch's t and the AUROC are
+written out: importing scipy.stats and sklearn.metrics costs a fit 0.3 s and 20 MB, and 1.1 s and 100 MB.
 """
 
 from dataclasses import dataclass
@@ -214,7 +215,6 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
 
     Source: the Mann-Whitney U statistic over n_pos * n_neg (Hanley & McNeil 1982).
     """
-    below = torch.searchsorted(negative.sort().values, positive, right=False)
-    not_above = torch.searchsorted(negative.sort().values, positive, right=True)
-    wins = below.double() + (not_above - below).double() / 2
-    return float(wins.sum() / (len(positive) * len(negative)))
+    ranked = negative.sort().values
+    below, not_above = (torch.searchsorted(ranked, positive, right=ties) for ties in (False, True))
+    return float((below + not_above).sum() / (2 * len(positive) * len(negative)))

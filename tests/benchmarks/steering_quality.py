@@ -139,14 +139,13 @@ def fit_all(engine: Engine, files: tuple[str, str]) -> dict[str, SteeringVector]
     points = sorted({SINGLE, *spread, *saes})
     vectors = {}
     with open_sides(list(files)) as sides:
-        reading = Reading(engine, points, saes, pairs=True)
-        reading.run(sides, lambda _n: None)
-        for name, method in METHODS.items():
+        reading = Reading(engine, sides, points, saes, pairs=True)
+        reading.run()
+        for name in METHODS:
             for where, chosen in {"20": [SINGLE], "14,17,20": spread}.items():
                 if name in ("pca", "paper") and len(chosen) > 1:
                     continue
-                found = {point: method(reading.at[point].all, TOP_K) for point in chosen}
-                vectors[f"{name} {where}"] = build(engine, sides, reading, found, name, TOP_K)
+                vectors[f"{name} {where}"] = build(reading, chosen, name, TOP_K)
     vectors["random 20"] = random_counterpart([vectors["diffmean 20"]], [1.0], seed=0)
     return vectors
 
@@ -204,7 +203,9 @@ def outcomes(
     for sample, score in zip(samples, found.scores["data"], strict=True):
         if score is not None:
             hits[sample.condition][:, unit[sample.prompt]] += torch.tensor([score >= THRESHOLD, 1])
-    return {key_of(result.condition): Outcome(result, Sums(*hits[result.condition])) for result in found.results}
+    return {
+        key_of(result.condition): Outcome(result, Sums(*hits[result.condition])) for result in found.results
+    }
 
 
 def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:
@@ -232,9 +233,7 @@ def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> None:
     """Calibrate every method on half of the prompts and print what it does on the rest."""
     sign = 1 if task.up else -1
     vectors, judge = ready(engine, task, methods)
-    texts = [
-        located.record["prompt"] for located in prompts_of(str(task.prompts) if task.prompts else None)
-    ]
+    texts = [located.record["prompt"] for located in prompts_of(str(task.prompts) if task.prompts else None)]
     prompts = [Prompt({"prompt": text}, text, engine.prompt_ids(text)) for text in texts]
     said = INSTRUCTIONS.get(task.name, ("", ""))[0 if task.up else 1]
     instructed = [Prompt(p.record, p.shown, engine.prompt_ids(f"{said}\n{p.shown}")) for p in prompts]
