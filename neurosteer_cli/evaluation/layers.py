@@ -122,16 +122,13 @@ def sweep_layers(
     bundled = bundled_layers(engine.model_id)
     with_sae = [point.layer for point in points if point.layer in bundled]
     saes = open_saes(find_saes(BUNDLED, model_id=engine.model_id, layers=with_sae), engine, warn=warn)
-    reading = Reading(engine, points, saes, pairs=False)
+    reading = Reading(engine, sides, points, saes, pairs=False)
     with progress("reading", sum(side.n_texts for side in sides)) as advance:
-        reading.run(sides, advance)
+        reading.run(advance)
     found = [_measured(point, reading.at[point]) for point in points]
+    vectors = [build(reading, [point], STEERED_WITH, TOP_K) for point in points]
     unsteered = None
     if steering is not None:
-        directions = {point: METHODS[STEERED_WITH](reading.at[point].all, TOP_K) for point in points}
-        vectors = [
-            build(engine, sides, reading, {point: directions[point]}, STEERED_WITH, TOP_K) for point in points
-        ]
         found, unsteered = _steered(engine, found, vectors, steering, progress)
     return LayerSweep(
         title=f"{sides[0].label} against {sides[1].label} on {engine.model_id}, layer by layer",
@@ -155,7 +152,7 @@ def _measured(point: HookPoint, at: PointReading) -> Layer:
         layer=point.layer,
         hook_point=str(point),
         auroc=None if auroc is None else Estimate(auroc, *auroc_interval(auroc, *map(len, at.held_out))),
-        sae_auroc=held_out_auroc(at, METHODS["neurosteer"], TOP_K) if at.sae else None,
+        sae_auroc=held_out_auroc(at, METHODS["neurosteer"], TOP_K) if at.latents else None,
         shift_share=float(at.all.shift.norm()) / at.norms.median,
         resid_norm=at.norms.median,
         steer=[],

@@ -107,7 +107,7 @@ def calibrate_(
         show(evaluation.results, json=False)
     _recommend(vector, calibration)
     if report is not None:
-        from ..shared.documents import calibration_page
+        from ...reports.pages import calibration_page
 
         write_page(report, calibration_page(evaluation, calibration, command_line()))
 

@@ -130,7 +130,7 @@ def eval_(
     announce(evaluation.judges, evaluation.n_prompts)
     show(evaluation.results, json)
     if report is not None:
-        from ..shared.documents import evaluation_page
+        from ...reports.pages import evaluation_page
 
         write_page(report, evaluation_page(evaluation, command_line()))
 

@@ -83,7 +83,7 @@ def layers_(
     alphas = list(dict.fromkeys(parse_alphas(alpha)))
     check_targets(plot, report)
     if plot is not None:
-        from ...reports.charts import check_suffix
+        from ...reports.drawing import check_suffix
 
         check_suffix(plot)
     config = generation.config(n)
@@ -115,12 +115,12 @@ def layers_(
 
 def _draw(sweep: "LayerSweep", plot: Path | None, report: Path | None) -> None:
     if plot is not None:
-        from ..shared.documents import layers_plot
+        from ...reports.pages import layers_plot
 
         layers_plot(sweep, plot)
         console.note(f"wrote {plot}")
     if report is not None:
-        from ..shared.documents import layers_page
+        from ...reports.pages import layers_page
 
         write_page(report, layers_page(sweep, command_line()))
 
