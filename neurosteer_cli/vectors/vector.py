@@ -3,7 +3,6 @@
 Knows the file format, the tensors in it and the unit of alpha; knows nothing of how a vector is fitted.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -208,8 +207,3 @@ def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) 
             )
     n_hashes = tensors["text_hashes"].numel() if "text_hashes" in tensors else 0
     return SteeringVector(metadata, pushes, latents, tensor("text_hashes", torch.int64, (n_hashes,)))
-
-
-def file_sha256(path: Path) -> str:
-    """The hash by which a vector file is recorded as a parent."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -13,9 +13,10 @@ from support.tiny import D_MODEL, save_tiny
 from typer.testing import CliRunner
 
 from neurosteer_cli.cli import app
+from neurosteer_cli.files import file_sha256
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, add
-from neurosteer_cli.vectors.vector import SteeringVector, file_sha256
+from neurosteer_cli.vectors.vector import SteeringVector
 
 POINTS = [HookPoint(2, RESID_PRE), HookPoint(2)]
 

@@ -20,7 +20,7 @@ from neurosteer_cli.models.shape import ModelShape
 from neurosteer_cli.vectors import vector as vector_module
 from neurosteer_cli.vectors.combine import Part, combine, cosine
 from neurosteer_cli.vectors.metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
-from neurosteer_cli.vectors.vector import Latents, SteeringVector, file_sha256, total_dose
+from neurosteer_cli.vectors.vector import Latents, SteeringVector, total_dose
 
 D_MODEL = 4
 SHAPE = ModelShape(architecture="TinyForCausalLM", d_model=D_MODEL, n_layers=6, d_vocab=300)
@@ -465,11 +465,6 @@ def test_a_sum_too_large_for_its_numbers_is_refused(weight: float) -> None:
     assert str(caught.value) == (
         "the weighted sum at blocks.2.hook_resid_post is not finite: a weight is too large for 32-bit numbers"
     )
-
-
-def test_a_files_sha256_is_that_of_its_bytes(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "a") == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 
 
 # --- cosine and dose ---------------------------------------------------------------------------
