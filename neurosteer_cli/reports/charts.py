@@ -1,281 +1,272 @@
-"""Draw charts as SVG or PNG: the only place for matplotlib.
+"""The charts of a page: dose and response, effect and cost, layers.
 
-Knows panels of numbers and labels; knows nothing of what they measure or of the page they stand in.
+Knows what was measured and what a reader should see of it; knows nothing of pages and verdicts.
 """
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.etree import ElementTree
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
-from ..errors import InputError
-from ..files import replace_file
-from .panels import Axis, Chart, Panel, Point, Series
-from .tables import NO_BREAK, Estimate
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from ..evaluation.evaluate import ConditionResult
+from ..evaluation.layers import Layer, LayerSweep
+from ..evaluation.metrics import known
+from ..evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
+from ..vectors.metadata import Calibration
+from .drawing import (
+    BASELINES,
+    COLOURS,
+    CURVES,
+    Look,
+    Number,
+    Which,
+    as_cost,
+    as_percent,
+    as_share,
+    draw,
+    draw_level,
+    figure_of,
+    finished,
+    guide,
+    style,
+)
+from .tables import effect, on_one_scale, showable, single_alpha
 
-SUFFIXES = (".png", ".svg")
-WIDTH = 5.0  # inches
-INK, FAINT, PAPER = "#1f2328", "#c9ced6", "#ffffff"
+TALL, LOW = 2.3, 1.6  # inches: high are the panels of effects, and of costs beneath them
+FIT = COLOURS[2]
 
-
-class Look(NamedTuple):
-    """How a series or band is told from the others: never by colour alone."""
-
-    colour: str
-    marker: str
-    dashes: str = "-"
-
-
-# Okabe & Ito's palette, which colour-blind people can tell apart, and greys.
-LOOKS = {
-    "1": Look("#0072b2", "o"),
-    "2": Look("#d55e00", "s"),
-    "3": Look("#009e73", "^"),
-    "4": Look("#cc79a7", "D"),
-    "5": Look("#e69f00", "v"),
-    "6": Look("#56b4e9", "P"),
-    "random": Look("#7a7f87", "X", ":"),
-    "unsteered": Look("#4d5157", "o", "--"),
-    "prompt": Look("#a6761d", "s", "-."),
-}
-_CORNERS = ((5, 7), (5, -7), (-5, 7), (-5, -7))  # of a point, in pt, where its label may stand
-# In a page a colour is a variable, so that the page can have a dark side.
-_VARIABLES = {INK: "ink", FAINT: "faint", PAPER: "paper"} | {
-    look.colour: f"look-{name}" for name, look in LOOKS.items()
-}
+Results = Sequence[ConditionResult]
 
 
-def inline_svg(chart: Chart, ident: str) -> str:
-    """The chart as an `<svg>` element for an HTML page, themed by its variables.
+class Measure(NamedTuple):
+    """What is drawn along an axis."""
+
+    label: str
+    kind: Literal["share", "score", "cost", "damage"]
+    read: Callable[[Any], Number]
+    limit: float | None = None  # up to which a cost is affordable
+
+    @property
+    def is_effect(self) -> bool:
+        return self.kind in ("share", "score")
+
+    def set_axis(self, axes: Axes, which: Which, rows: Sequence[Any]) -> None:
+        axes.set(**{f"{which}label": self.label})
+        if self.kind == "share":
+            as_share(axes, which)
+        elif self.kind == "cost":
+            as_cost(axes, which, map(self.read, rows), self.limit)
+
+
+# --- evaluations -------------------------------------------------------------------------------
+
+
+@style()
+def effect_and_cost(results: Results, judges: Sequence[str], fit: Calibration | None = None) -> Figure | None:
+    """Every measure against alpha or, where conditions have no single alpha, a line a condition.
 
     Args:
-        ident: starts every id in the element, so that several charts of one page do not clash.
+        fit: its monotone curve is drawn, the range it allows and the alphas it recommends.
     """
-    with _style():
-        root = ElementTree.fromstring(_drawn(_figure(chart), "svg"))
-    for element in list(root.iter()):
-        element.tag = element.tag.rpartition("}")[2]  # in HTML an svg element has no prefix
-        _adapt(element, ident)
-    for parent in list(root.iter()):
-        for child in parent.findall("style"):  # it would hold for the page as a whole
-            parent.remove(child)
-    box = root.attrib["viewBox"]
-    root.attrib.clear()
-    root.attrib.update({"viewBox": box, "role": "img", "aria-labelledby": f"{ident}-title"})
-    title = ElementTree.Element("title", {"id": f"{ident}-title"})
-    title.text = chart.title
-    root.insert(0, title)
-    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
+    measures = [*_effects(results, judges), *_costs(results, fit.max_ppl_ratio if fit else MAX_PPL_RATIO)]
+    if any(result.kl is not None for result in results):
+        measures.append(Measure("KL (nats a token)", "damage", _damage))
+    if not measures:
+        return None
+    if not on_one_scale(results):
+        return _by_condition(results, measures)
+    figure, panels = figure_of([TALL if measure.is_effect else LOW for measure in measures])
+    for axes, measure in zip(panels, measures, strict=True):
+        measure.set_axis(axes, "y", results)
+        if fit:
+            _mark_calibration(axes, fit, curve=axes is panels[0])
+        _dose_response(axes, results, measure)
+    panels[-1].set_xlabel("alpha (% of the residual's length)")
+    title = (
+        "Dose-response curve with its monotone fit"
+        if fit
+        else "Dose-response curves: effect and cost against alpha"
+    )
+    return finished(figure, title)
 
 
-def check_suffix(path: Path) -> None:
-    """Find out before any work is done whether the suffix names a picture.
-
-    Raises:
-        InputError: it is neither .png nor .svg.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: a plot is a {SUFFIXES[0]} or a {SUFFIXES[1]} file; name one of the two")
-
-
-def save(chart: Chart, path: Path) -> None:
-    """Write the chart as one file, whole or not at all, in the format that its suffix names.
-
-    Raises:
-        InputError: the suffix is neither .png nor .svg.
-        OutputError: the file cannot be written.
-    """
-    check_suffix(path)
-    with _style():
-        picture = _drawn(_figure(chart), path.suffix.lower().removeprefix("."))
-    with replace_file(path) as temporary:
-        temporary.write_bytes(picture)
+def _dose_response(axes: Axes, results: Results, measure: Measure) -> None:
+    """Curves through the unsteered texts at 0, random vectors beside them, other baselines as levels."""
+    alphas = [alpha for result in results if (alpha := single_alpha(result)) is not None]
+    aside = 0.012 * (max(alphas) - min(alphas))  # or a control's interval would hide the curve's
+    unsteered = [result for result in results if result.condition.baseline == UNSTEERED]
+    for baseline, look, group in _series(results):
+        if baseline is None:
+            group = sorted([*unsteered, *group], key=_alpha)
+        if baseline in (None, RANDOM):
+            beside = aside if baseline else 0.0
+            draw(axes, [(_alpha(r) + beside, measure.read(r)) for r in group], look, joined=True)
+        elif measure.is_effect and (level := known(measure.read(group[0]))):
+            draw_level(axes, level, look)
 
 
-def _adapt(element: ElementTree.Element, ident: str) -> None:
-    """Make the ids of an element the page's own and its colours variables."""
-    for key, value in list(element.attrib.items()):
-        del element.attrib[key]
-        plain = key.rpartition("}")[2]
-        if plain == "id":
-            value = f"{ident}-{value}"
-        elif plain == "href":
-            value = value.replace("#", f"#{ident}-")
-        elif plain == "clip-path":
-            value = value.replace("url(#", f"url(#{ident}-")
-        elif plain == "style":
-            value = re.sub("#[0-9a-f]{6}", _as_variable, value)
-        element.attrib[plain] = value
+def _mark_calibration(axes: Axes, fit: Calibration, *, curve: bool) -> None:
+    allowed = [point.alpha for point in fit.allowed()]
+    if len(allowed) > 1:
+        axes.axvspan(allowed[0], allowed[-1], color=FIT, alpha=0.10, linewidth=0)
+    for name, alpha in (("up", fit.alpha_up), ("down", fit.alpha_down)):
+        if alpha is not None:
+            guide(axes, "x", alpha, f"{name} {alpha:g}")
+    if curve:
+        alphas, rates = [point.alpha for point in fit.curve], [point.expected_rate for point in fit.curve]
+        axes.plot(alphas, rates, color=FIT, linewidth=2.4, alpha=0.55, label="monotone fit, used by --level")
 
 
-def _as_variable(colour: re.Match[str]) -> str:
-    name = _VARIABLES.get(colour[0])
-    return colour[0] if name is None else f"var(--{name}, {colour[0]})"
+def _by_condition(results: Results, measures: Sequence[Measure]) -> Figure:
+    """A line a condition, the first on top, and in it a dot with its interval."""
+    figure, panels = figure_of([0.5 + 0.26 * len(results)] * len(measures), share_x=False)
+    place = {result.condition: place for place, result in enumerate(results)}
+    for axes, measure in zip(panels, measures, strict=True):
+        measure.set_axis(axes, "x", results)
+        axes.set_yticks(range(len(results)), [_short(result.condition.label) for result in results])
+        axes.set_ylim(len(results) - 0.4, -0.6)
+        for _, look, group in _series(results):
+            draw(axes, [(measure.read(r), place[r.condition]) for r in group], look)
+    return finished(figure, "Effect and cost of each setting")
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    """The same look and the same bytes whatever the person's own settings of matplotlib."""
-    import matplotlib
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has it
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({
-            "svg.fonttype": "none", "svg.hashsalt": "neurosteer", "text.parse_math": False,
-            "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8.5,
-            "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "text.color": INK, "axes.labelcolor": INK,
-            "axes.edgecolor": FAINT, "axes.spines.top": False, "axes.spines.right": False,
-            "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-            "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.5, "grid.alpha": 0.6,
-            "axes.axisbelow": True, "figure.dpi": 96, "savefig.dpi": 200, "axes.facecolor": "none",
-        })  # fmt: skip
-        yield
-
-
-def _drawn(figure: "Figure", kind: str) -> bytes:
-    """The picture's bytes; an SVG says nothing of when and by what it was made."""
-    out = io.BytesIO()
-    if kind == "svg":
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format=kind, metadata=nothing, transparent=True)
-    else:
-        figure.savefig(out, format=kind, metadata={"Software": None}, facecolor=PAPER)
-    return out.getvalue()
+@style()
+def effect_against_cost(results: Results, judges: Sequence[str]) -> Figure | None:
+    """A point a condition, a panel a judge; None where no text was judged or none has a cost."""
+    effects, costs = _effects(results, judges), _costs(results, MAX_PPL_RATIO)
+    if not effects or not costs:
+        return None
+    figure, panels = figure_of([2.6] * len(effects))
+    for axes, measure in zip(panels, effects, strict=True):
+        costs[0].set_axis(axes, "x", results)
+        measure.set_axis(axes, "y", results)
+        axes.label_outer()
+        for baseline, look, group in _series(results):
+            for result in group:
+                x, y = known(costs[0].read(result)), known(measure.read(result))
+                if draw(axes, [(x, y)], look) and x and y and baseline is None:
+                    alpha = single_alpha(result)
+                    name = _short(result.condition.label) if alpha is None else f"{alpha:+g}"
+                    axes.annotate(name, (x.value, y.value), (5, 7), textcoords="offset points", va="center")
+    return finished(figure, "Effect against cost, a point for each setting")
 
 
-def _figure(chart: Chart) -> "Figure":
-    from matplotlib.figure import Figure
-
-    heights = [panel.height for panel in chart.panels]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.5), layout="constrained")
-    grid = figure.subplots(len(heights), 1, sharex=chart.share_x, squeeze=False, height_ratios=heights)
-    for axes, panel in zip(grid[:, 0], chart.panels, strict=True):
-        _draw_axis(axes, panel.x, "x")
-        _draw_axis(axes, panel.y, "y")
-        for series in panel.series:
-            _draw_series(axes, series)
-        _label_points(axes, panel)
-    for axes in grid[:-1, 0] if chart.share_x else ():
-        axes.set_xlabel("")
-    _add_legend(figure, list(grid[:, 0]))
-    _settle(figure)
-    return figure
+def _series(results: Results) -> list[tuple[str | None, Look, list[ConditionResult]]]:
+    """What is steered with the same vectors at the same positions, then each baseline; with their looks."""
+    steered = [result for result in results if result.condition.baseline is None]
+    several = len({result.condition.positions for result in steered}) > 1
+    curves: dict[str, list[ConditionResult]] = {}
+    for result in steered:
+        name = " + ".join(result.condition.vectors) or "generations"
+        curves.setdefault(f"{name}, {result.condition.positions}" if several else name, []).append(result)
+    looks = [look | {"label": _short(name, 40)} for look, name in zip(cycle(CURVES), curves, strict=False)]
+    series = [(None, *pair) for pair in zip(looks, curves.values(), strict=True)]
+    for baseline, look in BASELINES.items():
+        group = [result for result in results if result.condition.baseline == baseline]
+        series += [(baseline, look, sorted(group, key=_alpha))] if group else []
+    return series
 
 
-def _settle(figure: "Figure") -> None:
-    """Lay the figure out once and round: the solver's last bit differs from run to run, and ids hold it."""
-    if engine := figure.get_layout_engine():
-        engine.execute(figure)
-    figure.set_layout_engine("none")
-    for axes in figure.axes:
-        left, bottom, width, height = (round(float(bound), 5) for bound in axes.get_position().bounds)
-        axes.set_position((left, bottom, width, height))
+def _alpha(result: ConditionResult) -> float:
+    return single_alpha(result) or 0.0
 
 
-def _add_legend(figure: "Figure", grid: Sequence["Axes"]) -> None:
-    """One legend above all panels; nothing where there is one series to name."""
-    handles: dict[str, Any] = {}
-    for axes in grid:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    if len(handles) > 1:
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside upper left", ncols=2, frameon=False,
-            handlelength=2.4, columnspacing=1.4,
-        )  # fmt: skip
+def _effects(results: Results, judges: Sequence[str]) -> list[Measure]:
+    """Of each judge the share of texts it finds positive, or its mean score."""
+    measures = []
+    for judge in judges:
+        shares = any(judge in result.judges and known(result.judges[judge].rate) for result in results)
+        name, read = f"judge “{_short(judge)}”", partial(effect, judge=judge)
+        share, score = (
+            Measure(f"positive, {name}", "share", read),
+            Measure(f"mean score, {name}", "score", read),
+        )
+        measures.append(share if shares else score)
+    return [measure for measure in measures if any(map(measure.read, results))]
 
 
-def _draw_axis(axes: "Axes", axis: Axis, which: str) -> None:
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
-
-    line, span = (axes.axvline, axes.axvspan) if which == "x" else (axes.axhline, axes.axhspan)
-    own = axes.xaxis if which == "x" else axes.yaxis
-    axes.set(**{f"{which}label": axis.label})
-    if axis.log:
-        axes.set(**{f"{which}scale": "log"})
-        own.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        own.set_major_formatter(StrMethodFormatter("{x:g}"))
-        own.set_minor_locator(NullLocator())
-    if axis.whole:
-        own.set_major_locator(MaxNLocator(integer=True))
-    if axis.percent:
-        own.set_major_formatter(PercentFormatter(1, symbol=f"{NO_BREAK}%"))
-    if axis.ticks or axis.names:
-        own.set_ticks(axis.ticks or range(len(axis.names)), labels=axis.names or None)
-    if axis.limits is not None:
-        axes.set(**{f"{which}lim": axis.limits})
-    if axis.shade is not None:
-        span(*axis.shade, color=LOOKS["3"].colour, alpha=0.10, linewidth=0)
-    for band in axis.bands:
-        colour, _, dashes = LOOKS[band.look]
-        span(band.at.low, band.at.high, color=colour, alpha=0.12, linewidth=0)
-        line(band.at.value, color=colour, linestyle=dashes, linewidth=1.2, label=band.name)
-    for where, text in axis.guides:
-        line(where, color=INK, linestyle=(0, (2, 2)), linewidth=0.8)
-        _say_beside(axes, where, text, which)
+def _costs(results: Results, limit: float) -> list[Measure]:
+    """The perplexity ratio; where nothing was compared, perplexity itself."""
+    ratio = Measure("perplexity ratio", "cost", attrgetter("perplexity_ratio"), limit)
+    if any(known(ratio.read(result)) for result in results if result.condition.baseline is None):
+        return [ratio]
+    perplexity = Measure("perplexity", "cost", attrgetter("perplexity"))
+    return [perplexity] if any(known(perplexity.read(result)) for result in results) else []
 
 
-def _say_beside(axes: "Axes", where: float, text: str, which: str) -> None:
-    """What a guide line stands for, at its end inside the panel."""
-    turned = which == "x"
-    axes.annotate(
-        text, (where, 1) if turned else (1, where), (3, -3) if turned else (-2, 2),
-        xycoords=("data", "axes fraction") if turned else ("axes fraction", "data"),
-        textcoords="offset points", fontsize=8, ha="left" if turned else "right",
-        va="top" if turned else "bottom", annotation_clip=True,
-    )  # fmt: skip
+def _damage(result: ConditionResult) -> float | None:
+    return 0.0 if result.condition.baseline == UNSTEERED else result.kl
 
 
-def _draw_series(axes: "Axes", series: Series) -> None:
-    colour, marker, dashes = LOOKS[series.look]
-    points = series.drawable()
-    x, y = [point.x.value for point in points], [point.y.value for point in points]
-    if series.smooth:
-        axes.plot(x, y, color=colour, linewidth=2.4, alpha=0.55, label=series.name)
-        return
-    axes.errorbar(
-        x, y, xerr=_reach([point.x for point in points]), yerr=_reach([point.y for point in points]),
-        color=colour, marker=marker, markersize=5, markeredgecolor=PAPER, markeredgewidth=0.6,
-        linestyle=dashes if series.line else "none", linewidth=1.6, elinewidth=1.1, label=series.name,
-    )  # fmt: skip
+def _short(text: str, length: int = 22) -> str:
+    text = showable(" ".join(text.split()))
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _reach(estimates: Sequence[Estimate]) -> list[list[float]] | None:
-    """How far the intervals reach below and above, [2, n]; None where all numbers are exact."""
-    below, above = [], []
-    for value, low, high in estimates:
-        below.append(max(0.0, value - low))
-        above.append(max(0.0, high - value))
-    return [below, above] if any(below) or any(above) else None
+# --- layers ------------------------------------------------------------------------------------
 
 
-def _label_points(axes: "Axes", panel: Panel) -> None:
-    """Write the points' labels beside them, each in the corner where the fewest others are."""
-    axes.get_xlim(), axes.get_ylim()  # settles the limits, which the places depend on
-    points = [point for series in panel.series for point in series.drawable() if point.label]
-    places = [_place(axes, point) for point in points]
-    taken = list(places)  # in pt
-    for point, (x, y) in zip(points, places, strict=True):
-        around = [(x + 3 * dx, y + dy) for dx, dy in _CORNERS]
-        crowds = [sum(abs(a - x) < 18 and abs(b - y) < 10 for a, b in taken) for x, y in around]
-        best = crowds.index(min(crowds))
-        taken.append(around[best])
-        dx, dy = _CORNERS[best]
-        axes.annotate(
-            point.label, (point.x.value, point.y.value), (dx, dy), textcoords="offset points",
-            fontsize=8, ha="left" if dx > 0 else "right", va="center",
-        )  # fmt: skip
+@style()
+def separation(sweep: LayerSweep) -> Figure:
+    """How far the sides part at each layer."""
+    return _by_layer("Separation of the two sides by layer", partial(_draw_separation, sweep.layers))
 
 
-def _place(axes: "Axes", point: Point) -> tuple[float, float]:
-    x, y = axes.transData.transform((point.x.value, point.y.value)) * 72 / axes.figure.dpi
-    return float(x), float(y)
+@style()
+def steering(sweep: LayerSweep) -> Figure | None:
+    """What steering at each layer does; None where it was not tried."""
+    if sweep.judge is None:
+        return None
+    draw_steering = partial(_draw_steering, sweep.layers, sweep.judge.name)
+    return _by_layer("Effect and cost of steering by layer", draw_steering)
+
+
+@style()
+def separation_and_steering(sweep: LayerSweep) -> Figure:
+    """Both in one, as far as there is both."""
+    parts: list[Callable[[Axes, Axes], None]] = [partial(_draw_separation, sweep.layers)]
+    if sweep.judge is not None:
+        parts.append(partial(_draw_steering, sweep.layers, sweep.judge.name))
+    return _by_layer("Separation and steering by layer", *parts)
+
+
+def _by_layer(title: str, *parts: Callable[[Axes, Axes], None]) -> Figure:
+    """Each part on a panel of effects and, beneath it, one of costs."""
+    figure, panels = figure_of([TALL, LOW] * len(parts))
+    for part, above, below in zip(parts, panels[::2], panels[1::2], strict=True):
+        part(above, below)
+    panels[-1].set_xlabel("layer")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return finished(figure, title)
+
+
+def _draw_separation(layers: Sequence[Layer], auroc: Axes, shift: Axes) -> None:
+    """How far the sides part at each layer, and how far apart they lie."""
+    means = CURVES[0] | {"label": "difference of means"}
+    draw(auroc, [(layer.layer, layer.auroc) for layer in layers], means, joined=True)
+    sae = CURVES[1] | {"label": "SAE latents"}
+    draw(auroc, [(layer.layer, layer.sae_auroc) for layer in layers], sae)
+    auroc.set(ylabel="held-out AUROC", ylim=(min(0.47, auroc.get_ylim()[0]), 1.03))
+    guide(auroc, "y", 0.5, "chance")
+    draw(shift, [(layer.layer, layer.shift_share) for layer in layers], means, joined=True)
+    shift.set_ylabel("shift, share of\nresidual norm")
+    as_percent(shift, "y")
+
+
+def _draw_steering(layers: Sequence[Layer], judge: str, rates: Axes, ratios: Axes) -> None:
+    """One line a dose, each a little aside, or their intervals would hide one another."""
+    steered = [(layer.layer, dose) for layer in layers for dose in layer.steer]
+    alphas = sorted({dose.alpha for _, dose in steered})
+    rate = Measure(f"positive, judge “{_short(judge)}”", "share", attrgetter("rate"))
+    ratio = Measure("perplexity ratio", "cost", attrgetter("perplexity_ratio"), MAX_PPL_RATIO)
+    for axes, measure in ((rates, rate), (ratios, ratio)):
+        measure.set_axis(axes, "y", [dose for _, dose in steered])
+        for place, (look, alpha) in enumerate(zip(cycle(CURVES), alphas, strict=False)):
+            aside = 0.12 * (place - (len(alphas) - 1) / 2)
+            points = [(layer + aside, measure.read(dose)) for layer, dose in steered if dose.alpha == alpha]
+            draw(axes, points, look | {"label": f"alpha {alpha:+g}"}, joined=True)

@@ -1,149 +1,236 @@
-"""Numbers with their 95 % intervals, read from the rows of an evaluation, and how they are written.
+"""Results as tables, and how their numbers are written.
 
-Knows JSON-able records; knows nothing of charts, HTML or how the numbers came about.
+Knows what was measured of conditions and layers; knows nothing of charts or HTML.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-MAX_RATIO = 1.25  # perplexity, against the unsteered one, up to which a setting counts as affordable
+from ..evaluation.evaluate import ConditionResult
+from ..evaluation.layers import Layer, Steered
+from ..evaluation.metrics import Estimate, known
+from ..evaluation.samples import PROMPTING, RANDOM, UNSTEERED
+from ..vectors.metadata import CurvePoint
+
 NO_BREAK = "\u00a0"
 # Control characters, half surrogate pairs, and what reverses the text that follows it.
 _UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
 )
-_BASELINES = (None, "unsteered", "prompt", "random")  # the order among settings of one alpha
+_BASELINES = (None, UNSTEERED, PROMPTING, RANDOM)  # the order among conditions of one alpha
+
+# --- how numbers and texts are written ---------------------------------------------------------
 
 
-class Estimate(NamedTuple):
-    """A number and its interval; an exact one has low == value == high."""
-
-    value: float
-    low: float
-    high: float
-
-    def overlaps(self, other: "Estimate") -> bool:
-        return self.low <= other.high and other.low <= self.high
-
-
-def estimate(found: Any) -> Estimate | None:
-    """Read {"value", "low", "high"} or a bare number; None for an absent one and for no number (NaN)."""
-    if not isinstance(found, dict):
-        found = {"value": found}
-    value = found["value"]
-    bounds = (value if found.get(key) is None else found[key] for key in ("low", "high"))
-    numbers = (value, *bounds)
-    return Estimate(*numbers) if value is not None and not any(map(math.isnan, numbers)) else None
-
-
-def exactly(value: float) -> Estimate:
-    return Estimate(value, value, value)
-
-
-def auroc(row: dict[str, Any]) -> Estimate | None:
-    """The separation at one layer, whose interval stands in keys of its own."""
-    return estimate({"value": row["auroc"], "low": row.get("auroc_low"), "high": row.get("auroc_high")})
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of an evaluation: what was added to the model, and the numbers of its texts."""
-
-    index: int  # its place among the rows
-    label: str
-    group: str  # the vectors and positions that it shares with the other points of its curve
-    alpha: float | None  # None where there are several, or it is not known
-    baseline: str | None
-    record: dict[str, Any]
-
-    @property
-    def steered(self) -> bool:
-        return self.baseline is None
-
-    @property
-    def ratio(self) -> Estimate | None:
-        """Perplexity against the unsteered one, which is its own measure."""
-        found = self.number("perplexity_ratio")
-        return exactly(1.0) if found is None and self.baseline == "unsteered" else found
-
-    def number(self, key: str, judge: str | None = None) -> Estimate | None:
-        """One of the row's own numbers, or of those that a judge gave it."""
-        record = self.record if judge is None else self.record.get("judges", {}).get(judge, {})
-        return estimate(record.get(key))
-
-    def effect(self, judge: str) -> Estimate | None:
-        """The share of texts a judge finds positive; the mean score of a judge that gives no share."""
-        return self.number("rate", judge) or self.number("mean", judge)
-
-
-def read_settings(rows: Sequence[dict[str, Any]]) -> list[Setting]:
-    """The rows as settings, in their order."""
-    positions = {row.get("positions") for row in rows if row.get("baseline") is None}
-    return [_setting(index, row, name_positions=len(positions) > 1) for index, row in enumerate(rows)]
-
-
-def _setting(index: int, row: dict[str, Any], *, name_positions: bool) -> Setting:
-    alpha = row.get("alpha")
-    if isinstance(alpha, list):
-        alpha = float(alpha[0]) if len(alpha) == 1 else None
-    group = " + ".join(row.get("vectors") or [])
-    if name_positions and row.get("positions"):
-        group = f"{group}, {row['positions']}"
-    return Setting(index, row["label"], group, alpha, row.get("baseline"), row)
-
-
-def on_one_scale(settings: Sequence[Setting]) -> bool:
-    """Whether every steered setting has one alpha, so that curves against alpha can be drawn."""
-    steered = [setting for setting in settings if setting.steered]
-    return bool(steered) and all(setting.alpha is not None for setting in steered)
-
-
-def in_alpha_order(settings: Sequence[Setting]) -> list[Setting]:
-    """By alpha where all have one, baselines behind the setting they belong to; else as they came."""
-    if not on_one_scale(settings):
-        return list(settings)
-    return sorted(settings, key=lambda one: (one.alpha or 0.0, _BASELINES.index(one.baseline), one.index))
-
-
-def showable(value: Any) -> Any:
-    """The same JSON value with what no page can hold, half surrogate pairs say, as U+FFFD."""
-    if isinstance(value, str):
-        return _UNSHOWABLE.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {showable(key): showable(item) for key, item in value.items()}
-    return [showable(item) for item in value] if isinstance(value, list) else value
-
-
-def percent(number: float, digits: int = 0) -> str:
-    return f"{_rounded(100 * number, digits)}{NO_BREAK}%"
+def showable(text: str) -> str:
+    """The text with what no page can hold, half surrogate pairs say, as U+FFFD."""
+    return _UNSHOWABLE.sub("\ufffd", text)
 
 
 def fixed(number: float, digits: int = 2) -> str:
-    return _rounded(number, digits)
-
-
-def interval(found: Estimate, digits: int = 2, scale: float = 1.0) -> str:
-    """`[low, high]`; nothing for an exact number."""
-    if found.low == found.high:
-        return ""
-    low, high = (_rounded(scale * bound, digits) for bound in (found.low, found.high))
-    return f"[{low},{NO_BREAK}{high}]"
-
-
-def percent_within(found: Estimate) -> str:
-    """`96 % [92, 99]`"""
-    return f"{percent(found.value)} {interval(found, 0, 100)}".rstrip()
-
-
-def fixed_within(found: Estimate, digits: int = 2) -> str:
-    """`1.08 [1.02, 1.15]`"""
-    return f"{fixed(found.value, digits)} {interval(found, digits)}".rstrip()
-
-
-def _rounded(number: float, digits: int) -> str:
     if math.isinf(number):
         return "∞" if number > 0 else "-∞"
     return f"{round(number, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0"
+
+
+def percent(number: float, digits: int = 0) -> str:
+    return f"{fixed(100 * number, digits)}{NO_BREAK}%"
+
+
+def interval(estimate: Estimate, digits: int = 2, scale: float = 1.0) -> str:
+    """`[low, high]`; nothing for an exact number."""
+    low, high = estimate.ends
+    if low == high:
+        return ""
+    return f"[{fixed(scale * low, digits)},{NO_BREAK}{fixed(scale * high, digits)}]"
+
+
+def percent_within(estimate: Estimate) -> str:
+    """`96 % [92, 99]`"""
+    return f"{percent(estimate.value)} {interval(estimate, 0, 100)}".rstrip()
+
+
+def fixed_within(estimate: Estimate, digits: int = 2) -> str:
+    """`1.08 [1.02, 1.15]`"""
+    return f"{fixed(estimate.value, digits)} {interval(estimate, digits)}".rstrip()
+
+
+# --- what is read from results -----------------------------------------------------------------
+
+
+def effect(result: ConditionResult, judge: str) -> Estimate | None:
+    """The share of texts a judge finds positive; the mean score of a judge that gives no share."""
+    judged = result.judges.get(judge)
+    return judged and (known(judged.rate) or known(judged.mean))
+
+
+def single_alpha(result: ConditionResult) -> float | None:
+    """The one alpha of a condition; None where there are several, or it is not known."""
+    alphas = result.condition.alphas
+    if alphas is None or len(alphas) > 1:
+        return None
+    return alphas[0] if alphas else 0.0
+
+
+def on_one_scale(results: Sequence[ConditionResult]) -> bool:
+    """Whether every steered condition has one alpha, so that curves against alpha can be drawn."""
+    steered = [result for result in results if result.condition.baseline is None]
+    return bool(steered) and all(single_alpha(result) is not None for result in steered)
+
+
+def in_alpha_order(results: Sequence[ConditionResult]) -> list[ConditionResult]:
+    """By alpha where all have one, baselines behind the condition they belong to; else as they came."""
+    if not on_one_scale(results):
+        return list(results)
+    return sorted(results, key=lambda r: (single_alpha(r) or 0.0, _BASELINES.index(r.condition.baseline)))
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """A number as it is written, and its interval beneath."""
+
+    main: str
+    small: str = ""
+
+
+class Column(NamedTuple):
+    """A column of a table; it is left out where no row has a cell."""
+
+    group: str
+    heading: str
+    cell: Callable[[Any], Cell | None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Groups of headings with their spans, headings, and each row with its cells."""
+
+    groups: list[tuple[str, int]]
+    headings: list[str]
+    rows: list[tuple[Any, list[Cell | None]]]
+
+    @classmethod
+    def of(cls, rows: Sequence[Any], columns: Sequence[Column]) -> "Table":
+        shown = [column for column in columns if any(map(column.cell, rows))]
+        groups = [(group, len(list(members))) for group, members in groupby(shown, attrgetter("group"))]
+        cells = [(row, [column.cell(row) for column in shown]) for row in rows]
+        return cls(groups, [column.heading for column in shown], cells)
+
+
+def evaluation_table(results: Sequence[ConditionResult], judges: Sequence[str]) -> Table:
+    """A row a condition, in the order of alpha, with all that was measured of it."""
+    columns = [
+        Column("setting", "alpha", _alphas),
+        _number("setting", "dose", attrgetter("dose"), _percent),
+        _text("setting", "positions", attrgetter("condition.positions")),
+        *(column for judge in judges for column in _judge_columns(judge)),
+        _number("cost", "perplexity", attrgetter("perplexity")),
+        _number("cost", "ratio", attrgetter("perplexity_ratio")),
+        _number("cost", "KL, nats", attrgetter("kl"), _thousandths),
+        *(
+            _number("diversity", f"distinct {n}", attrgetter(f"distinct_{n}"), _thousandths)
+            for n in (1, 2, 3)
+        ),
+        _number("diversity", "repetition 4", attrgetter("repetition_4"), _thousandths),
+        _number("diversity", "tokens", attrgetter("length"), _tenths),
+        _text("texts", "n", attrgetter("n")),
+        _text("texts", "prompts", attrgetter("n_prompts")),
+        _text("texts", "empty", attrgetter("n_empty")),
+    ]
+    return Table.of(in_alpha_order(results), columns)
+
+
+def _judge_columns(judge: str) -> list[Column]:
+    def read(name: str) -> Callable[[ConditionResult], Any]:
+        return lambda result: getattr(result.judges.get(judge), name, None)
+
+    group = f"judge “{judge}”"
+    return [
+        _number(group, "positive", read("rate"), _percent),
+        _number(group, "difference, points", read("rate_difference"), _points),
+        _number(group, "mean score", read("mean")),
+        _number(group, "fluency", read("fluency")),
+        _text(group, "failed", lambda result: read("n_failed")(result) or None),
+    ]
+
+
+def expected_table(curve: Sequence[CurvePoint]) -> Table:
+    """What a calibration expects at each alpha."""
+    return Table.of(curve, [_number("positive", "expected", attrgetter("expected_rate"), _percent)])
+
+
+def layers_table(layers: Sequence[Layer]) -> Table:
+    """A row a layer, with what steering there does at each alpha."""
+    alphas = sorted({steered.alpha for layer in layers for steered in layer.steer})
+    columns = [
+        _text("place", "hook point", attrgetter("hook_point")),
+        _number("separation", "AUROC", attrgetter("auroc")),
+        _number("separation", "AUROC, SAE", attrgetter("sae_auroc")),
+        _number("residual", "shift", attrgetter("shift_share"), _percent),
+        _number("residual", "norm", attrgetter("resid_norm"), _tenths),
+        *(column for alpha in alphas for column in _steered_columns(alpha)),
+    ]
+    return Table.of(layers, columns)
+
+
+def _steered_columns(alpha: float) -> list[Column]:
+    def at(layer: Layer) -> Steered | None:
+        return next((steered for steered in layer.steer if steered.alpha == alpha), None)
+
+    return [
+        _number(f"alpha {alpha:g}", "positive", lambda layer: getattr(at(layer), "rate", None), _percent),
+        _number(f"alpha {alpha:g}", "ratio", lambda layer: getattr(at(layer), "perplexity_ratio", None)),
+    ]
+
+
+def _hundredths(estimate: Estimate, digits: int = 2) -> Cell:
+    return Cell(fixed(estimate.value, digits), interval(estimate, digits))
+
+
+def _tenths(estimate: Estimate) -> Cell:
+    return _hundredths(estimate, 1)
+
+
+def _thousandths(estimate: Estimate) -> Cell:
+    return _hundredths(estimate, 3)
+
+
+def _percent(estimate: Estimate) -> Cell:
+    return Cell(percent(estimate.value, 1), interval(estimate, 1, 100))
+
+
+def _points(estimate: Estimate) -> Cell:
+    return Cell(f"{100 * estimate.value:+.1f}", interval(estimate, 1, 100))
+
+
+def _alphas(result: ConditionResult) -> Cell | None:
+    alphas = result.condition.alphas
+    return None if alphas is None else Cell(", ".join(f"{alpha:g}" for alpha in alphas or (0.0,)))
+
+
+def _number(
+    group: str,
+    heading: str,
+    read: Callable[[Any], Estimate | float | None],
+    write: Callable[[Estimate], Cell] = _hundredths,
+) -> Column:
+    def cell(row: Any) -> Cell | None:
+        estimate = known(read(row))
+        return estimate and write(estimate)
+
+    return Column(group, heading, cell)
+
+
+def _text(group: str, heading: str, read: Callable[[Any], Any]) -> Column:
+    def cell(row: Any) -> Cell | None:
+        value = read(row)
+        return None if value is None else Cell(str(value))
+
+    return Column(group, heading, cell)

@@ -15,7 +15,7 @@ from neurosteer_cli.models.engine import Engine, Tokens
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.logit_lens import promoted_tokens
 from neurosteer_cli.models.residuals import MedianNorm, packed
-from neurosteer_cli.reports.browse import page
+from neurosteer_cli.reports.pages import latents_page
 from neurosteer_cli.saes.describe import describe
 from neurosteer_cli.saes.descriptions import (
     FILE_NAME,
@@ -235,7 +235,7 @@ class Reader(html.parser.HTMLParser):
 def test_the_page_needs_nothing_else_and_holds_every_latent() -> None:
     nasty = Context("</script><b>", " & ", "<!--", 1.0)
     latents = [Description(0, 0.25, (nasty,), ("up",), ("down",)), Description(1, 0.0, (), (), ())]
-    text = page([by_hand(latents, model_id="<tiny>")])
+    text = latents_page([by_hand(latents, model_id="<tiny>")])
     reader = Reader()
     reader.feed(text)
     assert reader.fetched == []
@@ -248,7 +248,7 @@ def test_the_page_needs_nothing_else_and_holds_every_latent() -> None:
 
 def test_latents_of_several_saes_are_told_apart_by_their_block() -> None:
     latents = [Description(0, 0.0, (), (), ())]
-    text = page([by_hand(latents), by_hand(latents, hook_point="blocks.5.hook_resid_post")])
+    text = latents_page([by_hand(latents), by_hand(latents, hook_point="blocks.5.hook_resid_post")])
     reader = Reader()
     reader.feed(text)
     assert [record["id"] for record in json.loads(reader.data)] == ["2/0", "5/0"]

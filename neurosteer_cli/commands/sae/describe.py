@@ -38,7 +38,6 @@ def describe(
     from ...data.corpus import corpus_files
     from ...files import check_target, replace_file
     from ...models.resolve import DEFAULT_MODEL
-    from ...reports.browse import page
     from ...saes.describe import describe as describe_latents
     from ...saes.descriptions import file_for
     from .common import load_engine, load_family, token_sequences
@@ -73,6 +72,8 @@ def describe(
             f"tokens; {silent} never fired"
         )
     if report is not None:
+        from ...reports.pages import latents_page
+
         with replace_file(report) as temporary:
-            temporary.write_text(page(found), encoding="utf-8")
+            temporary.write_text(latents_page(found), encoding="utf-8")
         console.note(f"wrote {report}")
