@@ -181,7 +181,7 @@ def _steered(
     reference, *results = evaluate(Run(engine, samples), [judge], progress=progress).results
     steered: dict[str, list[Steered]] = {layer.hook_point: [] for layer in layers}
     for result in results:
-        (point,), alphas = result.condition.vectors, result.condition.alphas or ()
-        steered[point].append(Steered(*alphas, result.judges[judge.name].rate, result.perplexity_ratio))
+        (point,), alpha = result.condition.vectors, result.condition.alpha
+        steered[point].append(Steered(alpha, result.judges[judge.name].rate, result.perplexity_ratio))
     found = [replace(layer, steer=steered[layer.hook_point]) for layer in layers]
     return found, reference.judges[judge.name].rate

@@ -147,7 +147,7 @@ def write_all(
     plan: Plan,
     advance: Callable[[int], None] = lambda _n: None,
     *,
-    keep: Callable[[Record], None] = lambda _record: None,
+    keep: Callable[[Record], object] = lambda _record: None,
     kept: Mapping[int, Record] | None = None,
 ) -> list[Sample]:
     """Run a plan and give its continuations in the order of the jobs.

@@ -218,7 +218,7 @@ def kept_records(save: Path, run: str) -> dict[int, Record]:
 
 
 @contextmanager
-def keeping(save: Path | None, run: str) -> Iterator[Callable[[Record], None]]:
+def keeping(save: Path | None, run: str) -> Iterator[Callable[[Record], object]]:
     """Yield what appends a record of a run to a file at once; without a file it does nothing."""
     if save is None:
         yield lambda _record: None
