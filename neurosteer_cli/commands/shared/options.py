@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import InputError
+from ...evaluation.judges.judge import FORMS
 
 if TYPE_CHECKING:
     from ...generation.generate import GenerationConfig
@@ -67,7 +68,7 @@ Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
 Positions = Annotated[str, typer.Option(help="Tokens steered: all, those of the prompt, or those generated.")]
 BatchSize = Annotated[int, typer.Option(help="Continuations written at a time.")]
 
-JUDGE_FORMS = "data (with --judge-data), sentiment, toxicity, regex:PATTERN, hf:MODEL:LABEL or llm:URL:MODEL"
+JUDGE_FORMS = "{0} (with --judge-data), {1}, {2}, {4}, {3} or {5}".format(*FORMS)
 OneJudge = Annotated[str | None, typer.Option("--judge", help=f"{JUDGE_FORMS}.")]
 Judges = Annotated[
     list[str] | None,

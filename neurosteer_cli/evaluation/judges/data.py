@@ -5,7 +5,7 @@ texts it judges came about.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from ...data.records import STDIN, as_passage, read_records
 from ...data.sides import text_hash
 from ...errors import InputError
 from .encoders import MINILM, MINILM_TOKENS, MINILM_WHEEL, Encoder, embed, load_encoder, minilm_folder
-from .judge import Scores
+from .judge import ThresholdJudge
 
 FOLDS = 5
 MIN_TEXTS = 20
@@ -52,10 +52,11 @@ class _Side:
         }
 
 
-class DataJudge:
+class DataJudge(ThresholdJudge):
     """Scores a text with the probability that it is of the positive side."""
 
     name = "data"
+    threshold = THRESHOLD
 
     def __init__(self, encoder: Encoder, positive: _Side, negative: _Side) -> None:
         embeddings = embed(encoder, [*positive.texts, *negative.texts]).numpy()  # [n_texts, d_model]
@@ -63,36 +64,35 @@ class DataJudge:
         self._encoder = encoder
         self._classifier = _classifier().fit(embeddings, labels)
         accuracy, balanced = _held_out_accuracy(embeddings, labels)
-        self.card: dict[str, Any] = {
-            "encoder": MINILM,
-            "encoder_sha256": MINILM_WHEEL.sha256,
-            "scikit_learn": version("scikit-learn"),
-            "positive": positive.card(),
-            "negative": negative.card(),
-            "folds": FOLDS,
-            "accuracy": accuracy,
-            "balanced_accuracy": balanced,
-            "threshold": THRESHOLD,
-        }
+        super().__init__(
+            {
+                "encoder": MINILM,
+                "encoder_sha256": MINILM_WHEEL.sha256,
+                "scikit_learn": version("scikit-learn"),
+                "positive": positive.card(),
+                "negative": negative.card(),
+                "folds": FOLDS,
+                "accuracy": accuracy,
+                "balanced_accuracy": balanced,
+                "threshold": THRESHOLD,
+            }
+        )
         self.limits = (
             f"A classifier that tells {positive.label} from {negative.label} by sentence embeddings, "
             f"right on {balanced:.0%} of its own texts when they were held out (each side counted the same). "
             f"It goes by whatever sets the two files apart, topic and length included, and reads a text's "
             f"first {MINILM_TOKENS} tokens."
         )
-        self.warnings = [_warning(balanced)] if balanced < LOW_ACCURACY else []
+        if balanced < LOW_ACCURACY:
+            self.warnings.append(
+                f"the data judge is right on only {balanced:.0%} of held-out texts (each side counted the "
+                f"same; 50% is chance, {LOW_ACCURACY:.0%} the least to rely on): its scores say little; "
+                "give --judge-data more, or more clearly different, texts"
+            )
 
-    def score(
-        self,
-        prompts: Sequence[str],  # noqa: ARG002  # only continuations are judged
-        texts: Sequence[str],
-        advance: Callable[[int], None],
-    ) -> Scores:
-        if not texts:
-            return Scores([], [])
-        embeddings = embed(self._encoder, texts, advance).numpy()  # [n_texts, d_model]
-        scores = self._classifier.predict_proba(embeddings)[:, 1].tolist()  # classes are False, True
-        return Scores(scores, [score >= THRESHOLD for score in scores])
+    def _numbers(self, texts: list[str]) -> list[float]:
+        embeddings = embed(self._encoder, texts).numpy()  # [n_texts, d_model]
+        return list(map(float, self._classifier.predict_proba(embeddings)[:, 1]))  # classes: False, True
 
 
 def train(
@@ -104,8 +104,8 @@ def train(
 
     Args:
         sources: files with texts of the positive and of the negative side; one may be `-`.
-        leave_out: `texts.text_hash` of texts that must not be trained on, those a vector was
-            fitted on above all: steered text may repeat them.
+        leave_out: `text_hash` of texts that must not be trained on, those a vector was fitted on
+            above all: steered text may repeat them.
         say: told what takes long, before it is begun.
 
     Raises:
@@ -141,17 +141,14 @@ def _read_sides(sources: tuple[str, str], leave_out: frozenset[int]) -> tuple[_S
             else:
                 side.texts.append(passage.text)
     for side in sides:
-        _check_enough(side)
+        if len(side.texts) < MIN_TEXTS:
+            raise InputError(
+                f"{side.name}: {len(side.texts)} of {side.n_records} texts can train a judge, at least "
+                f"{MIN_TEXTS} a side are needed ({side.n_left_out} were also used to fit the vector, "
+                f"{side.n_duplicates} are repeated); "
+                "give --judge-data more texts that no vector was fitted on"
+            )
     return sides
-
-
-def _check_enough(side: _Side) -> None:
-    if len(side.texts) < MIN_TEXTS:
-        raise InputError(
-            f"{side.name}: {len(side.texts)} of {side.n_records} texts can train a judge, "
-            f"at least {MIN_TEXTS} a side are needed ({side.n_left_out} were also used to fit the vector, "
-            f"{side.n_duplicates} are repeated); give --judge-data more texts that no vector was fitted on"
-        )
 
 
 def _classifier() -> Any:
@@ -174,11 +171,3 @@ def _held_out_accuracy(embeddings: Any, labels: list[bool]) -> tuple[float, floa
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     judged = cross_val_predict(_classifier(), embeddings, labels, cv=folds)
     return float(accuracy_score(labels, judged)), float(balanced_accuracy_score(labels, judged))
-
-
-def _warning(accuracy: float) -> str:
-    return (
-        f"the data judge is right on only {accuracy:.0%} of held-out texts (each side counted the same; "
-        f"50% is chance, {LOW_ACCURACY:.0%} the least to rely on): its scores say little; "
-        "give --judge-data more, or more clearly different, texts"
-    )

@@ -108,26 +108,24 @@ class Endpoint:
             completion = await client.chat.completions.create(
                 model=self.model, messages=[{"role": "user", "content": question}], temperature=0
             )
-        except openai.APIConnectionError as error:  # timeouts among them
-            raise self._no_answer(type(error.__cause__).__name__, error) from error
-        except openai.APIStatusError as error:
-            if error.status_code == 429 or error.status_code >= 500:
-                raise self._no_answer(f"status {error.status_code}", error) from error
-            about_the_text = error.status_code in _ABOUT_THE_TEXT
-            raise (NoAnswerError if about_the_text else ModelError)(self._refusal(error)) from error
+        except openai.APIError as error:
+            raise self._told(error) from error
         return _answer(completion)
 
-    def _no_answer(self, problem: str, error: "openai.APIError") -> NoAnswerError:
-        attempts = 1 + int(error.request.headers["x-stainless-retry-count"])
-        return NoAnswerError(
-            f"{self.url}: no answer in {attempts} attempts ({problem}); is it running, and is the URL right?"
-        )
-
-    def _refusal(self, error: "openai.APIStatusError") -> str:
+    def _told(self, error: "openai.APIError") -> ModelError:
+        """The client's error as ours: about one question, or about them all."""
+        status = getattr(error, "status_code", 0)  # 0: a timeout or a broken connection
+        if status in (0, 429) or status >= 500:
+            attempts = 1 + int(error.request.headers["x-stainless-retry-count"])
+            problem = f"status {status}" if status else type(error.__cause__).__name__
+            return NoAnswerError(
+                f"{self.url}: no answer in {attempts} attempts ({problem}); "
+                "is it running, and is the URL right?"
+            )
         said = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
         detail = " ".join(str(said).split())[:200]
-        return (
-            f"{self.url}: refuses to answer as {self.model!r} (status {error.status_code}"
+        return (NoAnswerError if status in _ABOUT_THE_TEXT else ModelError)(
+            f"{self.url}: refuses to answer as {self.model!r} (status {status}"
             f"{': ' + detail if detail else ''}); check the URL, the model's name and OPENAI_API_KEY"
         )
 

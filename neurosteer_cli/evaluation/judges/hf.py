@@ -56,6 +56,7 @@ class HfJudge:
         texts: Sequence[str],
         advance: Callable[[int], None],
     ) -> Scores:
+        # transformers.pipeline would save no line: load_encoder's checks stay, and it sorts nothing by length
         logits = torch.zeros(len(texts), len(self.card["labels"]))
         for places, output, _mask in self._encoder.batches(texts):
             logits[places] = output.logits

@@ -1,6 +1,6 @@
 """What a judge is, and what it says of texts.
 
-Knows the shape of an answer; knows nothing of any judge.
+Knows the forms of judges' names and the shape of an answer; knows nothing of how any judge works.
 """
 
 from abc import ABC, abstractmethod
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+FORMS = ("data", "sentiment", "toxicity", "hf:MODEL:LABEL", "regex:PATTERN", "llm:URL:MODEL")  # of names
 BATCH = 100  # texts, between two reports of progress
 
 

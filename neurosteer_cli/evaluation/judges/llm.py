@@ -133,10 +133,9 @@ def parse_grades(content: str) -> Grades | None:
     while place != -1:
         try:
             value, end = decoder.raw_decode(content, place)
+            found = _grades(value) or found
         except (ValueError, RecursionError):
             end = place + 1
-        else:
-            found = _grades(value) or found
         place = content.find("{", end)
     return found
 
@@ -148,8 +147,5 @@ def _grades(value: dict[str, Any]) -> Grades | None:
 
 def _grade(value: Any) -> int | None:
     """A whole number from 0 to 2, also as 2.0 or "2"."""
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in range(HIGHEST + 1):
-        return None
-    return int(value)
+    text = str(value).strip().removesuffix(".0")
+    return int(text) if text in ("0", "1", "2") else None

@@ -7,10 +7,11 @@ import importlib.util
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from ...errors import InputError, ModelError
 from .endpoint import parse_endpoint
-from .judge import Judge
+from .judge import FORMS, Judge
 from .lexical import RegexJudge, SentimentJudge, ToxicityJudge
 from .llm import load_llm_judge
 
@@ -18,19 +19,15 @@ Say = Callable[[str], None]
 Loader = Callable[[], Judge]  # may fetch or read a model
 
 
-def _silent(_message: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class _Request:
     """A `--judge` and what is given with it."""
 
     spec: str
-    judge_data: tuple[str, str] | None = None
-    leave_out: Collection[int] = ()
-    attribute: str | None = None
-    say: Say = _silent
+    judge_data: tuple[str, str] | None
+    leave_out: Collection[int]
+    attribute: str | None
+    say: Say
 
     @property
     def rest(self) -> str:
@@ -54,7 +51,7 @@ def _data(request: _Request) -> Loader:
 
 
 def _hf(request: _Request) -> Loader:
-    model, _, label = request.rest.rpartition(":")  # a label has no colon; a path may have some
+    model, _, label = request.rest.rpartition(":")  # the last colon parts them
     if not model.strip() or not label.strip():
         raise InputError(
             f"--judge {request.spec}: write hf:MODEL:LABEL, a folder or Hub id and one of its labels, "
@@ -82,33 +79,22 @@ def _llm(request: _Request) -> Loader:
     return partial(load_llm_judge, endpoint, attribute, request.say)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A kind of judge."""
-
-    form: str  # as --judge takes it
+class _Kind(NamedTuple):
     check: Callable[[_Request], Loader]  # what it is given, before anything is loaded
     module: str | None = None  # what must be installed
     package: str | None = None  # and what pip calls it
 
 
 _KINDS = {
-    kind.form.partition(":")[0]: kind
-    for kind in (
-        _Kind("data", _data, "sklearn", "scikit-learn"),
-        _Kind("sentiment", lambda _: SentimentJudge, "vaderSentiment", "vaderSentiment"),
-        _Kind(
-            "toxicity",
-            lambda _: ToxicityJudge,
-            "profanity_check",
-            "alt-profanity-check (Python 3.11 or newer)",
-        ),
-        _Kind("hf:MODEL:LABEL", _hf),
-        _Kind("regex:PATTERN", _regex),
-        _Kind("llm:URL:MODEL", _llm, "openai", "openai"),
-    )
+    "data": _Kind(_data, "sklearn", "scikit-learn"),
+    "sentiment": _Kind(lambda _: SentimentJudge, "vaderSentiment", "vaderSentiment"),
+    "toxicity": _Kind(
+        lambda _: ToxicityJudge, "profanity_check", "alt-profanity-check (Python 3.11 or newer)"
+    ),
+    "hf": _Kind(_hf),
+    "regex": _Kind(_regex),
+    "llm": _Kind(_llm, "openai", "openai"),
 }
-FORMS = tuple(kind.form for kind in _KINDS.values())
 
 
 def check_spec(spec: str, *, judge_data: tuple[str, str] | None = None, attribute: str | None = None) -> None:
@@ -118,7 +104,7 @@ def check_spec(spec: str, *, judge_data: tuple[str, str] | None = None, attribut
         InputError: there is no such judge, or it lacks what it needs.
         ModelError: a package it needs is not installed.
     """
-    _checked(_Request(spec, judge_data, attribute=attribute))
+    _checked(_Request(spec, judge_data, (), attribute, say=lambda _message: None))
 
 
 def load_judge(
@@ -127,7 +113,7 @@ def load_judge(
     judge_data: tuple[str, str] | None = None,
     leave_out: Collection[int] = (),
     attribute: str | None = None,
-    say: Say = _silent,
+    say: Say = lambda _message: None,
 ) -> Judge:
     """Make a judge: it says of each continuation how far it shows what is looked for.
 
@@ -164,7 +150,7 @@ def _checked(request: _Request) -> Loader:
     kind = _KINDS.get(name)
     if kind is None:
         raise InputError(f"--judge {request.spec}: no such judge; there are {', '.join(FORMS)}")
-    if colon and kind.form == name:
+    if colon and name in FORMS:
         raise InputError(f"--judge {request.spec}: {name!r} stands alone; write --judge {name}")
     loader = kind.check(request)
     if kind.module and importlib.util.find_spec(kind.module) is None:

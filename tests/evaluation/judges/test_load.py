@@ -7,7 +7,8 @@ import re
 import pytest
 
 from neurosteer_cli.errors import InputError, ModelError
-from neurosteer_cli.evaluation.judges.load import FORMS, check_spec, load_judge
+from neurosteer_cli.evaluation.judges.judge import FORMS
+from neurosteer_cli.evaluation.judges.load import check_spec, load_judge
 
 
 def refusal(spec: str, *, judge_data: tuple[str, str] | None = None, attribute: str | None = None) -> str:
