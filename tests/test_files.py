@@ -193,6 +193,19 @@ def test_a_folder_must_be_new_and_its_parent_there(tmp_path: Path) -> None:
         check_new_folder(Path("/proc/new"))
 
 
+def test_a_folder_that_takes_anothers_place_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with pytest.raises(RuntimeError), make_folder(target, replace=True) as temporary:
+        (temporary / "half").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    for text in ("old", "new"):
+        with make_folder(target, replace=True) as temporary:
+            (temporary / "file").write_text(text)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert (target / "file").read_text() == "new"
+
+
 # --- standard input ----------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ def lens() -> Any:
     return sae_lens
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quietly_without_gradients() -> Iterator[None]:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sae-lens says how it would load the model

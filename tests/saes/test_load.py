@@ -27,6 +27,8 @@ from neurosteer_cli.saes.load import (
     sae_layers,
 )
 
+pytestmark = pytest.mark.usefixtures("quietly_without_gradients")
+
 D_SAE = 64
 
 

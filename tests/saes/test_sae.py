@@ -16,6 +16,8 @@ from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, capture, find_bloc
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder, check_fits, from_state
 
+pytestmark = pytest.mark.usefixtures("quietly_without_gradients")
+
 D_SAE = 64
 HOOK = "blocks.2.hook_resid_post"
 CENTRED = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}

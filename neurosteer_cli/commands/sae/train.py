@@ -233,7 +233,6 @@ def _run(
     checkpoint_every: int,
     save_as: str,
 ) -> "list[Trained]":
-    import torch
 
     from ...saes.training.run import Training
 
@@ -244,7 +243,7 @@ def _run(
 
         training = Training(
             settings, engine, corpus, out, init=init, checkpoint_steps=checkpoint_every,
-            dtype=getattr(torch, save_as), tell=tell,
+            dtype=save_as, tell=tell,
         )  # fmt: skip
         return training.run()
 

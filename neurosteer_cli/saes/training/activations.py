@@ -9,11 +9,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from ...errors import InputError, OutputError
@@ -21,48 +23,43 @@ from ...files import replace_file
 from ...models.engine import Engine, Tokens
 from ...models.hooks import HookPoint
 from ...models.residuals import usual
+from .config import BYTES_PER_NUMBER
 
 SEQUENCES_PER_GROUP = 32  # at most: run, written and noted down together
-BYTES_PER_NUMBER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingState:
     """How far the reading of the corpus has come; what a resumed run goes on from."""
 
-    round: int  # which filling of the file
-    n_rows: int  # in the file
-    n_sequences: int  # read since the beginning of the corpus
-    sha256: str  # of their token ids
-    exhausted: bool  # the corpus has no more
-    medians: tuple[float, ...]  # residual norm, by hook point; () before the first group
-    scales: tuple[float, ...]  # residual x scale has a mean norm of sqrt(d_model)
-
-    @classmethod
-    def start(cls) -> "ReadingState":
-        return cls(
-            round=0, n_rows=0, n_sequences=0, sha256=hashlib.sha256().hexdigest(), exhausted=False,
-            medians=(), scales=(),
-        )  # fmt: skip
+    round: int = 0  # which filling of the file
+    n_rows: int = 0  # in the file
+    n_sequences: int = 0  # read since the beginning of the corpus
+    sha256: str = hashlib.sha256().hexdigest()  # of their token ids
+    exhausted: bool = False  # the corpus has no more
+    medians: tuple[float, ...] = ()  # residual norm, by hook point; () before the first group
+    scales: tuple[float, ...] = ()  # residual x scale has a mean norm of sqrt(d_model)
 
     @classmethod
     def load(cls, file: Path) -> "ReadingState":
-        """Read what `save` wrote."""
-        facts = json.loads(file.read_text())
-        return cls(**{**facts, "medians": tuple(facts["medians"]), "scales": tuple(facts["scales"])})
+        """Read what `save` wrote; the beginning if there is nothing."""
+        return _STATE.validate_json(file.read_bytes()) if file.exists() else cls()
 
     def save(self, file: Path) -> None:
         with replace_file(file) as temporary:
-            temporary.write_text(json.dumps(asdict(self)))
+            temporary.write_bytes(_STATE.dump_json(self))
 
 
-class Harvest:
+_STATE = TypeAdapter(ReadingState)
+
+
+class ActivationStore:
     """The file of rows [n, n_points, d_model] float16, filled from a corpus in rounds."""
 
     def __init__(self, folder: Path, points: Sequence[HookPoint], d_model: int) -> None:
         self.points, self.d_model = list(points), d_model
-        self.rows_file, self.place_file = folder / "activations.f16", folder / "reading.json"
-        self.place = ReadingState.load(self.place_file) if self.place_file.exists() else ReadingState.start()
+        self.rows_file, self.state_file = folder / "activations.f16", folder / "reading.json"
+        self.state = ReadingState.load(self.state_file)
 
     @property
     def row_bytes(self) -> int:
@@ -70,7 +67,7 @@ class Harvest:
 
     def next_round(self) -> None:
         """Begin to fill the file anew, with what comes next in the corpus."""
-        self.place = replace(self.place, round=self.place.round + 1, n_rows=0)
+        self.state = replace(self.state, round=self.state.round + 1, n_rows=0)
 
     def fill(
         self,
@@ -90,60 +87,61 @@ class Harvest:
             OutputError: the file cannot be written.
         """
         self._pass_over(sequences)
-        while group := _group(sequences, n_rows - self.place.n_rows):
-            resid = torch.cat(
-                [torch.stack([batch.resid[point] for point in self.points], 1).cpu()
-                 for batch in engine.residuals(group, self.points)]
-                or [torch.empty(0, len(self.points), self.d_model)]
-            )  # [n, n_points, d_model]  # fmt: skip
-            before = self.place.n_rows
-            self._take(resid, group, n_rows)
-            advance(self.place.n_rows - before)
-        if self.place.n_rows < n_rows:
-            self.place = replace(self.place, exhausted=True)
-        self.place.save(self.place_file)
+        while group := _group(sequences, n_rows - self.state.n_rows):
+            resid = [
+                torch.stack([batch.resid[point] for point in self.points], 1).cpu()
+                for batch in engine.residuals(group, self.points)
+            ]
+            before = self.state.n_rows
+            self._take(torch.cat(resid) if resid else self._no_rows(), group, n_rows)
+            advance(self.state.n_rows - before)
+        self._note(exhausted=self.state.n_rows < n_rows)
+
+    def _no_rows(self) -> Tensor:
+        return torch.empty(0, len(self.points), self.d_model)
+
+    def _note(self, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)
+        self.state.save(self.state_file)
 
     def _pass_over(self, sequences: Iterator[Tokens]) -> None:
-        digest, passed = hashlib.sha256().hexdigest(), 0
-        for tokens in islice(sequences, self.place.n_sequences):
+        digest, passed = ReadingState.sha256, 0
+        for tokens in islice(sequences, self.state.n_sequences):
             digest, passed = _chained(digest, [tokens]), passed + 1
-        if passed != self.place.n_sequences or digest != self.place.sha256:
+        if passed != self.state.n_sequences or digest != self.state.sha256:
             raise InputError(
                 "the corpus is not the one this training has read so far; give the same files in that order"
             )
 
     def _take(self, resid: Tensor, group: list[Tokens], n_rows: int) -> None:
-        """Scale a group's residuals, leave outliers out, and append them to the file."""
-        if not self.place.medians and len(resid):
-            self._measure(resid)
-        kept = resid[_usual(resid, self.place.medians)] if len(resid) else resid
-        rows = (kept * torch.tensor(self.place.scales)[:, None]) if len(kept) else kept
-        rows = rows[: n_rows - self.place.n_rows].to(torch.float16).contiguous()
+        """Append a group's residuals [n, n_points, d_model] to the file, up to n_rows, and note it down."""
+        rows = self._scaled(resid)[: n_rows - self.state.n_rows].to(torch.float16).contiguous()
         try:
             with self.rows_file.open("r+b" if self.rows_file.exists() else "w+b") as file:
-                file.truncate(self.place.n_rows * self.row_bytes)  # what a killed run wrote beyond
+                file.truncate(self.state.n_rows * self.row_bytes)  # what a killed run wrote beyond
                 file.seek(0, os.SEEK_END)
                 file.write(rows.view(torch.uint8).numpy().data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(f"{self.rows_file}: cannot write ({error.strerror})") from error
-        self.place = replace(
-            self.place,
-            n_rows=self.place.n_rows + len(rows),
-            n_sequences=self.place.n_sequences + len(group),
-            sha256=_chained(self.place.sha256, group),
+        self._note(
+            n_rows=self.state.n_rows + len(rows),
+            n_sequences=self.state.n_sequences + len(group),
+            sha256=_chained(self.state.sha256, group),
         )
-        self.place.save(self.place_file)
 
-    def _measure(self, resid: Tensor) -> None:
-        """Set the unit of each hook point by the first group of sequences."""
+    def _scaled(self, resid: Tensor) -> Tensor:
+        """Residuals in training units, outliers at any hook point left out; the first ones set the units."""
+        if not len(resid):
+            return resid
         norms = resid.norm(dim=-1)  # [n, n_points]
-        medians = tuple(norms.median(dim=0).values.tolist())
-        means = norms[_usual(resid, medians)].mean(dim=0).tolist()
-        self.place = replace(
-            self.place, medians=medians, scales=tuple(math.sqrt(self.d_model) / mean for mean in means)
-        )
+        medians = torch.tensor(self.state.medians) if self.state.medians else norms.median(dim=0).values
+        kept = usual(resid, medians).all(dim=-1)
+        if not self.state.medians:
+            scales = [math.sqrt(self.d_model) / mean for mean in norms[kept].mean(dim=0).tolist()]
+            self.state = replace(self.state, medians=tuple(medians.tolist()), scales=tuple(scales))
+        return resid[kept] * torch.tensor(self.state.scales)[:, None]
 
     def draw(self, rows: Tensor) -> Tensor:
         """Rows by number, [n, n_points, d_model] float32, read from the file and nowhere kept."""
@@ -157,9 +155,10 @@ class Harvest:
         return found.float()
 
 
-def _usual(resid: Tensor, medians: Sequence[float]) -> Tensor:
-    """Which tokens [n] have no outlying norm at any hook point."""
-    return usual(resid, torch.tensor(medians)).all(dim=-1)
+def order_of(n: int, seed: tuple[int, int, int]) -> Tensor:
+    """A permutation of n that depends on (seed, round, epoch) alone."""
+    mixed = (seed[0] * 1_000_003 + seed[1] + 1) * 1_000_003 + seed[2]
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed % 2**63))
 
 
 def _group(sequences: Iterator[Tokens], n_rows: int) -> list[Tokens]:

@@ -6,9 +6,11 @@ Knows numbers and names only.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import NamedTuple
 
+ARCHITECTURES = ("topk", "batchtopk", "jumprelu", "matryoshka")
 STATE_FOLDER = ".training"  # in the folder of the SAEs, while they are trained
+BYTES_PER_NUMBER = 2  # of an activation on disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +19,14 @@ class TrainingConfig:
 
     model_id: str
     points: tuple[str, ...]
-    architecture: str
+    architecture: str  # one of ARCHITECTURES
     d_sae: int
-    k: int
+    k: int  # latents that fire at a token; on average, for all but topk
     n_tokens: int  # that count, read from the corpus
     epochs: int  # times each of them is trained on
     rows_per_round: int  # activations on disk at a time
     context: int  # tokens of a sequence
-    batch_size: int
+    batch_size: int  # tokens a step
     lr: float
     seed: int
     init: str | None  # the SAE to start from
@@ -38,22 +40,34 @@ class TrainingConfig:
         return [self.rows_per_round] * whole + ([rest] if rest else [])
 
     def n_steps(self, rounds: Sequence[int]) -> int:
+        """The steps that rounds of so many rows come to."""
         return sum(self.epochs * (rows // self.batch_size) for rows in rounds)
 
+    def cost(self, d_model: int) -> "Cost":
+        """What a run takes beside the model, in bytes."""
+        rows = min(self.n_tokens, self.rows_per_round)
+        weights = len(self.points) * 2 * d_model * self.d_sae * 4
+        return Cost(
+            activations=rows * BYTES_PER_NUMBER * d_model * len(self.points),
+            checkpoint=3 * weights,  # with Adam's two moments
+            memory=4 * weights,  # and the gradients
+        )
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What decides how one SAE is trained, beside the activations."""
 
-    architecture: str  # one of training.ARCHITECTURES
-    d_model: int
-    d_sae: int
-    k: int  # latents that fire at a token; on average, for all but topk
-    lr: float
-    batch_size: int  # tokens a step
-    n_steps: int
-    seed: int
-    device: str
+class Cost(NamedTuple):
+    """Bytes on disk and, without those of a batch, in memory."""
+
+    activations: int
+    checkpoint: int
+    memory: int
+
+
+class Quality(NamedTuple):
+    """How well an SAE does on recent batches, before they are trained on."""
+
+    explained_variance: float
+    l0: float
+    n_dead: int
 
 
 @dataclass(frozen=True)
@@ -63,44 +77,11 @@ class Progress:
     phase: str  # "reading" or "training"
     done: int  # tokens of this phase, over all rounds
     total: int
-    quality: dict[str, tuple[float, float, int]]  # explained variance, L0, dead latents, by hook point
+    quality: dict[str, Quality]  # by hook point
 
 
-@dataclass(frozen=True)
-class Trained:
+class Trained(NamedTuple):
     """What came out for one hook point."""
 
     folder: Path
-    explained_variance: float  # over the last steps, on batches not yet trained on in that epoch
-    l0: float
-    n_dead: int
-
-
-@dataclass
-class Average:
-    """Explained variance and L0 averaged over recent steps, the newest weighing most."""
-
-    error: float = 0.0
-    variance: float = 0.0
-    n_fired: float = 0.0
-    n_tokens: float = 0.0
-    FADE: ClassVar[float] = 0.98
-
-    def add(self, error: float, variance: float, n_fired: float, n_tokens: float) -> None:
-        """Take in a batch's sum of squared errors, its variance, and the latents fired at its tokens."""
-        self.error = self.FADE * self.error + error
-        self.variance = self.FADE * self.variance + variance
-        self.n_fired = self.FADE * self.n_fired + n_fired
-        self.n_tokens = self.FADE * self.n_tokens + n_tokens
-
-    @property
-    def numbers(self) -> list[float]:
-        return [self.error, self.variance, self.n_fired, self.n_tokens]
-
-    @property
-    def explained_variance(self) -> float:
-        return 1 - self.error / self.variance if self.variance else 0.0
-
-    @property
-    def l0(self) -> float:
-        return self.n_fired / self.n_tokens if self.n_tokens else 0.0
+    quality: Quality

@@ -9,8 +9,9 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -26,7 +27,8 @@ from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import Recipe
+from .checkpoint import LayerState
+from .config import Quality, TrainingConfig
 from .sparse_topk import SparseTopK
 
 DEAD_AFTER_TOKENS = 100_000  # a latent that has not fired for so long is dead while training
@@ -34,74 +36,76 @@ JUMPRELU_L0_COEFFICIENT = 10.0  # the weight of (L0 / target - 1)^2
 WARM_UP_SHARE, DECAY_SHARE = 0.02, 0.3  # of the steps
 
 
-def _topk(recipe: Recipe) -> Any:
-    return SparseTopK(TopKTrainingSAEConfig(k=recipe.k, **_common(recipe)))
-
-
-def _batchtopk(recipe: Recipe) -> Any:
-    return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(k=recipe.k, **_common(recipe)))
-
-
-def _matryoshka(recipe: Recipe) -> Any:
-    widths = sorted({max(recipe.k, recipe.d_sae // part) for part in (8, 4, 2, 1)})
-    return MatryoshkaBatchTopKTrainingSAE(
-        MatryoshkaBatchTopKTrainingSAEConfig(k=recipe.k, matryoshka_widths=widths, **_common(recipe))
-    )
-
-
-def _jumprelu(recipe: Recipe) -> Any:
+def fresh_sae(config: TrainingConfig, d_model: int, n_steps: int, device: str) -> Any:
+    """An SAE of sae-lens's with random weights."""
+    common: dict[str, Any] = {
+        "d_in": d_model,
+        "d_sae": config.d_sae,
+        "device": device,
+        "apply_b_dec_to_input": False,
+        "metadata": SAEMetadata(),
+    }
+    if config.architecture == "topk":
+        return SparseTopK(TopKTrainingSAEConfig(k=config.k, **common))
+    if config.architecture == "batchtopk":
+        return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(k=config.k, **common))
+    if config.architecture == "matryoshka":
+        widths = sorted({max(config.k, config.d_sae // part) for part in (8, 4, 2, 1)})
+        return MatryoshkaBatchTopKTrainingSAE(
+            MatryoshkaBatchTopKTrainingSAEConfig(k=config.k, matryoshka_widths=widths, **common)
+        )
     return JumpReLUTrainingSAE(
         JumpReLUTrainingSAEConfig(
             jumprelu_sparsity_loss_mode="quadratic",
-            target_l0=recipe.k,
+            target_l0=config.k,
             l0_coefficient=JUMPRELU_L0_COEFFICIENT,
-            l0_warm_up_steps=recipe.n_steps // 4,
+            l0_warm_up_steps=n_steps // 4,
             jumprelu_bandwidth=1.0,
             jumprelu_init_threshold=0.1,
-            **_common(recipe),
+            **common,
         )
     )
 
 
-def _common(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "d_in": recipe.d_model,
-        "d_sae": recipe.d_sae,
-        "device": recipe.device,
-        "apply_b_dec_to_input": False,
-        "metadata": SAEMetadata(),
-    }
+@dataclass
+class Average:
+    """Explained variance and L0 averaged over recent steps, the newest weighing most."""
 
+    error: float = 0.0
+    variance: float = 0.0
+    n_fired: float = 0.0
+    n_tokens: float = 0.0
+    FADE: ClassVar[float] = 0.98
 
-ARCHITECTURES = {
-    "topk": _topk,
-    "batchtopk": _batchtopk,
-    "jumprelu": _jumprelu,
-    "matryoshka": _matryoshka,
-}
+    def add(self, error: float, variance: float, n_fired: float, n_tokens: float) -> None:
+        """Take in a batch's sum of squared errors, its variance, and the latents fired at its tokens."""
+        self.error = self.FADE * self.error + error
+        self.variance = self.FADE * self.variance + variance
+        self.n_fired = self.FADE * self.n_fired + n_fired
+        self.n_tokens = self.FADE * self.n_tokens + n_tokens
 
+    @property
+    def explained_variance(self) -> float:
+        return 1 - self.error / self.variance if self.variance else 0.0
 
-class Quality(NamedTuple):
-    """How an SAE does on a batch."""
-
-    error: float  # sum of squared errors
-    variance: float  # sum of squared distances from the batch's mean
-    n_fired: float  # latents, over all tokens
-    n_tokens: int
+    @property
+    def l0(self) -> float:
+        return self.n_fired / self.n_tokens if self.n_tokens else 0.0
 
 
 class LayerTrainer:
     """One SAE in training: sae-lens's trainer, a batch at a time, and its state for a checkpoint."""
 
-    def __init__(self, recipe: Recipe, mean: Tensor) -> None:
-        """Make a fresh SAE whose biases are set for activations around `mean` [d_model]."""
-        self.recipe = recipe
+    def __init__(self, config: TrainingConfig, mean: Tensor, n_steps: int) -> None:
+        """Make a fresh SAE on the device of `mean` [d_model], its biases set for activations around it."""
+        self.n_steps = n_steps
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            self.sae = ARCHITECTURES[recipe.architecture](recipe)
+            torch.manual_seed(config.seed)
+            self.sae = fresh_sae(config, len(mean), n_steps, str(mean.device))
         self.sae.b_enc.data.copy_(-(mean @ self.sae.W_enc.data))
         self.sae.b_dec.data.copy_(mean)
-        self.trainer = SAETrainer(_trainer_config(recipe), self.sae, _nothing())
+        self.trainer = SAETrainer(_trainer_config(config, n_steps, str(mean.device)), self.sae, iter(()))
+        self.average = Average()
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Take W_enc, W_dec, b_enc and b_dec in place of the fresh ones.
@@ -115,7 +119,7 @@ class LayerTrainer:
         self.sae.W_dec.data.copy_(weights["W_dec"] / lengths[:, None])
         self.sae.b_dec.data.copy_(weights["b_dec"])
 
-    def step(self, batch: Tensor) -> Quality:
+    def step(self, batch: Tensor) -> None:
         """Train on activations [batch_size, d_model] float32 in training units."""
         with _quiet():
             output = self.trainer.step(batch)
@@ -123,7 +127,7 @@ class LayerTrainer:
         with torch.no_grad():
             acts = output.feature_acts
             fired = acts.coalesce().values() if acts.is_sparse else acts
-            return Quality(
+            self.average.add(
                 error=float((output.sae_out - output.sae_in).square().sum()),
                 variance=float((output.sae_in - output.sae_in.mean(0)).square().sum()),
                 n_fired=float((fired > 0).sum()),
@@ -131,12 +135,19 @@ class LayerTrainer:
             )
 
     @property
-    def n_dead(self) -> int:
-        return int(self.trainer.dead_neurons.sum())
+    def n_tokens(self) -> int:
+        """Trained on so far, each as often as it was."""
+        n: int = self.trainer.n_training_samples
+        return n
+
+    @property
+    def quality(self) -> Quality:
+        n_dead = int(self.trainer.dead_neurons.sum())
+        return Quality(self.average.explained_variance, self.average.l0, n_dead)
 
     # --- checkpoints ---------------------------------------------------------------------------
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def state(self) -> LayerState:
         """Everything a later `restore` needs: tensors, and numbers for JSON."""
         tensors = {f"sae/{name}": value.detach() for name, value in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
@@ -148,6 +159,7 @@ class LayerTrainer:
             "n_steps": self.trainer.n_training_steps,
             "n_samples": self.trainer.n_training_samples,
             "n_counted": self.trainer.n_frac_active_samples,
+            "quality": [*astuple(self.average)],
         }
         return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, numbers
 
@@ -160,6 +172,7 @@ class LayerTrainer:
         trainer.n_training_steps = numbers["n_steps"]
         trainer.n_training_samples = numbers["n_samples"]
         trainer.n_frac_active_samples = numbers["n_counted"]
+        self.average = Average(*numbers["quality"])
         for _ in range(trainer.n_training_steps):
             trainer.optimizer.step()  # without gradients it does nothing, and the scheduler asks for it
             trainer.lr_scheduler.step()
@@ -172,8 +185,8 @@ class LayerTrainer:
                 for key, tensor in tensors.items()
                 if key.startswith(prefix)
             }
-        trainer.n_forward_passes_since_fired = tensors["fired/since"].to(self.recipe.device)
-        trainer.act_freq_scores = tensors["fired/count"].to(self.recipe.device)
+        trainer.n_forward_passes_since_fired = tensors["fired/since"].to(self.sae.W_enc.device)
+        trainer.act_freq_scores = tensors["fired/count"].to(self.sae.W_enc.device)
 
     # --- the result ----------------------------------------------------------------------------
 
@@ -205,21 +218,16 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _nothing() -> Iterator[Tensor]:
-    """The trainer is fed a batch at a time, so it draws none."""
-    yield from ()
-
-
-def _trainer_config(recipe: Recipe) -> SAETrainerConfig:
+def _trainer_config(config: TrainingConfig, n_steps: int, device: str) -> SAETrainerConfig:
     return SAETrainerConfig(
-        total_training_samples=recipe.n_steps * recipe.batch_size,
-        train_batch_size_samples=recipe.batch_size,
-        lr=recipe.lr,
-        lr_end=recipe.lr / 10,
+        total_training_samples=n_steps * config.batch_size,
+        train_batch_size_samples=config.batch_size,
+        lr=config.lr,
+        lr_end=config.lr / 10,
         lr_scheduler_name="constant",
-        lr_warm_up_steps=math.ceil(recipe.n_steps * WARM_UP_SHARE),
-        lr_decay_steps=math.floor(recipe.n_steps * DECAY_SHARE),
-        device=recipe.device,
-        dead_feature_window=max(1, DEAD_AFTER_TOKENS // recipe.batch_size),
+        lr_warm_up_steps=math.ceil(n_steps * WARM_UP_SHARE),
+        lr_decay_steps=math.floor(n_steps * DECAY_SHARE),
+        device=device,
+        dead_feature_window=max(1, DEAD_AFTER_TOKENS // config.batch_size),
         logger=LoggingConfig(log_to_wandb=False),
     )

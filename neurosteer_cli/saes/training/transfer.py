@@ -46,7 +46,7 @@ def transferred(sae: SparseAutoencoder, source: Moments, target: Moments) -> dic
     """An SAE's weights for residuals whose mean and spread are others than its own.
 
     x of the target is taken for (x - target.mean) x ratio + source.mean of the source, ratio being
-    that of the spreads; the reconstruction is carried back the same way.
+    that of the spreads; the reconstruction is carried back the same way. Each may be in units of its own.
 
     Returns:
         W_enc [d_model, d_sae], b_enc [d_sae], W_dec [d_sae, d_model], b_dec [d_model], for an SAE

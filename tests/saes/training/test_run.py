@@ -12,16 +12,14 @@ from sae_lens import SAE
 from safetensors.torch import load_file
 from support.tiny import D_MODEL
 
-from neurosteer_cli import files
 from neurosteer_cli.data.corpus import Part, corpus_files
 from neurosteer_cli.errors import InputError, OutputError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.saes.load import load_sae
-from neurosteer_cli.saes.training import checkpoint as snapshots
-from neurosteer_cli.saes.training.activations import Harvest
-from neurosteer_cli.saes.training.checkpoint import order_of
-from neurosteer_cli.saes.training.config import STATE_FOLDER, Average, Progress, TrainingConfig
+from neurosteer_cli.saes.training import checkpoint
+from neurosteer_cli.saes.training.activations import ActivationStore
+from neurosteer_cli.saes.training.config import STATE_FOLDER, Progress, TrainingConfig
 from neurosteer_cli.saes.training.run import Training
 
 POINTS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
@@ -40,7 +38,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Part]:
     return corpus_files([str(file)])
 
 
-def settings(engine: Engine, **changes: object) -> TrainingConfig:
+def config(engine: Engine, **changes: object) -> TrainingConfig:
     base = TrainingConfig(
         model_id=engine.model_id, points=POINTS, architecture="topk", d_sae=48, k=6, n_tokens=9000, epochs=2,
         rows_per_round=4000, context=64, batch_size=256, lr=3e-3, seed=0, init=None, dtype="float32",
@@ -63,7 +61,7 @@ def uninterrupted(
 ) -> tuple[Path, list[Progress]]:
     folder = tmp_path_factory.mktemp("whole") / "out"
     told: list[Progress] = []
-    Training(settings(engine), engine, corpus, folder, tell=told.append).run()
+    Training(config(engine), engine, corpus, folder, tell=told.append).run()
     return folder, told
 
 
@@ -119,12 +117,12 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, nth: int)
 @pytest.mark.parametrize(
     ("owner", "name", "nth"),
     [
-        (Harvest, "_take", 2),  # while the corpus is read
-        (Training, "_begin", 1),  # before the first step
-        (Training, "_figures", 20),  # in the first round, past a checkpoint
-        (Training, "_figures", 45),  # in the second round
-        (Harvest, "next_round", 1),  # between rounds
-        (Training, "_finish", 1),  # before anything is saved
+        (ActivationStore, "_take", 2),  # while the corpus is read
+        (Training, "_new_trainers", 1),  # before the first step
+        (Training, "_quality", 20),  # in the first round, past a checkpoint
+        (Training, "_quality", 45),  # in the second round
+        (ActivationStore, "next_round", 1),  # between rounds
+        (Training, "_save", 1),  # before anything is saved
     ],
 )
 def test_a_killed_run_goes_on_to_the_very_same_weights(
@@ -140,9 +138,9 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(
     with monkeypatch.context() as patch:
         killed_at(patch, owner, name, nth)
         with pytest.raises(Killed):
-            Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=7).run()
+            Training(config(engine), engine, corpus, tmp_path / "out", checkpoint_steps=7).run()
     assert [path.name for path in (tmp_path / "out").iterdir()] == [STATE_FOLDER]
-    Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=7).run()
+    Training(config(engine), engine, corpus, tmp_path / "out", checkpoint_steps=7).run()
     whole = weights(uninterrupted[0])
     resumed = weights(tmp_path / "out")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
@@ -152,18 +150,18 @@ def test_what_is_asked_for_must_be_what_was_begun(
     engine: Engine, corpus: list[Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        killed_at(patch, Training, "_begin", 1)
+        killed_at(patch, Training, "_new_trainers", 1)
         with pytest.raises(Killed):
-            Training(settings(engine), engine, corpus, tmp_path / "out").run()
+            Training(config(engine), engine, corpus, tmp_path / "out").run()
     with pytest.raises(InputError, match=r"its unfinished training has k=6, and 7 is asked for"):
-        Training(settings(engine, k=7), engine, corpus, tmp_path / "out")
+        Training(config(engine, k=7), engine, corpus, tmp_path / "out")
     with pytest.raises(InputError, match=r"has dtype='float32', and 'bfloat16' is asked for"):
-        Training(settings(engine, dtype="bfloat16"), engine, corpus, tmp_path / "out")
+        Training(config(engine, dtype="bfloat16"), engine, corpus, tmp_path / "out")
     other = tmp_path / "other.txt"
     other.write_text("another text altogether, as long as you like it to be\n" * 400)
     with pytest.raises(InputError, match="the corpus is not the one this training has read so far"):
-        training = Training(settings(engine), engine, corpus_files([str(other)]), tmp_path / "out")
-        training.harvest.next_round()
+        training = Training(config(engine), engine, corpus_files([str(other)]), tmp_path / "out")
+        training.store.next_round()
         training.round = 1
         training.run()
 
@@ -171,7 +169,7 @@ def test_what_is_asked_for_must_be_what_was_begun(
 def test_a_corpus_that_ends_early_gives_a_shorter_training(
     engine: Engine, corpus: list[Part], tmp_path: Path
 ) -> None:
-    asked = settings(engine, n_tokens=10**6, rows_per_round=10**6)
+    asked = config(engine, n_tokens=10**6, rows_per_round=10**6)
     told: list[Progress] = []
     Training(asked, engine, corpus, tmp_path / "out", tell=told.append).run()
     assert (told[-1].done, told[-1].total) == (told[-1].total, told[-1].done)
@@ -182,7 +180,7 @@ def test_a_corpus_of_less_than_a_batch_is_refused(engine: Engine, tmp_path: Path
     short = tmp_path / "short.txt"
     short.write_text("a few words\n")
     with pytest.raises(InputError, match="gives 10 tokens to train on, fewer than one batch of 256"):
-        Training(settings(engine), engine, corpus_files([str(short)]), tmp_path / "out").run()
+        Training(config(engine), engine, corpus_files([str(short)]), tmp_path / "out").run()
     assert not (tmp_path / "out").exists()
 
 
@@ -195,15 +193,15 @@ def test_a_full_disk_is_told_of_and_leaves_no_sae(
 
     with monkeypatch.context() as patch:
         if failing == "checkpoint":
-            patch.setattr(snapshots, "save_file", full)
+            patch.setattr(checkpoint, "save_file", full)
         elif failing == "activations":
             patch.setattr("neurosteer_cli.saes.training.activations.os.fsync", full)
         else:
             patch.setattr("neurosteer_cli.saes.training.trainer.save_file", full)
         with pytest.raises(OutputError, match="cannot write .No space left on device"):
-            Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=5).run()
+            Training(config(engine), engine, corpus, tmp_path / "out", checkpoint_steps=5).run()
     assert [path.name for path in (tmp_path / "out").iterdir()] == [STATE_FOLDER]
-    Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=5).run()
+    Training(config(engine), engine, corpus, tmp_path / "out", checkpoint_steps=5).run()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(POINTS)
 
 
@@ -211,20 +209,20 @@ def test_a_damaged_checkpoint_is_named(
     engine: Engine, corpus: list[Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        killed_at(patch, Training, "_figures", 9)
+        killed_at(patch, Training, "_quality", 9)
         with pytest.raises(Killed):
-            Training(settings(engine), engine, corpus, tmp_path / "out", checkpoint_steps=5).run()
-    checkpoint = tmp_path / "out" / STATE_FOLDER / "checkpoint.safetensors"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+            Training(config(engine), engine, corpus, tmp_path / "out", checkpoint_steps=5).run()
+    file = tmp_path / "out" / STATE_FOLDER / checkpoint.FILE_NAME
+    file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(InputError, match="a damaged checkpoint .*; remove .*out/.training and start anew"):
-        Training(settings(engine), engine, corpus, tmp_path / "out").run()
+        Training(config(engine), engine, corpus, tmp_path / "out").run()
 
 
 def test_an_sae_to_start_from_is_better_than_noise_even_at_another_block(
     engine: Engine, corpus: list[Part], tmp_path: Path, uninterrupted: tuple[Path, list[Progress]]
 ) -> None:
     start = load_sae(str(uninterrupted[0] / POINTS[0]), model_id="tiny")
-    one_step = settings(engine, n_tokens=256, rows_per_round=256, epochs=1, lr=1e-6)
+    one_step = config(engine, n_tokens=256, rows_per_round=256, epochs=1, lr=1e-6)
     told: dict[str, list[Progress]] = {"noise": [], "init": []}
     Training(one_step, engine, corpus, tmp_path / "noise", tell=told["noise"].append).run()
     points = {HookPoint.parse(name): start for name in POINTS}
@@ -235,32 +233,3 @@ def test_an_sae_to_start_from_is_better_than_noise_even_at_another_block(
     for point in POINTS:
         noise, init = (told[key][-1].quality[point][0] for key in ("noise", "init"))
         assert init > noise + 0.1
-
-
-def test_orders_are_permutations_that_differ_by_round_and_epoch() -> None:
-    orders = [order_of(50, (0, round_, epoch)) for round_ in range(3) for epoch in range(3)]
-    assert all(sorted(order.tolist()) == list(range(50)) for order in orders)
-    assert len({tuple(order.tolist()) for order in orders}) == 9
-    assert torch.equal(orders[0], order_of(50, (0, 0, 0)))
-
-
-def test_an_average_forgets_old_batches() -> None:
-    average = Average()
-    average.add(8.0, 10.0, 100.0, 10)
-    assert (average.explained_variance, average.l0) == (pytest.approx(0.2), 10.0)
-    for _ in range(1000):
-        average.add(1.0, 10.0, 50.0, 10)
-    assert (average.explained_variance, average.l0) == (pytest.approx(0.9), pytest.approx(5.0))
-
-
-def test_a_folder_that_takes_anothers_place_is_whole_or_not_there(tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    with pytest.raises(RuntimeError), files.make_folder(target, replace=True) as temporary:
-        (temporary / "half").write_text("half")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    for text in ("old", "new"):
-        with files.make_folder(target, replace=True) as temporary:
-            (temporary / "file").write_text(text)
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
-    assert (target / "file").read_text() == "new"

@@ -12,19 +12,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neurosteer_cli.saes.load import load_sae
-from neurosteer_cli.saes.training.config import Recipe
+from neurosteer_cli.saes.training.config import ARCHITECTURES, TrainingConfig
 from neurosteer_cli.saes.training.sparse_topk import SparseTopK
-from neurosteer_cli.saes.training.trainer import ARCHITECTURES, LayerTrainer
+from neurosteer_cli.saes.training.trainer import Average, LayerTrainer
 
 D_MODEL, D_SAE, K = 12, 40, 5
 
 
-def recipe(architecture: str = "topk", **changes: object) -> Recipe:
+def config(architecture: str = "topk", **changes: object) -> TrainingConfig:
     facts = {
-        "architecture": architecture, "d_model": D_MODEL, "d_sae": D_SAE, "k": K, "lr": 1e-3,
-        "batch_size": 32, "n_steps": 40, "seed": 0, "device": "cpu", **changes,
+        "model_id": "m", "points": ("blocks.0.hook_resid_post",), "architecture": architecture,
+        "d_sae": D_SAE, "k": K, "n_tokens": 40 * 32, "epochs": 1, "rows_per_round": 40 * 32, "context": 32,
+        "batch_size": 32, "lr": 1e-3, "seed": 0, "init": None, "dtype": "float32", "device": "cpu", **changes,
     }  # fmt: skip
-    return Recipe(**facts)  # type: ignore[arg-type]
+    return TrainingConfig(**facts)  # type: ignore[arg-type]
+
+
+def trainer(config: TrainingConfig, mean: Tensor) -> LayerTrainer:
+    return LayerTrainer(config, mean, n_steps=40)
 
 
 def batches(n: int, seed: int = 0) -> list[Tensor]:
@@ -44,9 +49,9 @@ def step_input(x: Tensor, dead: Tensor | None) -> TrainStepInput:
 
 @pytest.mark.parametrize("n_dead", [0, 3, 20])
 def test_sparse_topk_has_the_loss_and_the_gradients_of_sae_lens(n_dead: int) -> None:
-    config = {"d_in": D_MODEL, "d_sae": D_SAE, "k": K, "apply_b_dec_to_input": False}
-    ours = SparseTopK(TopKTrainingSAEConfig(**config))
-    theirs = TopKTrainingSAE(TopKTrainingSAEConfig(**config))
+    facts = {"d_in": D_MODEL, "d_sae": D_SAE, "k": K, "apply_b_dec_to_input": False}
+    ours = SparseTopK(TopKTrainingSAEConfig(**facts))
+    theirs = TopKTrainingSAE(TopKTrainingSAEConfig(**facts))
     generator = torch.Generator().manual_seed(1)
     for parameter in ours.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
@@ -66,13 +71,13 @@ def test_sparse_topk_has_the_loss_and_the_gradients_of_sae_lens(n_dead: int) -> 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "jumprelu"])
 def test_weights_to_start_from_may_be_in_any_unit(architecture: str) -> None:
     data = batches(3)
-    first = LayerTrainer(recipe(architecture), torch.cat(data).mean(0))
+    first = trainer(config(architecture), torch.cat(data).mean(0))
     weights = {name: parameter.detach().clone() for name, parameter in first.sae.named_parameters()}
     stretch = torch.linspace(0.1, 8, D_SAE)
     weights["W_enc"] *= stretch
     weights["b_enc"] *= stretch
     weights["W_dec"] /= stretch[:, None]
-    second = LayerTrainer(recipe(architecture), torch.zeros(D_MODEL))
+    second = trainer(config(architecture), torch.zeros(D_MODEL))
     second.start_from(weights)
     torch.testing.assert_close(second.sae.W_dec.norm(dim=-1), torch.ones(D_SAE))
     expected, found = (
@@ -86,11 +91,15 @@ def test_every_architecture_learns_and_is_loaded_by_sae_lens_with_equal_encoding
     architecture: str, tmp_path: Path
 ) -> None:
     data = batches(40)
-    apprentice = LayerTrainer(recipe(architecture, lr=3e-3), torch.cat(data).mean(0))
-    qualities = [apprentice.step(batch) for batch in data]
-    assert qualities[-1].error < 0.8 * qualities[0].error
+    layer = trainer(config(architecture, lr=3e-3), torch.cat(data).mean(0))
+    errors = []
+    for batch in data:
+        before = layer.average.error
+        layer.step(batch)
+        errors.append(layer.average.error - Average.FADE * before)
+    assert errors[-1] < 0.8 * errors[0]
     scale = 2.0
-    apprentice.save(
+    layer.save(
         tmp_path, scale, torch.float32,
         {"model_name": "tiny", "hook_name": "blocks.2.hook_resid_post"},
     )  # fmt: skip
@@ -104,13 +113,13 @@ def test_every_architecture_learns_and_is_loaded_by_sae_lens_with_equal_encoding
 
 def test_the_saved_sae_reconstructs_raw_residuals_as_it_did_scaled_ones(tmp_path: Path) -> None:
     data = batches(40)
-    apprentice = LayerTrainer(recipe(), torch.cat(data).mean(0))
+    layer = trainer(config(), torch.cat(data).mean(0))
     for batch in data:
-        apprentice.step(batch)
+        layer.step(batch)
     with torch.no_grad():
-        before = apprentice.sae.training_forward_pass(step_input(data[0], None)).sae_out
+        before = layer.sae.training_forward_pass(step_input(data[0], None)).sae_out
     facts = {"model_name": "m", "hook_name": "blocks.0.hook_resid_post"}
-    apprentice.save(tmp_path, 4.0, torch.float32, facts)
+    layer.save(tmp_path, 4.0, torch.float32, facts)
     after = SAE.load_from_disk(tmp_path)(data[0] / 4.0)
     torch.testing.assert_close(after, before / 4.0, rtol=1e-4, atol=1e-4)
     norms = load_file(tmp_path / "sae_weights.safetensors")["W_dec"].norm(dim=-1)
@@ -118,28 +127,28 @@ def test_the_saved_sae_reconstructs_raw_residuals_as_it_did_scaled_ones(tmp_path
 
 
 def test_the_saved_number_type_and_facts_are_those_asked_for(tmp_path: Path) -> None:
-    apprentice = LayerTrainer(recipe(), torch.zeros(D_MODEL))
-    apprentice.step(batches(1)[0])
+    layer = trainer(config(), torch.zeros(D_MODEL))
+    layer.step(batches(1)[0])
     facts = {"model_name": "m", "hook_name": "blocks.0.hook_resid_post", "median_resid_norm": 3.5}
-    apprentice.save(tmp_path, 1.0, torch.float16, facts)
-    config = json.loads((tmp_path / "cfg.json").read_text())
-    assert (config["dtype"], config["normalize_activations"], config["k"]) == ("float16", "none", K)
-    assert config["metadata"]["median_resid_norm"] == 3.5
+    layer.save(tmp_path, 1.0, torch.float16, facts)
+    saved = json.loads((tmp_path / "cfg.json").read_text())
+    assert (saved["dtype"], saved["normalize_activations"], saved["k"]) == ("float16", "none", K)
+    assert saved["metadata"]["median_resid_norm"] == 3.5
     weights = load_file(tmp_path / "sae_weights.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_restored_apprentice_goes_on_as_if_it_had_never_stopped(architecture: str) -> None:
+def test_a_restored_layer_goes_on_as_if_it_had_never_stopped(architecture: str) -> None:
     data = batches(30)
-    whole = LayerTrainer(recipe(architecture), torch.zeros(D_MODEL))
+    whole = trainer(config(architecture), torch.zeros(D_MODEL))
     for batch in data:
         whole.step(batch)
-    first = LayerTrainer(recipe(architecture), torch.zeros(D_MODEL))
+    first = trainer(config(architecture), torch.zeros(D_MODEL))
     for batch in data[:17]:
         first.step(batch)
     tensors, numbers = first.state()
-    second = LayerTrainer(recipe(architecture, seed=99), torch.ones(D_MODEL))
+    second = trainer(config(architecture, seed=99), torch.ones(D_MODEL))
     second.restore(
         {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(numbers))
     )
@@ -149,9 +158,18 @@ def test_a_restored_apprentice_goes_on_as_if_it_had_never_stopped(architecture: 
         assert torch.equal(tensor, second.sae.state_dict()[name]), name
 
 
-def test_a_fresh_apprentice_depends_on_its_seed_alone() -> None:
+def test_a_fresh_layer_depends_on_its_seed_alone() -> None:
     torch.manual_seed(1)
-    one = LayerTrainer(recipe(), torch.zeros(D_MODEL)).sae.W_dec
+    one = trainer(config(), torch.zeros(D_MODEL)).sae.W_dec
     torch.manual_seed(2)
-    assert torch.equal(one, LayerTrainer(recipe(), torch.zeros(D_MODEL)).sae.W_dec)
-    assert not torch.equal(one, LayerTrainer(recipe(seed=1), torch.zeros(D_MODEL)).sae.W_dec)
+    assert torch.equal(one, trainer(config(), torch.zeros(D_MODEL)).sae.W_dec)
+    assert not torch.equal(one, trainer(config(seed=1), torch.zeros(D_MODEL)).sae.W_dec)
+
+
+def test_an_average_forgets_old_batches() -> None:
+    average = Average()
+    average.add(8.0, 10.0, 100.0, 10)
+    assert (average.explained_variance, average.l0) == (pytest.approx(0.2), 10.0)
+    for _ in range(1000):
+        average.add(1.0, 10.0, 50.0, 10)
+    assert (average.explained_variance, average.l0) == (pytest.approx(0.9), pytest.approx(5.0))
