@@ -1,11 +1,11 @@
-"""Control-vector files (GGUF): written for llama.cpp, read from there and from repeng.
+"""Control-vector files (GGUF): written for llama.cpp, read from there and from repeng, made vectors of ours.
 
-Knows the file format and at which block a file's `direction.k` acts; knows nothing of how long a
-push should be.
+Knows the file format and at which block a file's `direction.k` acts; knows nothing of the terminal.
 """
 
 import os
-from contextlib import redirect_stderr
+from collections.abc import Iterable, Mapping
+from contextlib import closing, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ..errors import IncompatibleVectorError, InputError, VectorFileError, one_line
-from ..files import replace_file
+from ..files import file_sha256, replace_file
+from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from .metadata import VectorMetadata
-from .vector import NO_TEXTS, SteeringVector
+from ..models.shape import shape_of
+from .metadata import PointMetadata, VectorMetadata
+from .vector import NO_TEXTS, SteeringVector, unit_scale
 
 
 class Numbering(NamedTuple):
@@ -43,22 +45,14 @@ _FIELDS = {"general.architecture", _HINT, _OWN_METADATA, _OWN_ALPHA}
 MAX_BLOCK = 10_000
 
 # llama.cpp's name for a Hugging Face model type, where it is another one.
-_LLAMA_CPP_NAMES = {
-    "mistral": "llama",
-    "gpt_neox": "gptneox",
-    "gemma3_text": "gemma3",
-    "gpt_bigcode": "starcoder",
-}
-# The model type of an architecture whose class name does not tell.
-_MODEL_TYPES = {
-    "GPT2LMHeadModel": "gpt2",
-    "GPTNeoXForCausalLM": "gpt_neox",
-    "GPTBigCodeForCausalLM": "gpt_bigcode",
-}
+_LLAMA_CPP_NAMES = dict(mistral="llama", gpt_neox="gptneox", gemma3_text="gemma3", gpt_bigcode="starcoder")
+# The model type of an architecture whose class name does not tell, as LlamaForCausalLM does.
+_MODEL_TYPES = dict(
+    GPT2LMHeadModel="gpt2", GPTNeoXForCausalLM="gpt_neox", GPTBigCodeForCausalLM="gpt_bigcode"
+)
 
 
-@dataclass(frozen=True)
-class Origin:
+class Exported(NamedTuple):
     """What a file written here keeps of the vector it came from."""
 
     metadata: VectorMetadata  # hook points named as outputs of blocks
@@ -72,16 +66,21 @@ class ControlVector:
     `directions[k]` [d_model] float32, raw residual units: what scale 1 adds for `direction.k`.
     """
 
+    path: Path
+    sha256: str  # of the file
     directions: dict[int, Tensor]
     model_hint: str | None
-    own: Origin | None  # None if written by another program
+    exported: Exported | None  # None if written by another program
 
     @property
     def d_model(self) -> int:
         return len(next(iter(self.directions.values())))
 
-    def at_points(self, origin: str, name: str) -> dict[HookPoint, Tensor]:
+    def at_points(self, origin: str) -> dict[HookPoint, Tensor]:
         """The directions by the hook point they belong to, from the first block to the last.
+
+        Args:
+            origin: who made the file, one of ORIGINS.
 
         Raises:
             VectorFileError: a direction 0 in a file of an origin that counts from 1.
@@ -89,22 +88,29 @@ class ControlVector:
         first, shift = ORIGINS[origin]
         if min(self.directions) < first:
             raise VectorFileError(
-                f"{name}: holds {_DIRECTION}0, and {origin} counts from {first}; "
+                f"{self.path}: holds {_DIRECTION}0, and {origin} counts from {first}; "
                 "--gguf-origin names another program"
             )
         return {HookPoint(k - shift): push for k, push in self.directions.items()}
 
-    def check_hint(self, model_type: str, model_id: str, name: str) -> None:
-        """Hold the model family a file names, if it names one, against a model's.
+    def check_fits(self, points: Iterable[HookPoint], config: Any, model_id: str) -> None:
+        """Hold the file, to be added at some hook points, against a model's configuration.
 
         Raises:
-            IncompatibleVectorError: another family.
+            IncompatibleVectorError: a model of another width or family, or without such a block.
         """
-        if self.model_hint not in (None, model_type, llama_cpp_name(model_type)):
-            raise IncompatibleVectorError(
-                f"{name} was made for a model of type {self.model_hint!r}, model {model_id!r} is of type "
-                f"{model_type!r}: pass --model with the model it was made for"
-            )
+        shape, family, last = shape_of(config), config.get_text_config().model_type, max(points).layer
+        if self.d_model != shape.d_model:
+            own, other = f"has d_model={self.d_model}", f"has d_model={shape.d_model}"
+        elif last >= shape.n_layers:
+            own, other = f"acts on block {last}", f"has {shape.n_layers} blocks, 0 to {shape.n_layers - 1}"
+        elif self.model_hint not in (None, family, llama_cpp_name(family)):
+            own, other = f"was made for a model of type {self.model_hint!r}", f"is of type {family!r}"
+        else:
+            return
+        raise IncompatibleVectorError(
+            f"{self.path} {own}, model {model_id!r} {other}: pass --model with the model it was made for"
+        )
 
 
 def llama_cpp_name(model_type: str) -> str:
@@ -127,34 +133,24 @@ def write_control_vector(vector: SteeringVector, alpha: float, path: Path, *, na
 
     pushes = vector.after_blocks(alpha)
     if min(pushes) < 1:
+        place = "the output of block 0" if min(pushes) == 0 else "what enters block 0"
         raise IncompatibleVectorError(
-            f"{name} acts on {_place(min(pushes))}; a control vector begins at the output of block 1: "
+            f"{name} acts on {place}; a control vector begins at the output of block 1: "
             "fit at a later block, or use `neurosteer gen`"
         )
-    with replace_file(path) as temporary:
-        writer = gguf.GGUFWriter(temporary, _ARCHITECTURE)
-        writer.add_string(_HINT, llama_cpp_name(_model_type(vector.metadata.model_shape.architecture)))
+    architecture = vector.metadata.model_shape.architecture
+    family = _MODEL_TYPES.get(architecture, architecture.removesuffix("ForCausalLM").lower())
+    with replace_file(path) as temporary, closing(gguf.GGUFWriter(temporary, _ARCHITECTURE)) as writer:
+        writer.add_string(_HINT, llama_cpp_name(family))
         writer.add_int32(_COUNT, len(pushes))
         writer.add_string(_OWN_METADATA, _after_blocks(vector.metadata).to_json())
         writer.add_float64(_OWN_ALPHA, alpha)
         writer.add_string(_OWN_SHA256, sha256)
         for block, push in pushes.items():
             writer.add_tensor(f"{_DIRECTION}{block}", push.numpy())
-        try:
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
-
-
-def _place(block: int) -> str:
-    return f"the output of block {block}" if block >= 0 else "what enters block 0"
-
-
-def _model_type(architecture: str) -> str:
-    """The model type of an architecture: `LlamaForCausalLM` is llama."""
-    return _MODEL_TYPES.get(architecture, architecture.removesuffix("ForCausalLM").lower())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
 
 
 def _after_blocks(metadata: VectorMetadata) -> VectorMetadata:
@@ -187,7 +183,11 @@ def read_control_vector(path: Path) -> ControlVector:
         raise VectorFileError(f"{path}: its directions differ in length; one d_model is needed")
     hint = fields.get(_HINT)
     return ControlVector(
-        dict(sorted(directions.items())), hint if isinstance(hint, str) else None, _origin(fields, path)
+        path=path,
+        sha256=file_sha256(path),
+        directions=dict(sorted(directions.items())),
+        model_hint=hint if isinstance(hint, str) else None,
+        exported=_exported(fields, path),
     )
 
 
@@ -223,25 +223,71 @@ def _direction(tensor: Any, path: Path) -> Tensor:
     return push
 
 
-def _origin(fields: dict[str, Any], path: Path) -> Origin | None:
+def _exported(fields: dict[str, Any], path: Path) -> Exported | None:
     if _OWN_METADATA not in fields:
         return None
     alpha = fields.get(_OWN_ALPHA)
     if not isinstance(alpha, float) or not np.isfinite(alpha) or alpha == 0:
         raise VectorFileError(f"{path}: its {_OWN_ALPHA} is {alpha!r}; export the vector again")
-    return Origin(VectorMetadata.from_json(str(fields[_OWN_METADATA]), str(path)), alpha)
+    return Exported(VectorMetadata.from_json(str(fields[_OWN_METADATA]), str(path)), alpha)
 
 
-def restore(control: ControlVector, path: Path) -> SteeringVector:
-    """The vector that a file written here was exported from: its pushes and metadata, without its latents.
+def restore(control: ControlVector) -> tuple[SteeringVector, float]:
+    """The vector that a file was exported from, without its latents, and the alpha it was exported at.
 
     Raises:
-        VectorFileError: the file's directions are not at the hook points its metadata names.
+        VectorFileError: another program's file, or its directions are not where its metadata says.
     """
-    assert control.own is not None
-    found = control.at_points("llama.cpp", str(path))
-    pushes = {point: push / control.own.alpha for point, push in found.items()}
-    metadata = control.own.metadata
+    if control.exported is None:
+        raise VectorFileError(f"{control.path}: was not written by `neurosteer export`")
+    metadata, alpha = control.exported
+    pushes = {point: push / alpha for point, push in control.at_points("llama.cpp").items()}
     if set(map(str, pushes)) != set(metadata.points) or control.d_model != metadata.model_shape.d_model:
-        raise VectorFileError(f"{path}: its directions do not fit its metadata; export the vector again")
+        raise VectorFileError(
+            f"{control.path}: its directions do not fit its metadata; export the vector again"
+        )
+    return SteeringVector(metadata, pushes, {}, NO_TEXTS), alpha
+
+
+def from_control_vector(
+    control: ControlVector,
+    origin: str,
+    norms: Mapping[HookPoint, float],
+    engine: Engine,
+    *,
+    texts: str = "neutral",
+) -> SteeringVector:
+    """Another program's directions as one vector in the unit of alpha; they keep their relative lengths.
+
+    Args:
+        origin: who made the file, one of ORIGINS.
+        norms: the median residual norm wherever to steer: at all hook points of the file, or some.
+        texts: what it was measured on.
+
+    Returns:
+        the vector; its `parameters["scale"]` is the scale of the directions that alpha 1 is.
+
+    Raises:
+        VectorFileError: all directions are zero.
+    """
+    found = control.at_points(origin)
+    directions = {point: found[point] for point in norms}
+    if not any(direction.any() for direction in directions.values()):
+        raise VectorFileError(f"{control.path.name}: its directions are zero: nothing would be steered")
+    scale = unit_scale(directions, norms)
+    metadata = VectorMetadata.new(
+        engine.model_id,
+        engine.shape,
+        "import",
+        {str(point): PointMetadata.without_texts(norm) for point, norm in norms.items()},
+        parameters=dict(
+            gguf_origin=origin,
+            scale=scale,
+            model_hint=control.model_hint,
+            file=control.path.name,
+            sha256=control.sha256,
+            texts=texts,
+        ),
+    )
+    pushes = {point: scale * direction for point, direction in directions.items()}
     return SteeringVector(metadata, pushes, {}, NO_TEXTS)

@@ -3,20 +3,23 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from support.tiny import tiny_vector
+from support.tiny import D_MODEL, tiny_vector
 
 from neurosteer_cli.errors import IncompatibleVectorError, InputError, VectorFileError
+from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
 from neurosteer_cli.vectors.gguf import (
     ORIGINS,
     ControlVector,
+    from_control_vector,
     read_control_vector,
     restore,
     write_control_vector,
@@ -55,6 +58,24 @@ def foreign(
     return path
 
 
+def holding(directions: dict[int, torch.Tensor], hint: str | None = None) -> ControlVector:
+    """What a file of another program says."""
+    return ControlVector(Path("v.gguf"), "abc", directions, hint, None)
+
+
+def config_of(model_type: str, d_model: int = 4) -> Any:
+    """A model's configuration, as far as it is asked."""
+    config = SimpleNamespace(
+        model_type=model_type,
+        architectures=["Some"],
+        hidden_size=d_model,
+        num_hidden_layers=6,
+        vocab_size=300,
+    )
+    config.get_text_config = lambda: config
+    return config
+
+
 def as_float32(*numbers: float) -> Any:
     return np.array(numbers, dtype=np.float32)
 
@@ -82,8 +103,8 @@ def test_what_enters_a_block_is_the_output_of_the_one_before(tmp_path: Path) -> 
     assert {k: push.tolist() for k, push in control.directions.items()} == {
         2: [2.0, 4.0, 6.0, 8.0], 4: [1.0, 2.0, 3.0, 4.0],
     }  # fmt: skip
-    assert control.own is not None
-    assert list(control.own.metadata.points) == ["blocks.2.hook_resid_post", "blocks.4.hook_resid_post"]
+    assert control.exported is not None
+    assert list(control.exported.metadata.points) == ["blocks.2.hook_resid_post", "blocks.4.hook_resid_post"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +154,8 @@ def test_the_hint_is_llama_cpps_name_for_the_family(tmp_path: Path, architecture
 def test_export_and_import_give_the_same_vector(tmp_path: Path, alpha: float) -> None:
     vector = vector_at(post2=ONE, post5=TWO)
     path = exported(vector, tmp_path / "v.gguf", alpha)
-    back = restore(read_control_vector(path), path)
+    back, was = restore(read_control_vector(path))
+    assert was == alpha
     assert back.metadata == vector.metadata
     assert back.pushes.keys() == vector.pushes.keys()
     assert all(torch.equal(back.pushes[point], push) for point, push in vector.pushes.items())
@@ -144,7 +166,7 @@ def test_export_and_import_give_the_same_vector(tmp_path: Path, alpha: float) ->
 def test_an_alpha_that_is_no_power_of_two_costs_a_rounding_at_most(tmp_path: Path) -> None:
     vector = vector_at(post2=torch.linspace(-3, 5, 4))
     path = exported(vector, tmp_path / "v.gguf", 7.3)
-    back = restore(read_control_vector(path), path).pushes[HookPoint(2)]
+    back = restore(read_control_vector(path))[0].pushes[HookPoint(2)]
     torch.testing.assert_close(back, vector.pushes[HookPoint(2)], rtol=2**-22, atol=0)
 
 
@@ -154,8 +176,8 @@ def test_an_alpha_that_is_no_power_of_two_costs_a_rounding_at_most(tmp_path: Pat
 def test_each_origin_counts_in_its_own_way(tmp_path: Path) -> None:
     path = foreign(tmp_path / "v.gguf", {"direction.3": as_float32(1, 2), "direction.1": as_float32(3, 4)})
     control = read_control_vector(path)
-    assert (control.d_model, control.model_hint, control.own) == (2, "llama", None)
-    found = {origin: control.at_points(origin, "v.gguf") for origin in ORIGINS}
+    assert (control.d_model, control.model_hint, control.exported) == (2, "llama", None)
+    found = {origin: control.at_points(origin) for origin in ORIGINS}
     assert [list(map(str, points)) for points in found.values()] == [
         ["blocks.1.hook_resid_post", "blocks.3.hook_resid_post"],  # llama.cpp
         ["blocks.1.hook_resid_post", "blocks.3.hook_resid_post"],  # repeng
@@ -165,13 +187,13 @@ def test_each_origin_counts_in_its_own_way(tmp_path: Path) -> None:
 
 
 def test_only_repeng_has_a_direction_0() -> None:
-    control = ControlVector({0: ONE, 1: TWO}, None, None)
-    assert list(control.at_points("repeng", "v.gguf")) == [HookPoint(0), HookPoint(1)]
+    control = holding({0: ONE, 1: TWO})
+    assert list(control.at_points("repeng")) == [HookPoint(0), HookPoint(1)]
     for origin in ("llama.cpp", "cvector-generator"):
         with pytest.raises(
             VectorFileError, match=f"^v.gguf: holds direction.0, and {re.escape(origin)} counts from 1; "
         ):
-            control.at_points(origin, "v.gguf")
+            control.at_points(origin)
 
 
 @pytest.mark.parametrize(
@@ -189,16 +211,31 @@ def test_only_repeng_has_a_direction_0() -> None:
 def test_the_hint_is_held_against_the_model_under_both_its_names(
     hint: str | None, model_type: str, fits: bool
 ) -> None:
-    control = ControlVector({1: ONE}, hint, None)
+    control, config = holding({1: ONE}, hint), config_of(model_type)
     if fits:
-        control.check_hint(model_type, "some", "v.gguf")
+        control.check_fits([HookPoint(1)], config, "some")
         return
     with pytest.raises(
         IncompatibleVectorError,
         match=f"^v.gguf was made for a model of type '{hint}', model 'some' is of type '{model_type}': "
         "pass --model with the model it was made for$",
     ):
-        control.check_hint(model_type, "some", "v.gguf")
+        control.check_fits([HookPoint(1)], config, "some")
+
+
+def test_a_model_of_another_width_or_with_too_few_blocks_is_refused() -> None:
+    control = holding({1: ONE})
+    with pytest.raises(IncompatibleVectorError) as caught:
+        control.check_fits([HookPoint(1)], config_of("llama", d_model=8), "some")
+    assert str(caught.value) == (
+        "v.gguf has d_model=4, model 'some' has d_model=8: pass --model with the model it was made for"
+    )
+    with pytest.raises(IncompatibleVectorError) as caught:
+        control.check_fits([HookPoint(1), HookPoint(6)], config_of("llama"), "some")
+    assert str(caught.value) == (
+        "v.gguf acts on block 6, model 'some' has 6 blocks, 0 to 5: "
+        "pass --model with the model it was made for"
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,4 +282,64 @@ def test_a_file_whose_facts_and_directions_differ_is_refused(tmp_path: Path) -> 
     control = read_control_vector(path)
     moved = replace(control, directions={3: ONE})
     with pytest.raises(VectorFileError, match="v.gguf: its directions do not fit its metadata; export"):
-        restore(moved, path)
+        restore(moved)
+
+
+def test_a_file_of_another_program_has_nothing_to_restore() -> None:
+    with pytest.raises(VectorFileError, match="^v.gguf: was not written by `neurosteer export`$"):
+        restore(holding({1: ONE}))
+
+
+# --- as a vector of ours -----------------------------------------------------------------------
+
+POINTS = [HookPoint(1), HookPoint(3)]
+NORMS = {HookPoint(1): 40.0, HookPoint(3): 80.0}
+LENGTHS = {1: 2.0, 3: 8.0}
+
+
+def converted(
+    engine: Engine, points: list[HookPoint], lengths: dict[int, float] = LENGTHS
+) -> tuple[SteeringVector, float]:
+    """The vector of directions of given lengths, and the scale that its alpha 1 is."""
+    unit = torch.ones(D_MODEL) / D_MODEL**0.5
+    control = holding({k: length * unit for k, length in lengths.items()}, "llama")
+    vector = from_control_vector(control, "repeng", {point: NORMS[point] for point in points}, engine)
+    return vector, vector.metadata.parameters["scale"]
+
+
+def test_alpha_1_is_one_percent_of_the_residual_and_the_lengths_keep_their_ratio(engine: Engine) -> None:
+    vector, scale = converted(engine, POINTS)
+    # 2/40 + 8/80 = 15 % of the residual at scale 1
+    assert scale == pytest.approx(1 / 15)
+    assert vector.dose(1) == pytest.approx(0.01)
+    lengths = [float(push.norm()) for push in vector.pushes.values()]
+    assert lengths == pytest.approx([2 / 15, 8 / 15])
+
+
+def test_some_of_the_blocks_make_a_vector_of_their_own(engine: Engine) -> None:
+    vector, scale = converted(engine, POINTS[1:])
+    assert scale == pytest.approx(0.1)  # 8/80 = 10 %
+    assert list(vector.pushes) == [HookPoint(3)]
+
+
+def test_the_vector_says_where_it_came_from(engine: Engine, tmp_path: Path) -> None:
+    vector, scale = converted(engine, POINTS)
+    vector.save(tmp_path / "v.st")
+    metadata = SteeringVector.load(tmp_path / "v.st").metadata
+    assert (metadata.method, metadata.model_id, metadata.model_shape) == (
+        "import",
+        engine.model_id,
+        engine.shape,
+    )
+    assert metadata.parameters == {
+        "gguf_origin": "repeng", "scale": scale, "model_hint": "llama", "file": "v.gguf", "sha256": "abc",
+        "texts": "neutral",
+    }  # fmt: skip
+    assert {name: point.resid_norm for name, point in metadata.points.items()} == {
+        "blocks.1.hook_resid_post": 40.0, "blocks.3.hook_resid_post": 80.0,
+    }  # fmt: skip
+
+
+def test_directions_of_zero_are_refused(engine: Engine) -> None:
+    with pytest.raises(VectorFileError, match="^v.gguf: its directions are zero: nothing would be steered$"):
+        converted(engine, POINTS, {1: 0.0, 3: 0.0})
