@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..data.records import Located
 from ..generation.generate import Completion, GenerationConfig, Job, generate
 from ..generation.prompts import Prompt
 from ..models.engine import Engine
 from ..vectors.vector import SteeringVector, total_dose, total_pushes
-from .samples import PROMPTING, Condition, Record, Sample
+from .samples import PROMPTING, Condition, Record, Sample, as_sample
 
 # What a prompt's record may have from an earlier continuation, and must not pass on to this one.
 OF_A_CONTINUATION = {"rendered", "baseline", "generations", "job", "run"}
@@ -87,20 +88,6 @@ class Plan:
             "finish_reason": completion.finish_reason,
         }
 
-    def sample(self, number: int, record: Record) -> Sample:
-        """A job's record as what is scored."""
-        planned = self.jobs[number]
-        prompt = planned.prompt
-        return Sample(
-            condition=planned.condition,
-            prompt=prompt.shown if prompt.rendered is None else prompt.rendered,
-            rendered=prompt.rendered is not None,
-            number=planned.job.sample,
-            text=record["text"],
-            model=self.engine.model_id,
-            dose=round(self.dose(planned), 6),
-        )
-
 
 def plan(
     engine: Engine,
@@ -162,4 +149,4 @@ def write_all(
         records[number] = plan.record(number, completion)
         keep({**records[number], "job": number})
         advance(1)
-    return [plan.sample(number, records[number]) for number in range(len(plan.jobs))]
+    return [as_sample(Located("run", records[number])) for number in range(len(plan.jobs))]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..data.records import Located
 from ..files import file_sha256
 from ..generation.generate import GenerationConfig
-from ..generation.prompts import Prompt, tokenize
+from ..generation.prompts import tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..vectors.vector import SteeringVector, total_dose, total_pushes
@@ -52,14 +53,17 @@ class Run:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-# --- continuations that exist ------------------------------------------------------------------
+def recorded(engine: Engine, samples: list[Sample], sources: Sequence[str] = (), warn: Say = silent) -> Run:
+    """A run of continuations that exist; the vectors that they name are read, where they still are.
 
-
-def vectors_of(samples: Sequence[Sample], warn: Say = silent) -> dict[str, SteeringVector]:
-    """The vectors that samples name, by name, those whose files are still there.
+    Args:
+        engine: the model that wrote them.
+        samples: as `read_samples` gives them.
+        sources: where they were read.
+        warn: told which vectors are gone.
 
     Raises:
-        VectorFileError: one is damaged.
+        VectorFileError: a vector is damaged.
     """
     names = {name for sample in samples for name in sample.condition.vectors}
     vectors = {name: SteeringVector.load(Path(name)) for name in sorted(names) if Path(name).is_file()}
@@ -68,32 +72,13 @@ def vectors_of(samples: Sequence[Sample], warn: Say = silent) -> dict[str, Steer
             f"{', '.join(missing)}: not there, so damage on neutral text is not measured, and judge data "
             "cannot leave out the texts it was fitted on"
         )
-    return vectors
-
-
-def recorded(
-    engine: Engine,
-    samples: Sequence[Sample],
-    vectors: Mapping[str, SteeringVector],
-    sources: Sequence[str] = (),
-) -> Run:
-    """A run of continuations that exist.
-
-    Args:
-        engine: the model that wrote them, or whose log-probabilities are wanted.
-        vectors: by name; the damage of those that fit the model is measured.
-        sources: where the samples were read.
-    """
     fitting = {name for name, vector in vectors.items() if vector.metadata.model_shape == engine.shape}
     pushes = {
         condition: total_pushes([vectors[name] for name in condition.vectors], condition.alphas)
         for condition in dict.fromkeys(sample.condition for sample in samples)
         if condition.alphas and condition.baseline is None and fitting.issuperset(condition.vectors)
     }
-    return Run(engine, list(samples), vectors, pushes, {"generations": list(sources)})
-
-
-# --- continuations to write --------------------------------------------------------------------
+    return Run(engine, samples, vectors, pushes, {"generations": list(sources)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +115,7 @@ class Comparison:
         """Write all continuations; conditions of one prompt and sample share their noise.
 
         Args:
-            prompts: records with "prompt" or "messages".
+            prompts: as `read_prompts` gives them.
             save: a .jsonl file that keeps each continuation as soon as it is finished.
             resume: go on with what an interrupted run has kept there.
             say: told how much that is.
@@ -148,9 +133,9 @@ class Comparison:
         with progress("writing", len(planned.jobs)) as advance, keeping(save, run) as keep:
             samples = write_all(planned, advance, keep=keep, kept=kept)
         pushes = {
-            of_one.condition: total_pushes(planned.vectors, of_one.job.alphas)
-            for of_one in planned.jobs
-            if any(of_one.job.alphas)
+            condition: total_pushes(planned.vectors, alphas)
+            for condition, alphas in {of_one.condition: of_one.job.alphas for of_one in planned.jobs}.items()
+            if any(alphas)
         }
         return Run(engine, samples, dict(self.vectors), pushes, provenance)
 
@@ -158,45 +143,40 @@ class Comparison:
         """The conditions as given, then their random counterparts, then prompting."""
         names, vectors = zip(*self.vectors, strict=True)
         strongest = self._strongest(vectors) if self.random else []
-        seed = self.config.sampling.seed
+        seed, unsteered = self.config.sampling.seed, (0.0,) * len(vectors)
         counterparts = [random_counterpart(vectors, alphas, seed + i) for i, alphas in enumerate(strongest)]
-        unsteered, none = (0.0,) * len(vectors), (0.0,) * len(counterparts)
-
-        def condition(alphas: Alphas, baseline: str | None) -> Condition:
-            return Condition(names, alphas, self.config.positions, baseline)
-
+        # (alphas named, baseline, alphas of the vectors, number of the counterpart)
+        rows: list[tuple[Alphas, str | None, Alphas, int | None]]
+        rows = [(alphas, None if any(alphas) else UNSTEERED, alphas, None) for alphas in self.alphas]
+        rows += [(alphas, RANDOM, unsteered, number) for number, alphas in enumerate(strongest)]
+        rows += [] if self.instruction is None else [(unsteered, PROMPTING, unsteered, None)]
         conditions = [
-            (condition(alphas, None if any(alphas) else UNSTEERED), (*alphas, *none))
-            for alphas in self.alphas
+            (
+                Condition(names, named, self.config.positions, baseline),
+                (*own, *(float(i == number) for i in range(len(counterparts)))),
+            )
+            for named, baseline, own, number in rows
         ]
-        for number, alphas in enumerate(strongest):
-            only = tuple(float(other == number) for other in range(len(counterparts)))
-            conditions.append((condition(alphas, RANDOM), (*unsteered, *only)))
-        instructed = []
-        if self.instruction is not None:
-            conditions.append((condition(unsteered, PROMPTING), (*unsteered, *none)))
-            instructed = self._prompts(engine, prompts, self.instruction)
-        return plan(
+        as_read = partial(
+            tokenize,
+            prompts,
             engine,
-            self._prompts(engine, prompts),
-            [*vectors, *counterparts],
-            conditions,
-            self.config,
-            n=self.n,
-            instructed=instructed,
+            max_new_tokens=self.config.max_new_tokens,
+            as_chat=self.as_chat,
+            system=self.system,
         )
+        instructed = [] if self.instruction is None else as_read(instruction=self.instruction)
+        both = [*vectors, *counterparts]
+        return plan(engine, as_read(), both, conditions, self.config, n=self.n, instructed=instructed)
 
     def provenance(self, engine: Engine, prompts: Sequence[Located]) -> dict[str, Any]:
-        """Everything needed to repeat the run; equal provenance makes equal runs."""
+        """Everything needed to repeat the run; by it a run is known again."""
         config = asdict(self.config)
         del config["batch_size"]
         return {
             "model": engine.model_id,
             "dtype": str(engine.dtype),
-            "vectors": [
-                {"name": name, "sha256": _file_sha256(name), **_origin(vector)}
-                for name, vector in self.vectors
-            ],
+            "vectors": [_origin(name, vector) for name, vector in self.vectors],
             "alphas": self.alphas,
             "n_prompts": len(prompts),
             "prompts_sha256": _sha256([located.record for located in prompts]),
@@ -208,45 +188,30 @@ class Comparison:
             **config,
         }
 
-    def _prompts(
-        self, engine: Engine, prompts: Sequence[Located], instruction: str | None = None
-    ) -> list[Prompt]:
-        return tokenize(
-            prompts,
-            engine,
-            as_chat=self.as_chat,
-            system=self.system,
-            max_new_tokens=self.config.max_new_tokens,
-            instruction=instruction,
-        )
-
     def _strongest(self, vectors: Sequence[SteeringVector]) -> list[Alphas]:
         """The alphas of the longest push; of one vector, in either direction."""
-        steered = [alphas for alphas in self.alphas if any(alphas)]
-        groups = [steered]
+        groups = [[alphas for alphas in self.alphas if any(alphas)]]
         if len(vectors) == 1:
-            groups = [[a for a in steered if a[0] < 0], [a for a in steered if a[0] > 0]]
+            groups = [[a for a in groups[0] if a[0] < 0], [a for a in groups[0] if a[0] > 0]]
         return [max(group, key=lambda alphas: total_dose(vectors, alphas)) for group in groups if group]
 
 
-def _origin(vector: SteeringVector) -> dict[str, Any]:
-    """How a vector was fitted."""
+def _origin(name: str, vector: SteeringVector) -> dict[str, Any]:
+    """How a vector was fitted, and its file's hash, if it is in one."""
     metadata = vector.metadata
-    sides = {
-        name: {"label": side.label, "n_texts": side.n_texts, "sha256": side.sha256}
-        for name, side in (("positive", metadata.positive), ("negative", metadata.negative))
-        if side is not None
-    }
+    sides = {"positive": metadata.positive, "negative": metadata.negative}
     return {
+        "name": name,
+        "sha256": file_sha256(Path(name)) if Path(name).is_file() else None,
         "method": metadata.method,
         "parameters": metadata.parameters,
         "points": list(metadata.points),
-        **sides,
+        **{
+            which: {"label": side.label, "n_texts": side.n_texts, "sha256": side.sha256}
+            for which, side in sides.items()
+            if side is not None
+        },
     }
-
-
-def _file_sha256(name: str) -> str | None:
-    return file_sha256(Path(name)) if Path(name).is_file() else None
 
 
 def _sha256(value: Any) -> str:

@@ -102,7 +102,7 @@ def samples(records: Iterable[Located], source: str) -> Iterator[Sample]:
         if "generations" in located.record:
             yield from _published(located, source)
         else:
-            yield _written(located, source)
+            yield as_sample(located, source)
 
 
 def _published(located: Located, source: str) -> Iterator[Sample]:
@@ -121,7 +121,15 @@ def _published(located: Located, source: str) -> Iterator[Sample]:
         yield Sample(condition, text, False, number, written, None, None)
 
 
-def _written(located: Located, source: str) -> Sample:
+def as_sample(located: Located, source: str | None = None) -> Sample:
+    """A record that `gen --json` writes.
+
+    Args:
+        source: the file, for a text that others wrote.
+
+    Raises:
+        InputError: a key is absent, or its value of the wrong type.
+    """
     record = located.record
     text = string_value(located, "text")
     if "rendered" in record:
@@ -143,7 +151,7 @@ def _written(located: Located, source: str) -> Sample:
     )
 
 
-def _condition(located: Located, source: str) -> Condition:
+def _condition(located: Located, source: str | None) -> Condition:
     record = located.record
     if "alpha" not in record:
         return Condition(alphas=None, source=source)

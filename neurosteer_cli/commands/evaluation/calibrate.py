@@ -9,29 +9,9 @@ import typer
 
 from ...errors import InputError
 from ...evaluation.samples import MAX_PPL_RATIO
-from ..shared import console
-from ..shared.options import (
-    GenerationOptions,
-    Json,
-    JudgeOptions,
-    ModelOptions,
-    N,
-    Prompts,
-    generation_options,
-    judge_options,
-    model_options,
-    parse_alphas,
-)
+from ..shared import console, options, results
+from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas
 from ..shared.prompting import load_engine
-from ..shared.results import (
-    announce,
-    check_judges,
-    check_targets,
-    command_line,
-    load_judges_of,
-    show,
-    write_page,
-)
 
 if TYPE_CHECKING:
     from ...vectors.metadata import Calibration, CurvePoint
@@ -39,12 +19,14 @@ if TYPE_CHECKING:
 DEFAULT_ALPHA = "-24,-20,-16,-12,-8,-4,4,8,12,16,20,24"
 
 
-@judge_options(only_one=True)
-@generation_options(without=["n", "top_k", "repetition_penalty", "greedy"], max_new_tokens=40, batch_size=64)
-@model_options
+@options.judge_options(only_one=True)
+@options.generation_options(
+    without=["n", "top_k", "repetition_penalty", "greedy"], max_new_tokens=40, batch_size=64
+)
+@options.model_options
 def calibrate_(
     vector: Annotated[Path, typer.Argument(help="Vector file; the calibration is written into it.")],
-    prompts: Prompts = None,
+    prompts: options.Prompts = None,
     *,
     judging: JudgeOptions,
     alpha: Annotated[
@@ -53,11 +35,11 @@ def calibrate_(
     max_ppl_ratio: Annotated[
         float, typer.Option(help="Perplexity at most this many times the unsteered one.")
     ] = MAX_PPL_RATIO,
-    n: N = 1,
+    n: options.N = 1,
     report: Annotated[Path | None, typer.Option(help="Write a page with the curve there.")] = None,
     generation: GenerationOptions,
     where: ModelOptions,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Measure the dose-response curve of a vector, and recommend a strength in either direction.
 
@@ -69,47 +51,36 @@ def calibrate_(
     from ...data.prompts import prompts_of
     from ...evaluation.calibrate import calibrate
     from ...evaluation.evaluate import evaluate
-    from ...evaluation.run import Comparison
-    from ...vectors.vector import SteeringVector
 
-    specs = check_judges(judging, "the label of the vector")
+    specs = results.check_judges(judging, "the label of the vector")
     if len(specs) != 1:
         raise InputError("calibrate needs one judge: --judge NAME, or --judge-data POS NEG")
     if not 1 <= max_ppl_ratio < math.inf:
         raise InputError(f"--max-ppl-ratio must be at least 1 and finite, got {max_ppl_ratio}")
-    check_targets(vector, report)
-    config = generation.config(n)
+    results.check_targets(vector, report)
     alphas = sorted({(0.0,), *((value,) for value in parse_alphas(alpha))})
+    comparison = results.comparison([vector], alphas, n, generation, random=False)
     records = prompts_of(prompts)
-    steering = SteeringVector.load(vector)
-    comparison = Comparison(
-        vectors=[(str(vector), steering)],
-        alphas=alphas,
-        config=config,
-        n=n,
-        random=False,
-        as_chat=generation.as_chat,
-        system=generation.system,
-    )
-    judges = load_judges_of(specs, judging, [steering])
+    ((_, steering),) = comparison.vectors
+    judges = results.load_judges_of(specs, judging, [steering])
     engine = load_engine(where.model, [vector], [steering], where.dtype, where.device)
     run = comparison.write(engine, records, progress=console.progress)
     evaluation = evaluate(run, judges, progress=console.progress)
     calibration = calibrate(evaluation, max_ppl_ratio)
     metadata = steering.metadata.model_copy(update={"calibration": calibration})
     replace(steering, metadata=metadata).save(vector)
-    announce(judges, len(records))
+    results.announce(judges, len(records))
     if json:
         from ...data.records import write_record
 
         write_record({"vector": str(vector), **calibration.model_dump()})
     else:
-        show(evaluation.results, json=False)
+        results.show(evaluation.results, json=False)
     _recommend(vector, calibration)
     if report is not None:
         from ...reports.pages import calibration_page
 
-        write_page(report, calibration_page(evaluation, calibration, command_line()))
+        results.write_page(report, calibration_page(evaluation, calibration, results.command_line()))
 
 
 def _recommend(path: Path, calibration: "Calibration") -> None:
@@ -134,8 +105,9 @@ def _recommend(path: Path, calibration: "Calibration") -> None:
     console.note(f"--level reaches {low:.0%} to {high:.0%}; wrote {path}")
 
 
-def _alike(one: "CurvePoint", other: "CurvePoint") -> bool:
-    """Whether the intervals of two rates overlap, or there is none."""
-    if one.rate_low is None or one.rate_high is None or other.rate_low is None or other.rate_high is None:
-        return True
-    return one.rate_low <= other.rate_high and other.rate_low <= one.rate_high
+def _alike(*points: "CurvePoint") -> bool:
+    """Whether the intervals of two rates overlap, or one has none."""
+    from ...evaluation.metrics import Estimate
+
+    one, other = (Estimate(point.rate, point.rate_low, point.rate_high) for point in points)
+    return None in (one.low, other.low) or one.overlaps(other)

@@ -1,39 +1,17 @@
 """neurosteer eval: how far behaviour moved, and what it cost."""
 
 from dataclasses import fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ...errors import InputError
-from ..shared import console
-from ..shared.options import (
-    GenerationOptions,
-    Json,
-    JudgeOptions,
-    ModelOptions,
-    N,
-    Prompts,
-    generation_options,
-    judge_options,
-    model_options,
-    parse_alphas,
-)
+from ..shared import console, options, results
+from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas
 from ..shared.prompting import load_engine
-from ..shared.results import (
-    announce,
-    check_judges,
-    check_targets,
-    command_line,
-    load_judges_of,
-    show,
-    write_page,
-)
-
-if TYPE_CHECKING:
-    from ...evaluation.run import Comparison
 
 DEFAULT_ALPHA = "4,8,16"
 OF_GENERATION = (
@@ -42,9 +20,9 @@ OF_GENERATION = (
 )
 
 
-@judge_options()
-@generation_options(without=["n"], max_new_tokens=40, batch_size=64)
-@model_options
+@options.judge_options()
+@options.generation_options(without=["n"], max_new_tokens=40, batch_size=64)
+@options.model_options
 def eval_(
     ctx: typer.Context,
     generations: Annotated[
@@ -67,8 +45,8 @@ def eval_(
             f"[default: {DEFAULT_ALPHA}]",
         ),
     ] = None,
-    prompts: Prompts = None,
-    n: N = 1,
+    prompts: options.Prompts = None,
+    n: options.N = 1,
     *,
     judging: JudgeOptions,
     random: Annotated[bool, typer.Option(help="Also a random vector as long as the strongest push.")] = True,
@@ -87,7 +65,7 @@ def eval_(
     report: Annotated[Path | None, typer.Option(help="Write a page with curves and texts there.")] = None,
     generation: GenerationOptions,
     where: ModelOptions,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Score continuations: judges, perplexity, repetition, with 95 % intervals and baselines.
 
@@ -95,44 +73,46 @@ def eval_(
     """
     from ...data.prompts import prompts_of
     from ...evaluation.evaluate import evaluate
-    from ...evaluation.run import recorded, vectors_of
+    from ...evaluation.run import recorded
     from ...evaluation.samples import check_save, read_samples
 
     paths = vector or []
     if bool(generations) == bool(paths):
         raise InputError("give either GENERATIONS (`-` is stdin) or --vector with what to generate")
-    specs = check_judges(judging, "the label of the vector" if paths else None)
-    check_targets(report)
+    specs = results.check_judges(judging, "the label of the vector" if paths else None)
+    results.check_targets(report)
     if generations:
         _refuse_generating_options(ctx)
         samples = read_samples(generations)
-        vectors = vectors_of(samples, console.warn)
     else:
-        comparison = _comparison(paths, alpha or [], n, random, baseline_prompt, generation)
+        alphas = _alphas(paths, alpha or [])
+        comparison = results.comparison(
+            paths, alphas, n, generation, random=random, instruction=baseline_prompt
+        )
         check_save(save, resume)
         records = prompts_of(prompts)
-        vectors = dict(comparison.vectors)
     # what can fail is loaded before there is anything to lose
-    judges = load_judges_of(specs, judging, vectors.values())
-    ppl_engine = None if ppl_model is None else load_engine(ppl_model, [], [], where.dtype, where.device)
+    load = partial(load_engine, dtype=where.dtype, device=where.device)
+    ppl_engine = None if ppl_model is None else load(ppl_model, [], [])
     if generations:
-        model = where.model or next((sample.model for sample in samples if sample.model), None)
-        engine = load_engine(model, [], [], where.dtype, where.device)
-        run = recorded(engine, samples, vectors, generations)
+        engine = load(where.model or next((sample.model for sample in samples if sample.model), None), [], [])
+        run = recorded(engine, samples, generations, console.warn)
+        judges = results.load_judges_of(specs, judging, run.vectors.values())
     else:
         steering = [steering for _, steering in comparison.vectors]
-        engine = load_engine(where.model, paths, steering, where.dtype, where.device)
+        judges = results.load_judges_of(specs, judging, steering)
+        engine = load(where.model, paths, steering)
         run = comparison.write(
             engine, records, save=save, resume=resume, say=console.note, progress=console.progress
         )
     run = replace(run, provenance={**run.provenance, "ppl_model": ppl_model})
     evaluation = evaluate(run, judges, ppl_engine=ppl_engine, progress=console.progress)
-    announce(evaluation.judges, evaluation.n_prompts)
-    show(evaluation.results, json)
+    results.announce(evaluation.judges, evaluation.n_prompts)
+    results.show(evaluation.results, json)
     if report is not None:
         from ...reports.pages import evaluation_page
 
-        write_page(report, evaluation_page(evaluation, command_line()))
+        results.write_page(report, evaluation_page(evaluation, results.command_line()))
 
 
 def _refuse_generating_options(ctx: typer.Context) -> None:
@@ -140,31 +120,6 @@ def _refuse_generating_options(ctx: typer.Context) -> None:
         if ctx.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
             option = "-n" if name == "n" else f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is for generating; with GENERATIONS the texts are there already")
-
-
-def _comparison(
-    paths: list[Path],
-    alpha: list[str],
-    n: int,
-    random: bool,
-    instruction: str | None,
-    generation: GenerationOptions,
-) -> "Comparison":
-    from ...evaluation.run import Comparison
-    from ...vectors.vector import SteeringVector
-
-    config = generation.config(n)
-    alphas = _alphas(paths, alpha)
-    return Comparison(
-        vectors=[(str(path), SteeringVector.load(path)) for path in paths],
-        alphas=alphas,
-        config=config,
-        n=n,
-        random=random,
-        instruction=instruction,
-        as_chat=generation.as_chat,
-        system=generation.system,
-    )
 
 
 def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:

@@ -7,30 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import InputError
-from ..shared import console
-from ..shared.options import (
-    GenerationOptions,
-    Json,
-    JudgeOptions,
-    ModelOptions,
-    N,
-    Prompts,
-    generation_options,
-    judge_options,
-    model_options,
-    parse_alphas,
-    parse_layers,
-)
-from ..shared.results import (
-    announce,
-    check_judges,
-    check_targets,
-    command_line,
-    interval,
-    load_judges,
-    percent,
-    write_page,
-)
+from ..shared import console, options, results
+from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas, parse_layers
+from ..shared.results import interval, percent
 
 if TYPE_CHECKING:
     from ...evaluation.layers import Layer, LayerSweep
@@ -38,9 +17,9 @@ if TYPE_CHECKING:
 FIXED = ("chat", "system", "temperature", "top_p", "top_k", "repetition_penalty", "greedy", "n", "positions")
 
 
-@judge_options()
-@generation_options(without=[*FIXED, "batch_size"], max_new_tokens=40, batch_size=64)
-@model_options
+@options.judge_options()
+@options.generation_options(without=[*FIXED, "batch_size"], max_new_tokens=40, batch_size=64)
+@options.model_options
 def layers_(
     texts: Annotated[
         list[str],
@@ -55,15 +34,15 @@ def layers_(
         bool, typer.Option("--steer", help="Also steer at each layer, by the difference of means.")
     ] = False,
     alpha: Annotated[str, typer.Option("--alpha", "-a", help="With --steer: the strengths.")] = "-10,10",
-    prompts: Prompts = None,
-    n: N = 1,
+    prompts: options.Prompts = None,
+    n: options.N = 1,
     *,
     judging: JudgeOptions,
     generation: GenerationOptions,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves there (.png or .svg).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with curves and table there.")] = None,
     where: ModelOptions,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Measure every layer: how well the texts part there and, with --steer, how far steering moves text.
 
@@ -75,13 +54,13 @@ def layers_(
     from ...models.engine import Engine
     from ...models.resolve import DEFAULT_MODEL
 
-    specs = check_judges(judging, Path(texts[0]).stem)
+    specs = results.check_judges(judging, Path(texts[0]).stem)
     if steer and len(specs) != 1:
         raise InputError("--steer needs one judge: --judge NAME, or --judge-data POS NEG")
     if specs and not steer:
         raise InputError("--judge without --steer: there are no continuations to judge")
     alphas = list(dict.fromkeys(parse_alphas(alpha)))
-    check_targets(plot, report)
+    results.check_targets(plot, report)
     if plot is not None:
         from ...reports.drawing import check_suffix
 
@@ -91,23 +70,18 @@ def layers_(
     chosen = None if only is None else parse_layers(only)
     with open_sides(texts, target, source) as sides:
         fitted_on = {text for side in sides for text in side.hashes}
-        judges = load_judges(specs, judging, sides[0].label, fitted_on)
+        judges = results.load_judges(specs, judging, sides[0].label, fitted_on)
         engine = Engine.load(
             where.model or DEFAULT_MODEL, head=steer, dtype=where.dtype, device=where.device, say=console.note
         )
+        steering = None
+        if steer:
+            steering = Steering(alphas=alphas, prompts=records, judge=judges[0], config=config, n=n)
         sweep = sweep_layers(
-            engine,
-            sides,
-            chosen,
-            steering=Steering(alphas=alphas, prompts=records, judge=judges[0], config=config, n=n)
-            if steer
-            else None,
-            sources=texts,
-            warn=console.warn,
-            progress=console.progress,
+            engine, sides, chosen, steering, sources=texts, warn=console.warn, progress=console.progress
         )
     if steer:
-        announce(judges, len(records))
+        results.announce(judges, len(records))
         console.note(f"unsteered, the rate is {percent(sweep.unsteered_rate)}")
     _show(sweep.layers, alphas if steer else [], json)
     _draw(sweep, plot, report)
@@ -122,15 +96,12 @@ def _draw(sweep: "LayerSweep", plot: Path | None, report: Path | None) -> None:
     if report is not None:
         from ...reports.pages import layers_page
 
-        write_page(report, layers_page(sweep, command_line()))
+        results.write_page(report, layers_page(sweep, results.command_line()))
 
 
 def _show(layers: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> None:
     if json:
-        from ...data.records import write_record
-
-        for layer in layers:
-            write_record(layer.to_json())
+        results.write_rows(layers)
         return
     steered = [f">{what} at {alpha:+g}" for alpha in alphas for what in ("rate", "ratio")]
     headings = [">layer", ">AUROC", ">SAE AUROC", ">share of residual", *steered]

@@ -6,20 +6,50 @@ Knows options, tables and how intervals are written; knows nothing of how a scor
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from . import console
-from .options import JudgeOptions
+from .options import GenerationOptions, JudgeOptions
 
 if TYPE_CHECKING:
     from ...evaluation.evaluate import ConditionResult
     from ...evaluation.judges.judge import Judge
+    from ...evaluation.layers import Layer
     from ...evaluation.metrics import Estimate
+    from ...evaluation.plan import Alphas
+    from ...evaluation.run import Comparison
     from ...vectors.vector import SteeringVector
 
 FEW_PROMPTS = 20
+
+
+def comparison(
+    paths: Sequence[Path],
+    alphas: "Sequence[Alphas]",
+    n: int,
+    generation: GenerationOptions,
+    *,
+    random: bool,
+    instruction: str | None = None,
+) -> "Comparison":
+    """What the options ask to be written; vectors are loaded, the model is not."""
+    from ...evaluation.run import Comparison
+    from ...vectors.vector import SteeringVector
+
+    config = generation.config(n)
+    return Comparison(
+        vectors=[(str(path), SteeringVector.load(path)) for path in paths],
+        alphas=alphas,
+        config=config,
+        n=n,
+        random=random,
+        instruction=instruction,
+        as_chat=generation.as_chat,
+        system=generation.system,
+    )
 
 
 def check_judges(judging: JudgeOptions, attribute: str | None) -> list[str]:
@@ -49,23 +79,14 @@ def load_judges(
     """Load the judges, and keep texts with these hashes from them."""
     from ...evaluation.judges.load import load_judge
 
-    return [
-        load_judge(
-            spec,
-            judge_data=judging.judge_data,
-            leave_out=fitted_on,
-            attribute=judging.attribute or attribute,
-            say=console.note,
-        )
-        for spec in specs
-    ]
+    load = partial(load_judge, judge_data=judging.judge_data, leave_out=fitted_on, say=console.note)
+    return [load(spec, attribute=judging.attribute or attribute) for spec in specs]
 
 
 def load_judges_of(
-    specs: Sequence[str], judging: JudgeOptions, vectors: "Iterable[SteeringVector]"
+    specs: Sequence[str], judging: JudgeOptions, vectors: "Collection[SteeringVector]"
 ) -> "list[Judge]":
     """Load the judges; they look for what all vectors steer towards, and not at the texts of their fits."""
-    vectors = list(vectors)
     labels = {v.metadata.positive.label for v in vectors if v.metadata.positive is not None}
     fitted_on = {text for vector in vectors for text in vector.text_hashes.tolist()}
     return load_judges(specs, judging, labels.pop() if len(labels) == 1 else None, fitted_on)
@@ -96,10 +117,7 @@ def announce(judges: "Sequence[Judge]", n_prompts: int) -> None:
 def show(results: "Sequence[ConditionResult]", json: bool) -> None:
     """A row a condition on stdout: as JSON, or as a table with 95 % intervals."""
     if json:
-        from ...data.records import write_record
-
-        for result in results:
-            write_record(result.to_json())
+        write_rows(results)
         return
     judges = list(results[0].judges)
     headings = ["", *(f">{name}" for name in judges), ">ppl", ">ratio", ">KL", ">dist-2", ">rep-4", ">len"]
@@ -112,6 +130,13 @@ def show(results: "Sequence[ConditionResult]", json: bool) -> None:
             console.warn(f"judge {name} gave no answer to {failed} texts; rates are over the others")
     if empty := sum(result.n_empty for result in results):
         console.warn(f"{empty} continuations are empty; perplexity is over the others")
+
+
+def write_rows(rows: "Iterable[ConditionResult | Layer]") -> None:
+    from ...data.records import write_record
+
+    for row in rows:
+        write_record(row.to_json())
 
 
 def _cells(result: "ConditionResult") -> list[str]:
@@ -131,20 +156,18 @@ def _value(estimate: "Estimate | None", form: str) -> str:
     return "" if estimate is None else form.format(estimate.value)
 
 
-def interval(estimate: "Estimate | None", form: str) -> str:
+def interval(estimate: "Estimate | None", form: str, end: str | None = None, scale: float = 1) -> str:
     """`1.08 [1.02, 1.15]`"""
     shown = _value(estimate, form)
     if estimate is None or estimate.low is None or estimate.high is None:
         return shown
-    return f"{shown} [{form.format(estimate.low)}, {form.format(estimate.high)}]"
+    low, high = ((end or form).format(scale * bound) for bound in (estimate.low, estimate.high))
+    return f"{shown} [{low}, {high}]"
 
 
 def percent(estimate: "Estimate | None") -> str:
     """`96% [92, 99]`"""
-    shown = _value(estimate, "{:.0%}")
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return shown
-    return f"{shown} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    return interval(estimate, "{:.0%}", "{:.0f}", 100)
 
 
 def command_line() -> str:
