@@ -33,17 +33,17 @@ class Batch:
         self._newcomers: list[Continuation] = []
 
     def __len__(self) -> int:
-        return len(self.continuations)
+        return len(self._rows.continuations) + len(self._newcomers)
 
     @property
     def continuations(self) -> list[Continuation]:
-        """Those that are not finished."""
-        return _unfinished([*self._rows.continuations, *self._newcomers])
+        """Those being written, in the order of their rows."""
+        return [*self._rows.continuations, *self._newcomers]
 
     @property
     def is_open(self) -> bool:
         """Whether any can join: always when empty, else where the cache is one of keys and values."""
-        return self._rows.can_be_joined or not _unfinished(self._rows.continuations)
+        return self._rows.can_be_joined or not self._rows.continuations
 
     def admit(self, waiting: deque[Continuation]) -> list[Continuation]:
         """Let those that wait join, first come first served, while there is room; those that have.
@@ -51,6 +51,7 @@ class Batch:
         There is room for `max_rows` rows, which may come to TOKENS_IN_CACHE tokens, pads counted, and
         for TOKENS_PER_PASS tokens of newcomers' prompts. One alone is always let in.
         """
+        self._drop_finished()
         newcomers: list[Continuation] = []
         while waiting and self.is_open and self._has_room([*newcomers, waiting[0]]):
             newcomers.append(waiting.popleft())
@@ -111,11 +112,7 @@ class Batch:
         kept = [row for row, one in enumerate(self._rows.continuations) if not one.finish_reason]
         if len(kept) < len(self._rows.continuations):
             self._rows = self._rows.kept(kept)
-        self._newcomers = _unfinished(self._newcomers)
-
-
-def _unfinished(continuations: Sequence[Continuation]) -> list[Continuation]:
-    return [one for one in continuations if not one.finish_reason]
+        self._newcomers = [one for one in self._newcomers if not one.finish_reason]
 
 
 def _choose(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:

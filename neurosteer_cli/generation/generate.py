@@ -18,7 +18,8 @@ from .batch import Batch
 from .continuation import POSITIONS, Continuation, Positions
 from .sampling import Sampling
 
-REFILL_AT = 0.75  # share of the rows: to let others in costs a pass and a copy of the cache, so not one by one
+# Share of the rows at which others join: each time costs a pass and a copy of the cache.
+REFILL_AT = 0.75
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..models.engine import Engine
 HALF = "\ufffd"  # what a part of a character decodes to
 TAIL = 16  # tokens of the prompt that are decoded with the text: the first may begin with a space
 
-_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
+_BYTES = {char: byte for byte, char in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
 
 
 class TextStream:

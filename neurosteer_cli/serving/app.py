@@ -1,6 +1,6 @@
 """The HTTP server: its routes.
 
-Knows FastAPI; what requests mean is the service's.
+Knows FastAPI; what requests mean is for completions, registry and fitting to know.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from .. import __version__
-from .completions import Service
+from .completions import Completions
 from .errors import REFUSALS, add_handlers
-from .fitting import Workshop
-from .middleware import Gate
-from .portrait import portrait, strongest_latents
-from .protocol import ChatForm, CompletionForm, DoseForm, FitForm
-from .stream import GONE, Writer, unless_gone
-from .telemetry import CONTENT_TYPE, Counted, Telemetry
+from .fitting import Fitting
+from .middleware import CONTENT_TYPE, Metrics, RequestCheck, RequestCount
+from .protocol import ChatRequest, CompletionRequest, DoseRequest, FitRequest
+from .registry import VectorRegistry, strongest_latents
+from .scheduler import Scheduler
+from .stream import CLIENT_LEFT, Responder, unless_client_leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,40 +38,45 @@ class ServerConfig:
     fitting: bool = False  # whether vectors can be fitted
 
 
-def create_app(service: Service, options: ServerConfig = ServerConfig()) -> FastAPI:  # noqa: B008  frozen
-    """The application, for an ASGI server. Its end closes the service's scheduler."""
-    workshop = Workshop(service) if options.fitting else None
+def create_app(completions: Completions, config: ServerConfig = ServerConfig()) -> FastAPI:  # noqa: B008  frozen
+    """The application, for an ASGI server. Its end closes the scheduler."""
+    registry, scheduler = completions.registry, completions.scheduler
+    fitting = Fitting(completions) if config.fitting else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        await to_thread.run_sync(service.scheduler.close, options.shutdown_seconds)
-        if workshop is not None:
-            workshop.close()
+        await to_thread.run_sync(scheduler.close, config.shutdown_seconds)
+        if fitting is not None:
+            fitting.close()
 
     app = FastAPI(
-        title="neurosteer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        title="neurosteer",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         description="OpenAI-compatible completions of a steered language model.",
-    )  # fmt: skip
-    scheduler = service.scheduler
-    telemetry = Telemetry(lambda: scheduler.n_running, lambda: scheduler.n_waiting)
-    writer = Writer(service, telemetry)
+    )
+    app.state.retry_after = scheduler.retry_after
+    metrics = Metrics(lambda: scheduler.n_running, lambda: scheduler.n_waiting)
     add_handlers(app)
-    _add_openai_routes(app, service, writer)
-    _add_vector_routes(app, service, workshop)
-    _add_state_routes(app, service, telemetry)
-    if options.page:
+    _add_model_routes(app, registry)
+    _add_text_routes(app, completions, Responder(completions, metrics))
+    _add_vector_routes(app, registry, completions.engine.model_id, can_fit=fitting is not None)
+    if fitting is not None:
+        _add_fitting_routes(app, registry, fitting)
+    _add_state_routes(app, registry, scheduler, metrics)
+    if config.page:
         page = (files("neurosteer_cli.serving") / "demo.html").read_text(encoding="utf-8")
         app.get("/", include_in_schema=False)(lambda: HTMLResponse(page))
 
-    app.add_middleware(Gate, max_bytes=options.max_bytes, api_key=options.api_key, hosts=options.hosts)
-    app.add_middleware(Counted, telemetry=telemetry, routes=app.routes)
+    app.add_middleware(RequestCheck, max_bytes=config.max_bytes, api_key=config.api_key, hosts=config.hosts)
+    app.add_middleware(RequestCount, metrics=metrics, routes=app.routes)
     return app
 
 
-def _add_openai_routes(app: FastAPI, service: Service, writer: Writer) -> None:
-    model_id = service.catalogue.model_id
-    app.state.retry_after = service.scheduler.retry_after
+def _add_model_routes(app: FastAPI, registry: VectorRegistry) -> None:
     began = int(time.time())
 
     def card(name: str) -> dict[str, Any]:
@@ -80,80 +85,76 @@ def _add_openai_routes(app: FastAPI, service: Service, writer: Writer) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The model alone, and with each vector at the alpha suggested for it."""
-        steered = [portrait(service.catalogue, name)["model"] for name in service.catalogue]
-        return {"object": "list", "data": [card(name) for name in (model_id, *steered)]}
+        names = [registry.model_id, *map(registry.suggested_model, registry)]
+        return {"object": "list", "data": [card(name) for name in names]}
 
     @app.get("/v1/models/{name:path}", responses={404: REFUSALS[404], 400: REFUSALS[400]})
     async def model(name: str) -> dict[str, Any]:
         """A model's name, vectors and alphas included, held against what there is."""
-        service.catalogue.alphas(name, {})
+        registry.alphas(name, {})
         return card(name)
 
+
+def _add_text_routes(app: FastAPI, completions: Completions, responder: Responder) -> None:
     @app.post("/v1/completions", responses=REFUSALS, response_model=None)
-    async def completions(form: CompletionForm, request: Request) -> Response:
+    async def complete(body: CompletionRequest, request: Request) -> Response:
         """Go on from a prompt."""
-        return await writer.respond(request, await to_thread.run_sync(service.completion, form))
+        return await responder.respond(request, await to_thread.run_sync(completions.completion, body))
 
     @app.post("/v1/chat/completions", responses=REFUSALS, response_model=None)
-    async def chat_completions(form: ChatForm, request: Request) -> Response:
+    async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer in a chat."""
-        return await writer.respond(request, await to_thread.run_sync(service.chat, form))
+        return await responder.respond(request, await to_thread.run_sync(completions.chat, body))
+
+    @app.post("/v1/dose", responses=REFUSALS)
+    async def dose(body: DoseRequest) -> dict[str, float]:
+        """|sum of alpha_i v_i| / median |resid|."""
+        return {"dose": round(completions.dose(body.steering), 6)}
 
 
-def _add_vector_routes(app: FastAPI, service: Service, workshop: Workshop | None) -> None:
-    catalogue = service.catalogue
-
+def _add_vector_routes(app: FastAPI, registry: VectorRegistry, model_id: str, *, can_fit: bool) -> None:
     @app.get("/v1/vectors")
     async def vectors() -> dict[str, Any]:
         """What there is to steer with."""
-        return {
-            "object": "list",
-            "model": catalogue.model_id,
-            "can_fit": workshop is not None,
-            "data": [portrait(catalogue, name) for name in catalogue],
-        }
+        cards = [registry.card(name) for name in registry]
+        return {"object": "list", "model": registry.model_id, "can_fit": can_fit, "data": cards}
 
     @app.get("/v1/vectors/{name}", responses={404: REFUSALS[404]})
     def vector(name: str) -> dict[str, Any]:
-        """A vector's facts and the latents behind it."""
-        facts = portrait(catalogue, name)
-        return {**facts, "latents": strongest_latents(catalogue[name], service.engine.model_id)}
-
-    @app.post("/v1/dose", responses=REFUSALS)
-    async def dose(form: DoseForm) -> dict[str, float]:
-        """|sum of alpha_i v_i| / median |resid|."""
-        return {"dose": round(service.dose(form.steering), 6)}
-
-    if workshop is not None:
-        shop = workshop
-
-        @app.post("/v1/vectors", responses=REFUSALS, response_model=None)
-        async def fit(form: FitForm, request: Request) -> Response:
-            """Fit a vector, and keep it while the server runs."""
-            facts = await unless_gone(request, asyncio.wrap_future(shop.begin(form)))
-            if facts is None:
-                shop.abandon()
-                return Response(status_code=GONE)
-            return JSONResponse({**facts, **portrait(catalogue, form.name)})
-
-        @app.get("/v1/vectors/{name}/file", responses={404: REFUSALS[404]}, response_class=FileResponse)
-        def file(name: str) -> FileResponse:
-            """The vector file."""
-            return FileResponse(shop.file(name), filename=f"{name}.st", media_type="application/octet-stream")
+        """A vector's card and the latents behind it."""
+        return {**registry.card(name), "latents": strongest_latents(registry[name], model_id)}
 
 
-def _add_state_routes(app: FastAPI, service: Service, telemetry: Telemetry) -> None:
+def _add_fitting_routes(app: FastAPI, registry: VectorRegistry, fitting: Fitting) -> None:
+    @app.post("/v1/vectors", responses=REFUSALS, response_model=None)
+    async def fit(body: FitRequest, request: Request) -> Response:
+        """Fit a vector, and keep it while the server runs."""
+        report = await unless_client_leaves(request, asyncio.wrap_future(fitting.begin(body)))
+        if report is None:
+            fitting.abandon()
+            return Response(status_code=CLIENT_LEFT)
+        return JSONResponse({**report, **registry.card(body.name)})
+
+    @app.get("/v1/vectors/{name}/file", responses={404: REFUSALS[404]}, response_class=FileResponse)
+    def file(name: str) -> FileResponse:
+        """The vector file."""
+        path = fitting.file(name)
+        return FileResponse(path, filename=f"{name}.st", media_type="application/octet-stream")
+
+
+def _add_state_routes(app: FastAPI, registry: VectorRegistry, scheduler: Scheduler, metrics: Metrics) -> None:
     @app.get("/health", responses={503: {"description": "The model's thread has ended"}})
     async def health() -> JSONResponse:
         """Whether it can write."""
-        alive = service.scheduler.is_alive
-        facts = {
-            "status": "ok" if alive else "down", "model": service.catalogue.model_id,
-            "vectors": len(service.catalogue), "running": service.scheduler.n_running,
-            "waiting": service.scheduler.n_waiting,
-        }  # fmt: skip
-        return JSONResponse(facts, 200 if alive else 503)
+        state = {
+            "status": "ok" if scheduler.is_alive else "down",
+            "model": registry.model_id,
+            "vectors": len(registry),
+            "running": scheduler.n_running,
+            "waiting": scheduler.n_waiting,
+        }
+        return JSONResponse(state, 200 if state["status"] == "ok" else 503)
 
     @app.get("/metrics", include_in_schema=False)
-    async def metrics() -> Response:
-        return Response(telemetry.text(), media_type=CONTENT_TYPE)
+    async def text() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)

@@ -1,32 +1,20 @@
-"""Refusals: which status an error has, and its body as OpenAI's API words it."""
+"""Refusals: which status an error has, and its body as OpenAI's API words it.
+
+Knows FastAPI, and every error that a request may meet.
+"""
 
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ..errors import InputError, NeurosteerError
 from .completions import TooLongError
-from .middleware import error_body
+from .protocol import ErrorAnswer, error_body
 from .registry import UnknownVectorError
 from .scheduler import BusyError, ClosedError, TimeLimitError
-
-
-class ErrorFacts(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorAnswer(BaseModel):
-    """Every refusal, as OpenAI's API has it."""
-
-    error: ErrorFacts
-
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
@@ -43,17 +31,19 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         504: "Not finished within the time limit",
     }.items()
 }
+STATUS_OF: tuple[tuple[type[NeurosteerError], int], ...] = (  # the first that an error is one of
+    (UnknownVectorError, 404),
+    (InputError, 400),
+    (BusyError, 429),
+    (ClosedError, 503),
+    (TimeLimitError, 504),
+    (NeurosteerError, 400),
+)
 
 
 def status_of(error: BaseException) -> int:
     """The HTTP status that an error is answered with; 500 for what is a bug."""
-    for kind, status in (
-        (UnknownVectorError, 404), (InputError, 400), (BusyError, 429), (ClosedError, 503),
-        (TimeLimitError, 504), (NeurosteerError, 400),
-    ):  # fmt: skip
-        if isinstance(error, kind):
-            return status
-    return 500
+    return next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
 
 
 def body_of(error: BaseException) -> dict[str, Any]:
@@ -82,14 +72,13 @@ def add_handlers(app: FastAPI) -> None:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:] if not _names_a_type(part))[:100]
         if first["type"] == "json_invalid":
-            return JSONResponse(error_body("the body is not valid JSON", "invalid_request_error"), 400)
+            return JSONResponse(error_body("the body is not valid JSON"), 400)
         message = f"{place or 'request'}: {first['msg']}"[:500]
-        return JSONResponse(error_body(message, "invalid_request_error", place or None), 400)
+        return JSONResponse(error_body(message, param=place or None), 400)
 
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> JSONResponse:
-        body = error_body(str(error.detail), "invalid_request_error")
-        return JSONResponse(body, error.status_code, headers=error.headers)
+        return JSONResponse(error_body(str(error.detail)), error.status_code, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def bug(_request: Request, error: Exception) -> JSONResponse:

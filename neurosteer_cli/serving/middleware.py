@@ -1,13 +1,20 @@
-"""What every request passes before anything reads it: the key, the kind of body, its size.
+"""What every request passes before anything reads it: host, key, kind and size of its body; and counts.
 
-Knows ASGI only.
+Knows ASGI and prometheus_client. FastAPI's own `strict_content_type` answers 422 in place of 415, its
+`max_body_size` in another form than OpenAI's, and neither knows a time limit.
 """
 
 import asyncio
 import hmac
-import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Match
+
+from .protocol import error_body
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -16,14 +23,24 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SECONDS_FOR_A_BODY = 30.0
 GUARDED = "/v1"  # paths that need the key, if there is one
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # seconds
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error as OpenAI's API tells it."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+class RefusedError(Exception):
+    """A request that goes no further."""
+
+    def __init__(self, status: int, message: str, code: str) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code = status, message, code
+
+    def response(self) -> JSONResponse:
+        # 408 and 413: the rest of the body is not read
+        headers = {"connection": "close"} if self.status in (408, 413) else None
+        return JSONResponse(error_body(self.message, code=self.code), self.status, headers)
 
 
-class Gate:
+class RequestCheck:
     """Refuses by status and name: 401 no key, 403 another host, 415 not JSON, 413 too large, 408 too slow.
 
     A body is read whole, once.
@@ -44,52 +61,51 @@ class Gate:
         self.app, self.max_bytes, self.api_key, self.hosts = app, max_bytes, api_key, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        host = headers.get(b"host", b"").decode("latin-1")
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            try:
+                self._check_host(headers.get("host", ""))
+                self._check_key(scope["path"], headers.get("authorization", ""))
+                if scope["method"] == "POST":
+                    receive = _replayed(await self._body(headers, receive), receive)
+            except RefusedError as refused:
+                await refused.response()(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _check_host(self, host: str) -> None:
         if self.hosts is not None and _without_port(host) not in self.hosts:
             message = f"host {host[:80]!r} is not served without an API key, only {', '.join(self.hosts)}"
-            await _refuse(send, 403, message, "host_not_allowed")
-            return
-        if self.api_key is not None and scope["path"].startswith(GUARDED):
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + self.api_key.encode()):
-                await _refuse(
-                    send, 401, "a valid API key is needed: Authorization: Bearer KEY", "invalid_api_key"
-                )
-                return
-        if scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        if headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
-            await _refuse(
-                send, 415, "send JSON, with Content-Type: application/json", "unsupported_media_type"
-            )
-            return
-        try:
-            body = await asyncio.wait_for(self._body(headers, receive), SECONDS_FOR_A_BODY)
-        except asyncio.TimeoutError:
-            await _refuse(send, 408, "the request's body did not come", "request_timeout")
-            return
-        if body is None:
-            message = f"the request is larger than {self.max_bytes} bytes"
-            await _refuse(send, 413, message, "request_too_large")
-            return
-        await self.app(scope, _replayed(body, receive), send)
+            raise RefusedError(403, message, "host_not_allowed")
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-        """The body; None if it is too large, or its sender is gone."""
-        said = headers.get(b"content-length", b"")
-        if said.isdigit() and int(said[:19]) > self.max_bytes:
-            return None
-        body = bytearray()
+    def _check_key(self, path: str, authorization: str) -> None:
+        if self.api_key is None or not path.startswith(GUARDED):
+            return
+        if not hmac.compare_digest(authorization.encode(), b"Bearer " + self.api_key.encode()):
+            message = "a valid API key is needed: Authorization: Bearer KEY"
+            raise RefusedError(401, message, "invalid_api_key")
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+            message = "send JSON, with Content-Type: application/json"
+            raise RefusedError(415, message, "unsupported_media_type")
+        try:
+            return await asyncio.wait_for(self._read(headers, receive), SECONDS_FOR_A_BODY)
+        except asyncio.TimeoutError:
+            raise RefusedError(408, "the request's body did not come", "request_timeout") from None
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        too_large = RefusedError(
+            413, f"the request is larger than {self.max_bytes} bytes", "request_too_large"
+        )
+        length, body = headers.get("content-length", ""), bytearray()
+        if length.isdigit() and int(length[:19]) > self.max_bytes:
+            raise too_large
         while True:
             message = await receive()
             body += message.get("body", b"")
-            if message["type"] != "http.request" or len(body) > self.max_bytes:
-                return None
+            if message["type"] != "http.request" or len(body) > self.max_bytes:  # or its sender is gone
+                raise too_large
             if not message.get("more_body"):
                 return bytes(body)
 
@@ -101,22 +117,71 @@ def _without_port(host: str) -> str:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    given = False
+    """What gives the body once, and then what comes after it."""
+    bodies = [body]
 
-    async def again() -> MutableMapping[str, Any]:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+    async def replay() -> MutableMapping[str, Any]:
+        if bodies:
+            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+        return await receive()
 
-    return again
+    return replay
 
 
-async def _refuse(send: Send, status: int, message: str, code: str) -> None:
-    body = json.dumps(error_body(message, "invalid_request_error", code=code)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status in (408, 413):
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+class Metrics:
+    """What one server counts, for Prometheus."""
+
+    def __init__(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+
+        def made(kind: Any, name: str, text: str, *labels: str, **options: Any) -> Any:
+            return kind(f"neurosteer_{name}", text, labels, registry=self.registry, **options)
+
+        self.requests = made(Counter, "requests", "Requests answered.", "endpoint", "status")
+        self.tokens = made(Counter, "tokens", "Tokens read and written.", "kind")
+        self.seconds = made(
+            Histogram, "request_seconds", "From a request to the end of its answer.", buckets=BUCKETS
+        )
+        self.first_token = made(
+            Histogram, "first_text_seconds", "From a request to its first text.", buckets=BUCKETS
+        )
+        self.cancelled = made(Counter, "cancelled", "Requests whose client left before the end.")
+        made(Gauge, "running", "Continuations being written.").set_function(running)
+        made(Gauge, "waiting", "Continuations waiting for a place.").set_function(waiting)
+
+    def note_end(self, usage: dict[str, int], seconds: float) -> None:
+        """Count a request for text that has come to its end."""
+        for kind in ("prompt", "completion"):
+            self.tokens.labels(kind).inc(usage[f"{kind}_tokens"])
+        self.seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class RequestCount:
+    """Counts an application's answers by route and status, those included that never reach a route."""
+
+    def __init__(self, app: App, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
+        self.app, self.metrics, self.routes = app, metrics, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status = 500
+
+        async def noting(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        finally:
+            self.metrics.requests.labels(self._endpoint(scope), str(status)).inc()
+
+    def _endpoint(self, scope: Scope) -> str:
+        # not scope["route"], which a request that was refused has not come to
+        matching = (route for route in self.routes if route.matches(scope)[0] is not Match.NONE)
+        return str(getattr(next(matching, None), "path", "other"))

@@ -1,30 +1,50 @@
-"""Vectors by name: what a request may steer with. A name is looked up, and never becomes a path.
+"""Vectors by name: what a request may steer with, and a card of each. A name never becomes a path.
 
-Knows vector files and alphas; knows nothing of requests.
+Knows vector files, alphas and descriptions of latents; knows nothing of requests.
 """
 
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, NeurosteerError
+from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
+from ..saes.descriptions import find, names
+from ..saes.load import load_sae
 from ..vectors.vector import DEFAULT_ALPHA, MAX_REQUEST_ALPHA, SteeringVector
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+VECTOR_NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+N_LATENTS = 8  # at each hook point
 
 
 class UnknownVectorError(InputError):
     """No vector has that name."""
 
 
-class Catalogue:
+class VectorRegistry:
     """The vectors of one model, by name."""
 
     def __init__(self, shape: ModelShape, model_id: str) -> None:
         self.shape, self.model_id = shape, model_id
         self._vectors: dict[str, SteeringVector] = {}
+
+    @classmethod
+    def of_files(
+        cls, files: Iterable[tuple[Path, SteeringVector]], shape: ModelShape, model_id: str
+    ) -> "VectorRegistry":
+        """Vectors by the names of their files, `.st` left out.
+
+        Raises:
+            InputError: a name that cannot be one, or stands twice.
+            IncompatibleVectorError: a vector of another model.
+        """
+        registry = cls(shape, model_id)
+        for file, vector in files:
+            registry.add(file.stem, vector, str(file))
+        return registry
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._vectors))
@@ -45,15 +65,23 @@ class Catalogue:
             InputError: a name that cannot be one, or is taken.
             IncompatibleVectorError: the vector is another model's.
         """
-        if not NAME.fullmatch(name):
+        if not re.fullmatch(VECTOR_NAME, name):
             raise InputError(
                 f"{where}: {name[:80]!r} cannot be a vector's name; "
                 "use 1 to 64 letters, digits, '_', '-' and '.'"
             )
-        if name in self._vectors:
-            raise InputError(f"{where}: there is a vector named {name!r} already; choose another name")
+        self.check_free(name, where)
         vector.check_fits(self.shape, self.model_id, where)
         self._vectors[name] = vector
+
+    def check_free(self, name: str, where: str) -> None:
+        """Refuse a name that is taken.
+
+        Raises:
+            InputError: it is.
+        """
+        if name in self._vectors:
+            raise InputError(f"{where}: there is a vector named {name!r} already; choose another name")
 
     def alphas(self, model: str, steering: Mapping[str, float]) -> dict[str, float]:
         """What a model's name such as `smollm2+polite:8` and a request's steering come to.
@@ -62,18 +90,18 @@ class Catalogue:
             InputError: another model, a vector named twice, or an alpha that is none.
             UnknownVectorError: no such vector.
         """
-        found: dict[str, float] = {}
+        alphas: dict[str, float] = {}
         for name, alpha in [*self._in_name(model), *steering.items()]:
             self[name]
-            if name in found:
+            if name in alphas:
                 raise InputError(f"vector {name!r} is named twice; give it one alpha")
             if not math.isfinite(alpha) or abs(alpha) > MAX_REQUEST_ALPHA:
                 raise InputError(
-                    f"alpha of {name!r} must be a number from -{MAX_REQUEST_ALPHA:g} "
-                    f"to {MAX_REQUEST_ALPHA:g}, got {alpha:g}"
+                    f"alpha of {name!r} must be a number from -{MAX_REQUEST_ALPHA:g} to "
+                    f"{MAX_REQUEST_ALPHA:g}, got {alpha:g}"
                 )
-            found[name] = alpha
-        return found
+            alphas[name] = alpha
+        return alphas
 
     def _in_name(self, model: str) -> Iterator[tuple[str, float]]:
         if not (model == self.model_id or model.startswith(f"{self.model_id}+")):
@@ -90,10 +118,75 @@ class Catalogue:
             except ValueError as error:
                 raise InputError(f"model {model[:80]!r}: alpha {alpha[:20]!r} is not a number") from error
 
-    def suggested_alpha(self, name: str) -> float:
-        """The alpha that calibration found, or the usual one."""
-        calibration = self[name].metadata.calibration
-        return (calibration and calibration.alpha_up) or DEFAULT_ALPHA
+    # --- cards ---------------------------------------------------------------------------------
+
+    def suggested_model(self, name: str) -> str:
+        """The model's name with a vector, at the alpha suggested for it."""
+        return f"{self.model_id}+{name}:{suggested_alpha(self[name]):g}"
+
+    def card(self, name: str) -> dict[str, Any]:
+        """What there is to say of a vector, latents left out: its sides, places and strength.
+
+        Raises:
+            UnknownVectorError: no such vector.
+        """
+        vector = self[name]
+        metadata, calibration = vector.metadata, vector.metadata.calibration
+        aurocs = [point.auroc for point in metadata.points.values() if point.auroc is not None]
+        calibrated = None
+        if calibration is not None:
+            calibrated = {key: getattr(calibration, key) for key in ("judge", "alpha_up", "alpha_down")}
+        return {
+            "id": name,
+            "object": "vector",
+            "model": self.suggested_model(name),
+            "method": metadata.method,
+            "towards": metadata.positive.label if metadata.positive else None,
+            "away": metadata.negative.label if metadata.negative else None,
+            "n_texts": sum(side.n_texts for side in (metadata.positive, metadata.negative) if side),
+            "hook_points": list(metadata.points),
+            "auroc": sum(aurocs) / len(aurocs) if aurocs else None,
+            "suggested_alpha": suggested_alpha(vector),
+            "calibrated": calibrated,
+            "dose_per_alpha": vector.dose(1.0),
+        }
+
+
+def suggested_alpha(vector: SteeringVector) -> float:
+    """The alpha that calibration found, or the usual one."""
+    calibration = vector.metadata.calibration
+    return (calibration and calibration.alpha_up) or DEFAULT_ALPHA
+
+
+def strongest_latents(vector: SteeringVector, model_id: str) -> list[dict[str, Any]]:
+    """The latents of largest weight at each hook point, named where the SAE's descriptions are at hand."""
+    rows = []
+    for point, latents in vector.latents.items():
+        ids = latents.ids.tolist()[:N_LATENTS]
+        name_of = _names(vector, point, model_id, ids)
+        rates = zip(*latents.firing_rates.tolist(), strict=True)
+        for latent, weight, (towards, away) in zip(ids, latents.weights.tolist(), rates, strict=False):
+            row = {
+                "hook_point": str(point),
+                "latent_id": latent,
+                "weight": round(weight, 4),
+                "fires_towards": round(towards, 4),
+                "fires_away": round(away, 4),
+                "name": name_of.get(latent),
+            }
+            rows.append(row)
+    return rows
+
+
+def _names(vector: SteeringVector, point: HookPoint, model_id: str, ids: list[int]) -> dict[int, str]:
+    sae = vector.metadata.points[str(point)].sae
+    if sae is None:
+        return {}
+    try:
+        loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer, sha256=sae.sha256)
+        return names(find(loaded, model_id), ids)
+    except NeurosteerError:  # not at hand: numbers alone
+        return {}
 
 
 def vector_files(paths: Sequence[Path]) -> list[Path]:
@@ -109,18 +202,3 @@ def vector_files(paths: Sequence[Path]) -> list[Path]:
             raise InputError(f"{path}: no .st file in this folder; `neurosteer fit` writes one")
         found += files
     return found
-
-
-def load_catalogue(
-    files: Iterable[tuple[Path, SteeringVector]], shape: ModelShape, model_id: str
-) -> Catalogue:
-    """Vectors by the names of their files, `.st` left out.
-
-    Raises:
-        InputError: a name that cannot be one, or stands twice.
-        IncompatibleVectorError: a vector of another model.
-    """
-    catalogue = Catalogue(shape, model_id)
-    for file, vector in files:
-        catalogue.add(file.stem, vector, str(file))
-    return catalogue

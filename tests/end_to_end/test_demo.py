@@ -13,8 +13,8 @@ from support.tiny import D_MODEL, tiny_vector
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.serving.app import ServerConfig, create_app
-from neurosteer_cli.serving.completions import Limits, Service
-from neurosteer_cli.serving.registry import Catalogue
+from neurosteer_cli.serving.completions import Completions, Limits
+from neurosteer_cli.serving.registry import VectorRegistry
 from neurosteer_cli.serving.scheduler import Scheduler
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -28,12 +28,12 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def address(engine: Engine) -> Iterator[str]:
-    catalogue = Catalogue(engine.shape, "tiny")
+    registry = VectorRegistry(engine.shape, "tiny")
     for number, name in enumerate(("happy", "polite")):
         push = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(number)) / D_MODEL**0.5
-        catalogue.add(name, tiny_vector(engine.shape, {HookPoint(1): push}), name)
-    service = Service(engine, catalogue, Scheduler(engine), Limits())
-    with running(create_app(service, ServerConfig(page=True, fitting=True))) as found:
+        registry.add(name, tiny_vector(engine.shape, {HookPoint(1): push}), name)
+    completions = Completions(engine, registry, Scheduler(engine), Limits())
+    with running(create_app(completions, ServerConfig(page=True, fitting=True))) as found:
         yield found
 
 

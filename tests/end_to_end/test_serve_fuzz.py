@@ -15,8 +15,8 @@ from support.tiny import D_MODEL, tiny_vector
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.serving.app import ServerConfig, create_app
-from neurosteer_cli.serving.completions import Limits, Service
-from neurosteer_cli.serving.registry import Catalogue
+from neurosteer_cli.serving.completions import Completions, Limits
+from neurosteer_cli.serving.registry import VectorRegistry
 from neurosteer_cli.serving.scheduler import Scheduler
 
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
@@ -38,11 +38,11 @@ REFUSALS = {400, 404, 413, 415}
 
 @pytest.fixture(scope="module")
 def schema(engine: Engine) -> Iterator[Any]:
-    catalogue = Catalogue(engine.shape, "tiny")
-    catalogue.add("polite", tiny_vector(engine.shape, {HookPoint(1): torch.ones(D_MODEL)}), "polite")
+    registry = VectorRegistry(engine.shape, "tiny")
+    registry.add("polite", tiny_vector(engine.shape, {HookPoint(1): torch.ones(D_MODEL)}), "polite")
     scheduler = Scheduler(engine)
-    service = Service(engine, catalogue, scheduler, Limits(max_new_tokens=64, seconds=20))
-    with running(create_app(service, ServerConfig(fitting=True))) as address:
+    completions = Completions(engine, registry, scheduler, Limits(max_new_tokens=64, seconds=20))
+    with running(create_app(completions, ServerConfig(fitting=True))) as address:
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 

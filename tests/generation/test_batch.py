@@ -128,7 +128,10 @@ def test_an_empty_batch_steps_to_nothing(llama: Engine) -> None:
 
 
 def test_columns_of_pads_alone_are_let_go(llama: Engine) -> None:
-    long, short = continuation(0, ids=[5] * 70, max_new_tokens=1), continuation(1, ids=[5, 6], max_new_tokens=5)
+    long, short = (
+        continuation(0, ids=[5] * 70, max_new_tokens=1),
+        continuation(1, ids=[5, 6], max_new_tokens=5),
+    )
     batch = Batch(llama)
     batch.join([long, short])
     batch.step()

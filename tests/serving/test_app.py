@@ -23,10 +23,10 @@ from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.generation.text import TextStream
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
-from neurosteer_cli.serving import middleware as gate
+from neurosteer_cli.serving import middleware
 from neurosteer_cli.serving.app import ServerConfig, create_app
-from neurosteer_cli.serving.completions import Limits, Service
-from neurosteer_cli.serving.registry import Catalogue
+from neurosteer_cli.serving.completions import Completions, Limits
+from neurosteer_cli.serving.registry import VectorRegistry
 from neurosteer_cli.serving.scheduler import Scheduler
 from neurosteer_cli.vectors.vector import SteeringVector
 
@@ -52,25 +52,25 @@ def served(
     max_waiting: int = 64,
     limits: Limits = Limits(),  # noqa: B008  frozen
     **options: Any,
-) -> Iterator[tuple[str, Service]]:
-    catalogue = Catalogue(engine.shape, "tiny")
+) -> Iterator[tuple[str, Completions]]:
+    registry = VectorRegistry(engine.shape, "tiny")
     for name, vector in vectors.items():
-        catalogue.add(name, vector, name)
+        registry.add(name, vector, name)
     scheduler = Scheduler(engine, max_batch=max_batch, max_waiting=max_waiting)
-    service = Service(engine, catalogue, scheduler, limits)
-    with running(create_app(service, ServerConfig(**options))) as address:
-        yield address, service
+    completions = Completions(engine, registry, scheduler, limits)
+    with running(create_app(completions, ServerConfig(**options))) as address:
+        yield address, completions
     assert not scheduler.is_alive
 
 
 @pytest.fixture(scope="module")
-def server(engine: Engine, vectors: dict[str, SteeringVector]) -> Iterator[tuple[str, Service]]:
+def server(engine: Engine, vectors: dict[str, SteeringVector]) -> Iterator[tuple[str, Completions]]:
     with served(engine, vectors) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def client(server: tuple[str, Service]) -> Iterator[openai.OpenAI]:
+def client(server: tuple[str, Completions]) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server[0]}/v1", api_key="unused", max_retries=0) as found:
         yield found
 
@@ -305,11 +305,11 @@ def test_who_finds_no_room_to_wait_is_told_when_to_come_again(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = hold_the_model(monkeypatch)
-    with served(engine, vectors, max_batch=1, max_waiting=2) as (address, service):
+    with served(engine, vectors, max_batch=1, max_waiting=2) as (address, completions):
         body = {"model": "tiny", "prompt": "x", "max_tokens": 2}
         with ThreadPoolExecutor(3) as pool:
             taken = [pool.submit(post, address, "/v1/completions", body) for _ in range(3)]
-            wait_for(lambda: service.scheduler.n_running == 1 and service.scheduler.n_waiting == 2)
+            wait_for(lambda: completions.scheduler.n_running == 1 and completions.scheduler.n_waiting == 2)
             refused = post(address, "/v1/completions", body)
             assert refused.status_code == 429
             assert 1 <= int(refused.headers["retry-after"]) <= 60
@@ -322,7 +322,7 @@ def test_a_request_is_given_up_when_its_time_is_over(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.05)
-    with served(engine, vectors, limits=Limits(seconds=0.2)) as (address, service):
+    with served(engine, vectors, limits=Limits(seconds=0.2)) as (address, completions):
         body = {"model": "tiny", "prompt": "x", "max_tokens": 100, "temperature": 0}
         late = post(address, "/v1/completions", body)
         assert late.status_code == 504
@@ -330,23 +330,23 @@ def test_a_request_is_given_up_when_its_time_is_over(
         streamed = post(address, "/v1/completions", {**body, "stream": True})
         events = streamed.text.strip().split("\n\n")
         assert "the time limit of a request is over" in events[-1]
-        wait_for(lambda: service.scheduler.n_running == 0)
+        wait_for(lambda: completions.scheduler.n_running == 0)
 
 
 def test_a_client_that_leaves_is_written_for_no_further(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.02)
-    with served(engine, vectors) as (address, service):
+    with served(engine, vectors) as (address, completions):
         body = {"model": "tiny", "prompt": "x", "max_tokens": 110, "temperature": 0}
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/completions", json=body, timeout=0.3)
-        wait_for(lambda: service.scheduler.n_running == 0, seconds=1.2)
+        wait_for(lambda: completions.scheduler.n_running == 0, seconds=1.2)
         with httpx.stream("POST", f"{address}/v1/completions", json={**body, "stream": True}) as answer:
             next(answer.iter_lines())
-            assert service.scheduler.n_running == 1
-        wait_for(lambda: service.scheduler.n_running == 0, seconds=1.2)
-        assert 0 < service.scheduler.n_tokens_written < 150
+            assert completions.scheduler.n_running == 1
+        wait_for(lambda: completions.scheduler.n_running == 0, seconds=1.2)
+        assert 0 < completions.scheduler.n_tokens_written < 150
         assert "neurosteer_cancelled_total 2.0" in httpx.get(f"{address}/metrics").text
 
 
@@ -356,9 +356,9 @@ def test_shutting_down_finishes_what_runs(
     slow(monkeypatch, 0.02)
     body = {"model": "tiny", "prompt": "x", "max_tokens": 20, "temperature": 0}
     with ThreadPoolExecutor(1) as pool:
-        with served(engine, vectors) as (address, service):
+        with served(engine, vectors) as (address, completions):
             answer = pool.submit(post, address, "/v1/completions", body)
-            wait_for(lambda: service.scheduler.n_running == 1)
+            wait_for(lambda: completions.scheduler.n_running == 1)
         assert answer.result().status_code == 200
         assert answer.result().json()["usage"]["completion_tokens"] > 0
 
@@ -367,9 +367,9 @@ def test_a_text_that_cannot_be_finished_in_time_is_answered_all_the_same(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.05)
-    catalogue = Catalogue(engine.shape, "tiny")
+    registry = VectorRegistry(engine.shape, "tiny")
     scheduler = Scheduler(engine)
-    app = create_app(Service(engine, catalogue, scheduler, Limits()))
+    app = create_app(Completions(engine, registry, scheduler, Limits()))
     body = {"model": "tiny", "prompt": "x", "max_tokens": 110, "temperature": 0}
     with running(app) as address, ThreadPoolExecutor(2) as pool:
         whole = pool.submit(post, address, "/v1/completions", body)
@@ -389,17 +389,19 @@ def test_newcomers_do_not_starve_those_that_are_being_written(
 ) -> None:
     slow(monkeypatch, 0.005)
     stop = threading.Event()
-    with served(engine, vectors) as (address, service), ThreadPoolExecutor(7) as pool:
+    with served(engine, vectors) as (address, completions), ThreadPoolExecutor(7) as pool:
 
         def hurry() -> None:
             while not stop.is_set():
                 post(address, "/v1/completions", {**PLAIN, "max_tokens": 1})
 
         others = [pool.submit(hurry) for _ in range(6)]
-        wait_for(lambda: service.scheduler.n_tokens_written > 10)
-        before = service.scheduler.n_tokens_written
+        wait_for(lambda: completions.scheduler.n_tokens_written > 10)
+        before = completions.scheduler.n_tokens_written
         answer = post(address, "/v1/completions", {**PLAIN, "max_tokens": 30, "temperature": 0})
-        n_others = service.scheduler.n_tokens_written - before - answer.json()["usage"]["completion_tokens"]
+        n_others = (
+            completions.scheduler.n_tokens_written - before - answer.json()["usage"]["completion_tokens"]
+        )
         stop.set()
         for other in others:
             other.result()
@@ -488,7 +490,7 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
     ],
 )
 def test_bad_completions_are_refused_by_name(
-    server: tuple[str, Service], changes: dict[str, Any], status: int, message: str
+    server: tuple[str, Completions], changes: dict[str, Any], status: int, message: str
 ) -> None:
     found = post(server[0], "/v1/completions", {**PLAIN, **changes})
     assert (found.status_code, found.json()["error"]["type"]) == (status, "invalid_request_error")
@@ -506,7 +508,7 @@ def test_bad_completions_are_refused_by_name(
     ],
 )
 def test_other_bad_requests_are_refused_by_name(
-    server: tuple[str, Service], path: str, body: Any, status: int, message: str
+    server: tuple[str, Completions], path: str, body: Any, status: int, message: str
 ) -> None:
     found = post(server[0], f"/v1/{path}", body)
     assert (found.status_code, found.json()["error"]["type"]) == (status, "invalid_request_error")
@@ -529,14 +531,14 @@ def test_other_bad_requests_are_refused_by_name(
     ],
 )
 def test_bodies_that_are_no_request_are_refused(
-    server: tuple[str, Service], content: bytes, kind: str, status: int
+    server: tuple[str, Completions], content: bytes, kind: str, status: int
 ) -> None:
     answer = httpx.post(f"{server[0]}/v1/completions", content=content, headers={"content-type": kind})
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
 
 
-def test_a_body_that_comes_in_pieces_is_counted_too(server: tuple[str, Service]) -> None:
+def test_a_body_that_comes_in_pieces_is_counted_too(server: tuple[str, Completions]) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(30):
             yield b" " * 100_000
@@ -546,7 +548,7 @@ def test_a_body_that_comes_in_pieces_is_counted_too(server: tuple[str, Service])
     assert answer.status_code == 413
 
 
-def test_unknown_paths_and_methods_are_refused_in_the_same_form(server: tuple[str, Service]) -> None:
+def test_unknown_paths_and_methods_are_refused_in_the_same_form(server: tuple[str, Completions]) -> None:
     assert httpx.get(f"{server[0]}/v1/nothing").json()["error"]["message"] == "Not Found"
     assert httpx.get(f"{server[0]}/v1/completions").status_code == 405
     assert httpx.get(f"{server[0]}/v1/vectors/..%2F..%2Fetc%2Fpasswd").status_code == 404
@@ -570,16 +572,16 @@ def test_a_key_is_asked_for_under_v1_only(engine: Engine, vectors: dict[str, Ste
 def test_a_vector_of_another_model_is_refused_before_anything_is_served(
     engine: Engine, vectors: dict[str, SteeringVector]
 ) -> None:
-    catalogue = Catalogue(engine.shape.model_copy(update={"d_model": 8}), "other")
+    registry = VectorRegistry(engine.shape.model_copy(update={"d_model": 8}), "other")
     with pytest.raises(IncompatibleVectorError, match=r"^polite\.st was fitted on 'tiny'"):
-        catalogue.add("polite", vectors["polite"], "polite.st")
-    catalogue = Catalogue(engine.shape, "tiny")
+        registry.add("polite", vectors["polite"], "polite.st")
+    registry = VectorRegistry(engine.shape, "tiny")
     for name in ("", "../x", ".hidden", "a b", "x" * 65, "a+b", "a:b"):
         with pytest.raises(InputError, match="cannot be a vector's name"):
-            catalogue.add(name, vectors["polite"], "file")
-    catalogue.add("polite", vectors["polite"], "file")
+            registry.add(name, vectors["polite"], "file")
+    registry.add("polite", vectors["polite"], "file")
     with pytest.raises(InputError, match="there is a vector named 'polite' already"):
-        catalogue.add("polite", vectors["polite"], "file")
+        registry.add("polite", vectors["polite"], "file")
 
 
 def test_without_a_key_it_is_asked_for_under_its_own_names_only(
@@ -595,9 +597,9 @@ def test_without_a_key_it_is_asked_for_under_its_own_names_only(
 
 
 def test_a_body_that_does_not_come_is_not_waited_for_long(
-    server: tuple[str, Service], monkeypatch: pytest.MonkeyPatch
+    server: tuple[str, Completions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "SECONDS_FOR_A_BODY", 0.2)
+    monkeypatch.setattr(middleware, "SECONDS_FOR_A_BODY", 0.2)
     host, port = server[0].removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(
@@ -623,7 +625,9 @@ def test_health_and_metrics_tell_what_happened(engine: Engine, vectors: dict[str
     assert 'neurosteer_tokens_total{kind="completion"} 3.0' in lines
 
 
-def test_vectors_and_doses_are_told(server: tuple[str, Service], vectors: dict[str, SteeringVector]) -> None:
+def test_vectors_and_doses_are_told(
+    server: tuple[str, Completions], vectors: dict[str, SteeringVector]
+) -> None:
     listed = httpx.get(f"{server[0]}/v1/vectors").json()
     assert [one["id"] for one in listed["data"]] == ["happy", "polite"]
     assert listed["can_fit"] is False
@@ -643,7 +647,7 @@ def test_a_vector_is_fitted_used_and_sent(
         "positive": [f"aaa bbb aab {'ab' * n} number {n}" for n in range(20)],
         "negative": [f"zzz yyy zzy {'zy' * n} number {n}" for n in range(20)],
     }  # fmt: skip
-    with served(engine, vectors, fitting=True) as (address, service):
+    with served(engine, vectors, fitting=True) as (address, completions):
         found = post(address, "/v1/vectors", form).json()
         assert (found["id"], found["towards"], found["away"], found["n_texts"]) == ("ab", "ab", "not-ab", 40)
         assert found["warnings"]
@@ -656,7 +660,7 @@ def test_a_vector_is_fitted_used_and_sent(
         assert plain.json()["choices"][0]["text"] != steered.json()["choices"][0]["text"]
         file = tmp_path / "ab.st"
         file.write_bytes(httpx.get(f"{address}/v1/vectors/ab/file").content)
-        loaded, own = SteeringVector.load(file), service.catalogue["ab"]
+        loaded, own = SteeringVector.load(file), completions.registry["ab"]
         assert loaded.metadata == own.metadata
         assert all(torch.equal(loaded.pushes[point], push) for point, push in own.pushes.items())
         again = post(address, "/v1/vectors", form)
@@ -679,16 +683,16 @@ def test_texts_are_written_while_a_vector_is_fitted_and_no_two_vectors_at_once(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    breathe, begun = Scheduler.breathe, threading.Event()
+    yield_to_batch, begun = Scheduler.yield_to_batch, threading.Event()
 
     def noted(scheduler: Scheduler) -> None:
         begun.set()
         time.sleep(0.5)
         before = scheduler.n_tokens_written
-        breathe(scheduler)
+        yield_to_batch(scheduler)
         written.append(scheduler.n_tokens_written - before)
 
-    monkeypatch.setattr(Scheduler, "breathe", noted)
+    monkeypatch.setattr(Scheduler, "yield_to_batch", noted)
     form = {
         "method": "diffmean", "positive": [f"aaa {'b' * 30} {n}" for n in range(40)],
         "negative": [f"zzz {'y' * 30} {n}" for n in range(40)],
@@ -706,43 +710,43 @@ def test_texts_are_written_while_a_vector_is_fitted_and_no_two_vectors_at_once(
 def test_a_fit_ends_when_its_client_leaves(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breathe = Scheduler.breathe
+    yield_to_batch = Scheduler.yield_to_batch
 
     def slowly(scheduler: Scheduler) -> None:
         time.sleep(0.3)
-        breathe(scheduler)
+        yield_to_batch(scheduler)
 
     texts = [f"{'b' * 60} {n}" for n in range(300)]
     form = {"name": "ab", "method": "diffmean", "positive": texts, "negative": [f"{one} z" for one in texts]}
-    with served(engine, vectors, fitting=True) as (address, service):
+    with served(engine, vectors, fitting=True) as (address, completions):
         with monkeypatch.context() as patch:
-            patch.setattr(Scheduler, "breathe", slowly)
+            patch.setattr(Scheduler, "yield_to_batch", slowly)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{address}/v1/vectors", json=form, timeout=0.5)
             time.sleep(1.2)  # till that is seen, and the batch at hand is read
         few = {**form, "positive": texts[:20], "negative": [f"{one} z" for one in texts[:20]]}
         again = post(address, "/v1/vectors", few)  # neither busy nor is the name taken
         assert (again.status_code, again.json().get("n_texts")) == (200, 40)
-        assert len(service.catalogue) == 3
+        assert len(completions.registry) == 3
 
 
 def test_a_fit_ends_when_the_server_does(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breathe = Scheduler.breathe
+    yield_to_batch = Scheduler.yield_to_batch
 
     def slowly(scheduler: Scheduler) -> None:
         time.sleep(0.3)
-        breathe(scheduler)
+        yield_to_batch(scheduler)
 
-    monkeypatch.setattr(Scheduler, "breathe", slowly)
+    monkeypatch.setattr(Scheduler, "yield_to_batch", slowly)
     texts = [f"{'b' * 60} {n}" for n in range(300)]
     form = {"name": "ab", "method": "diffmean", "positive": texts, "negative": [f"{one} z" for one in texts]}
-    with ThreadPoolExecutor(1) as pool, served(engine, vectors, fitting=True) as (address, service):
+    with ThreadPoolExecutor(1) as pool, served(engine, vectors, fitting=True) as (address, completions):
         fitted = pool.submit(post, address, "/v1/vectors", form)
         time.sleep(0.5)
         start = time.monotonic()
-        service.scheduler.close(0.1)
+        completions.scheduler.close(0.1)
         assert time.monotonic() - start < 3
         assert fitted.result().status_code == 503
 

@@ -34,10 +34,10 @@ def demo(
 
     listener = bound("127.0.0.1", port)
     if vectors or model not in (None, DEFAULT_MODEL):
-        engine, catalogue = load(vectors or [], model, dtype, device)
+        engine, registry = load(vectors or [], model, dtype, device)
     else:
         with as_file(files("neurosteer_cli.vectors") / "bundled") as folder:
-            engine, catalogue = load([folder], model, dtype, device)
+            engine, registry = load([folder], model, dtype, device)
 
     def open_page(address: str) -> None:
         if browser:
@@ -47,7 +47,7 @@ def demo(
 
     run(
         engine,
-        catalogue,
+        registry,
         ServerConfig(page=True, fitting=True, hosts=LOOPBACK, shutdown_seconds=5),
         listener,
         listening=open_page,

@@ -56,10 +56,10 @@ def serve(
     from ...serving.app import ServerConfig
 
     listener = bound(host, port)
-    engine, catalogue = load(vectors or [], model, dtype, device)
+    engine, registry = load(vectors or [], model, dtype, device)
     run(
         engine,
-        catalogue,
+        registry,
         ServerConfig(
             max_bytes=max_bytes,
             api_key=api_key,

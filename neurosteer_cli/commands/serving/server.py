@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ...models.engine import Engine
     from ...serving.app import ServerConfig
-    from ...serving.registry import Catalogue
+    from ...serving.registry import VectorRegistry
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 MAX_CONNECTIONS = 1024
@@ -48,22 +48,22 @@ def check_installed() -> None:
         )
 
 
-def load(paths: list[Path], model: str | None, dtype: str, device: str) -> "tuple[Engine, Catalogue]":
+def load(paths: list[Path], model: str | None, dtype: str, device: str) -> "tuple[Engine, VectorRegistry]":
     """The vectors, and the model named or their own; every file is read before the model is."""
     from ...models.resolve import DEFAULT_MODEL
-    from ...serving.registry import load_catalogue, vector_files
+    from ...serving.registry import VectorRegistry, vector_files
     from ...vectors.vector import SteeringVector
 
     files = vector_files(paths)
     vectors = [SteeringVector.load(file) for file in files]
     engine = load_engine(model, files, vectors, dtype, device)
     name = engine.model_id if engine.model_id == DEFAULT_MODEL else Path(engine.model_id).name
-    return engine, load_catalogue(zip(files, vectors, strict=True), engine.shape, name)
+    return engine, VectorRegistry.of_files(zip(files, vectors, strict=True), engine.shape, name)
 
 
 def run(
     engine: "Engine",
-    catalogue: "Catalogue",
+    registry: "VectorRegistry",
     options: "ServerConfig",
     listener: socket.socket,
     *,
@@ -82,7 +82,7 @@ def run(
     import uvicorn
 
     from ...serving.app import create_app
-    from ...serving.completions import Limits, Service
+    from ...serving.completions import Completions, Limits
     from ...serving.scheduler import Scheduler
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -90,7 +90,7 @@ def run(
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     scheduler = Scheduler(engine, max_batch=max_batch, max_waiting=max_waiting)
     limits = Limits(max_new_tokens=max_new_tokens, seconds=time_limit)
-    app = create_app(Service(engine, catalogue, scheduler, limits), options)
+    app = create_app(Completions(engine, registry, scheduler, limits), options)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -105,10 +105,10 @@ def run(
             threading.Thread(target=scheduler.close, args=(options.shutdown_seconds,)).start()
             super().handle_exit(sig, frame)
 
-    names = ", ".join(catalogue) or "no vector"
+    names = ", ".join(registry) or "no vector"
     numbers = str(engine.dtype).removeprefix("torch.")
     place = address if options.page else f"{address}/v1"
-    console.note(f"serving {catalogue.model_id} ({numbers}) with {names} on {place}; Ctrl-C ends it")
+    console.note(f"serving {registry.model_id} ({numbers}) with {names} on {place}; Ctrl-C ends it")
     if host not in LOOPBACK and options.api_key is None:
         console.warn(f"{host} may be reached from other machines, and no --api-key is set")
     listening(address)
