@@ -47,20 +47,16 @@ def replace_file(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: the file cannot be written (full disk, no permission).
     """
-    try:
+    with writing(target):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot write ({error.strerror})") from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        _keep_mode(temporary, target)
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot write ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else _plain_mode())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def check_new_folder(target: Path) -> None:
@@ -84,17 +80,30 @@ def make_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or `target` exists and is not to be replaced.
     """
+    with (
+        writing(target),
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place,
+    ):
+        part = Path(place) / target.name  # with a plain folder's permissions, not a private one's
+        part.mkdir()
+        yield part
+        for path in part.rglob("*"):  # a writer of its own kind may have made a private file
+            if path.is_file():
+                path.chmod(_plain_mode())
+        if replace and target.exists():
+            shutil.rmtree(target)
+        part.replace(target)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Name `target` where the operating system refuses to write.
+
+    Raises:
+        OutputError: in place of an OSError of the body.
+    """
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
-            part = Path(place) / target.name  # with a plain folder's permissions, not a private one's
-            part.mkdir()
-            yield part
-            for path in part.rglob("*"):  # a writer of its own kind may have made a private file
-                if path.is_file():
-                    path.chmod(_plain_mode())
-            if replace and target.exists():
-                shutil.rmtree(target)
-            part.replace(target)
+        yield
     except OSError as error:
         raise OutputError(f"{target}: cannot write ({error.strerror or error})") from error
 
@@ -120,17 +129,8 @@ def spooled(source: str) -> Iterator[str]:
         yield file.name
 
 
-def _keep_mode(temporary: Path, target: Path) -> None:
-    """Give the new file the old one's permissions, or those a plain `open` would have given."""
-    temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else _plain_mode())
-
-
 def _plain_mode() -> int:
     """The permissions a plain `open` gives a new file."""
-    return 0o666 & ~_mask()
-
-
-def _mask() -> int:
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

