@@ -147,12 +147,19 @@ def effect_against_cost(results: Results, judges: Sequence[str]) -> Figure | Non
         measure.set_axis(axes, "y", results)
         axes.label_outer()
         for baseline, look, group in _series(results):
-            for result in group:
+            for place, result in enumerate(group):
                 x, y = known(costs[0].read(result)), known(measure.read(result))
                 if draw(axes, [(x, y)], look) and x and y and baseline is None:
                     alpha = single_alpha(result)
                     name = _short(result.condition.label) if alpha is None else f"{alpha:+g}"
-                    axes.annotate(name, (x.value, y.value), (5, 7), textcoords="offset points", va="center")
+                    beside = (5, (7, -7)[place % 2])  # neighbours on different sides
+                    at: dict[str, Any] = {
+                        "xytext": beside,
+                        "textcoords": "offset points",
+                        "va": "center",
+                        "fontsize": 8,
+                    }
+                    axes.annotate(name, (x.value, y.value), **at)
     return finished(figure, "Effect against cost, a point for each setting")
 
 
@@ -165,7 +172,9 @@ def _series(results: Results) -> list[tuple[str | None, Look, list[ConditionResu
         name = " + ".join(result.condition.vectors) or "generations"
         curves.setdefault(f"{name}, {result.condition.positions}" if several else name, []).append(result)
     looks = [look | {"label": _short(name, 40)} for look, name in zip(cycle(CURVES), curves, strict=False)]
-    series = [(None, *pair) for pair in zip(looks, curves.values(), strict=True)]
+    series: list[tuple[str | None, Look, list[ConditionResult]]] = [
+        (None, *pair) for pair in zip(looks, curves.values(), strict=True)
+    ]
     for baseline, look in BASELINES.items():
         group = [result for result in results if result.condition.baseline == baseline]
         series += [(baseline, look, sorted(group, key=_alpha))] if group else []

@@ -47,8 +47,8 @@ _VARIABLES |= {look["color"]: f"look-{name}" for name, look in BASELINES.items()
 @contextmanager
 def style() -> Iterator[None]:
     """The same look and the same bytes whatever the person's own settings of matplotlib."""
-    look = ["default", Path(__file__).with_name("templates") / "charts.mplstyle"]
-    with matplotlib.style.context(look, after_reset=True), warnings.catch_warnings():
+    look = Path(__file__).with_name("templates") / "charts.mplstyle"
+    with matplotlib.style.context(["default", str(look)], after_reset=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has it
         yield
 
@@ -116,13 +116,17 @@ def as_cost(axes: Axes, which: Which, costs: Iterable[Number], limit: float | No
 
 def guide(axes: Axes, which: Which, at: float, text: str) -> None:
     """A dotted line across the panel, and at its end what it stands for."""
-    line: dict[str, Any] = {"color": INK, "linestyle": (0, (2, 2)), "linewidth": 0.8}
+    line = axes.axvline if which == "x" else axes.axhline
+    line(at, color=INK, linestyle=(0, (2, 2)), linewidth=0.8)
+    end: dict[str, Any] = {
+        "xy": (1, at),
+        "xycoords": ("axes fraction", "data"),
+        "xytext": (-2, 2),
+        "ha": "right",
+    }
     if which == "x":
-        axes.axvline(at, **line)
-        axes.text(at, 0.98, f" {text}", transform=axes.get_xaxis_transform(), fontsize=8, va="top")
-    else:
-        axes.axhline(at, **line)
-        axes.text(1, at, text, transform=axes.get_yaxis_transform(), fontsize=8, ha="right", va="bottom")
+        end = {"xy": (at, 1), "xycoords": ("data", "axes fraction"), "xytext": (3, -3), "va": "top"}
+    axes.annotate(text, textcoords="offset points", fontsize=8, **end)
 
 
 def finished(figure: Figure, title: str) -> Figure:
@@ -157,7 +161,7 @@ def inline_svg(figure: Figure, ident: str) -> str:
     drawing = re.sub("<[^>]+>", adapted, _picture(figure, "svg").decode())
     whole = re.search(r'(viewBox="[^"]+")[^>]*>\s*<defs>\s*<style.*?</defs>(.*)', drawing, re.DOTALL)
     box, content = whole.groups() if whole else ("", drawing)
-    title = f'<title id="{ident}-title">{escape(figure.get_label())}</title>'
+    title = f'<title id="{ident}-title">{escape(str(figure.get_label()))}</title>'
     return f'<svg {box} role="img" aria-labelledby="{ident}-title">{title}{content}'
 
 

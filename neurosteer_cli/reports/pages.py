@@ -171,5 +171,6 @@ def environment() -> Environment:
         # a `str` and no Markup, which comes of templates and charts
         finalize=lambda value: tables.showable(value) if type(value) is str else value,
     )
-    found.filters |= {name: getattr(tables, name) for name in ("interval", "percent_within", "fixed_within")}
+    for written in (tables.showable, tables.interval, tables.percent_within, tables.fixed_within):
+        found.filters[written.__name__] = written
     return found

@@ -66,7 +66,7 @@ def fixed_within(estimate: Estimate, digits: int = 2) -> str:
 def effect(result: ConditionResult, judge: str) -> Estimate | None:
     """The share of texts a judge finds positive; the mean score of a judge that gives no share."""
     judged = result.judges.get(judge)
-    return judged and (known(judged.rate) or known(judged.mean))
+    return (known(judged.rate) or known(judged.mean)) if judged else None
 
 
 def single_alpha(result: ConditionResult) -> float | None:
@@ -223,7 +223,7 @@ def _number(
 ) -> Column:
     def cell(row: Any) -> Cell | None:
         estimate = known(read(row))
-        return estimate and write(estimate)
+        return write(estimate) if estimate else None
 
     return Column(group, heading, cell)
 
