@@ -18,8 +18,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from ...errors import InputError, OutputError
-from ...files import replace_file
+from ...errors import InputError
+from ...files import replace_file, writing
 from ...models.engine import Engine, Tokens
 from ...models.hooks import HookPoint
 from ...models.residuals import usual
@@ -116,15 +116,13 @@ class ActivationStore:
     def _take(self, resid: Tensor, group: list[Tokens], n_rows: int) -> None:
         """Append a group's residuals [n, n_points, d_model] to the file, up to n_rows, and note it down."""
         rows = self._scaled(resid)[: n_rows - self.state.n_rows].to(torch.float16).contiguous()
-        try:
-            with self.rows_file.open("r+b" if self.rows_file.exists() else "w+b") as file:
-                file.truncate(self.state.n_rows * self.row_bytes)  # what a killed run wrote beyond
-                file.seek(0, os.SEEK_END)
-                file.write(rows.view(torch.uint8).numpy().data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OutputError(f"{self.rows_file}: cannot write ({error.strerror})") from error
+        mode = "r+b" if self.rows_file.exists() else "w+b"
+        with writing(self.rows_file), self.rows_file.open(mode) as file:
+            file.truncate(self.state.n_rows * self.row_bytes)  # what a killed run wrote beyond
+            file.seek(0, os.SEEK_END)
+            file.write(rows.view(torch.uint8).numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
         self._note(
             n_rows=self.state.n_rows + len(rows),
             n_sequences=self.state.n_sequences + len(group),

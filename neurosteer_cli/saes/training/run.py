@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ...data.corpus import Part, documents
-from ...errors import InputError, OutputError
-from ...files import make_folder, replace_file
+from ...errors import InputError
+from ...files import make_folder, replace_file, writing
 from ...models.engine import Engine, Tokens
 from ...models.hooks import HookPoint
 from ...models.residuals import packed
@@ -74,10 +74,8 @@ class Training:
         """Note the configuration in a new folder, or hold it against the one noted there."""
         note = self.state_folder / "settings.json"
         if not note.exists():
-            try:
+            with writing(self.folder):
                 self.state_folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"{self.folder}: cannot write ({error.strerror})") from error
             with replace_file(note) as temporary:
                 temporary.write_text(json.dumps(asdict(self.config)))
             return True
