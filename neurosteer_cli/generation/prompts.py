@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.records import Located, chat_messages, string_value
+from ..data.prompts import as_prompt
+from ..data.records import Located
 from ..errors import InputError
 from ..models.engine import Engine
 
@@ -56,15 +57,11 @@ def tokenize(
 def _prompt(
     located: Located, engine: Engine, as_chat: bool, system: str | None, instruction: str | None
 ) -> Prompt:
-    record = located.record
-    if "messages" not in record and not as_chat:
-        text = string_value(located, "prompt")
-        read = text if instruction is None else f"{instruction}\n{text}"
-        return Prompt(record, text, engine.prompt_ids(read, located.where))
-    if "messages" in record:
-        messages = list(chat_messages(located))
-    else:
-        messages = [{"role": "user", "content": string_value(located, "prompt")}]
+    record, given = located.record, as_prompt(located)
+    if isinstance(given, str) and not as_chat:
+        read = given if instruction is None else f"{instruction}\n{given}"
+        return Prompt(record, given, engine.prompt_ids(read, located.where))
+    messages = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
     if above := "\n".join(part for part in (system, instruction) if part is not None):
         messages = [{"role": "system", "content": above}, *messages]
     rendered = engine.chat(messages, located.where)

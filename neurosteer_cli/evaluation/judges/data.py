@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...data.records import STDIN, as_passage, read_records
+from ...data.records import STDIN, read_passages
 from ...data.sides import text_hash
 from ...errors import InputError
 from .encoders import MINILM, MINILM_TOKENS, MINILM_WHEEL, Encoder, embed, load_encoder, minilm_folder
@@ -125,7 +125,7 @@ def _read_sides(sources: tuple[str, str], leave_out: frozenset[int]) -> tuple[_S
     sides = (_Side(sources[0]), _Side(sources[1]))
     seen: dict[int, tuple[_Side, str]] = {}  # hash -> where it stood first: side, file:line
     for side in sides:
-        for passage in map(as_passage, read_records(side.source)):
+        for passage in read_passages(side.source):
             side.n_records += 1
             key = text_hash(passage.text)
             first_side, first = seen.setdefault(key, (side, passage.where))
