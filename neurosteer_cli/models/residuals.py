@@ -20,12 +20,13 @@ OUTLIER = 5.0  # times the median norm
 
 
 def packed(engine: Engine, documents: Iterable[str], context: int) -> Iterator[Tokens]:
-    """Yield sequences of `context` tokens, the last one maybe shorter, from documents end to end.
+    """Yield sequences of `context` tokens, the model's own at most, from documents end to end.
 
-    Documents are parted by the tokenizer's end-of-text token, where it has one. Position 0 of a
-    sequence (an attention sink) and special tokens do not count. The memory is that of some
-    hundred documents.
+    Documents are parted by the tokenizer's end-of-text token, where it has one. The last sequence may
+    be shorter. Position 0 of a sequence (an attention sink) and special tokens do not count. The
+    memory is that of some hundred documents.
     """
+    context = min(context, engine.max_tokens)
     special = set(engine.tokenizer.all_special_ids)
     parting = [engine.tokenizer.eos_token_id] if engine.tokenizer.eos_token_id is not None else []
     waiting: list[int] = []

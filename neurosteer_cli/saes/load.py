@@ -70,25 +70,42 @@ def find_saes(
     return {sae.hook_point: sae for sae in saes}
 
 
+def nearest_saes(
+    sae_id: str, *, model_id: str, points: Iterable[HookPoint]
+) -> dict[HookPoint, SparseAutoencoder]:
+    """For each hook point the SAE of a family whose block is nearest to it; the SAE itself if it is one.
+
+    Raises:
+        SAEError: as `load_sae`.
+    """
+    family = sae_layers(sae_id, model_id=model_id)
+    found = {}
+    for point in points:
+        layer = min(family, key=lambda layer: abs(layer - point.layer), default=None)
+        found[point] = load_sae(sae_id, model_id=model_id, layer=layer)
+    return found
+
+
 def open_saes(
     saes: Mapping[HookPoint, SparseAutoencoder],
     engine: "Engine",
     *,
+    name: str | None = None,
     warn: Callable[[str], None] = lambda _warning: None,
 ) -> dict[HookPoint, SparseAutoencoder]:
     """The same SAEs on an engine's device, held against its model.
 
     Args:
-        warn: told where the SAE was trained on a model of another name.
+        name: what errors call the model; its id if not given.
+        warn: told where an SAE was trained on a model of another name.
 
     Raises:
         SAEError: an SAE is of another width, or of a block that the model does not have.
     """
-    _check_blocks(saes, engine.model_id, engine.shape.n_layers)
+    name = name or engine.model_id
+    _check_blocks(saes, name, engine.shape.n_layers)
     for sae in saes.values():
-        for warning in check_fits(
-            sae, model_id=engine.model_id, model_names=engine.model_names, d_model=engine.d_model
-        ):
+        for warning in check_fits(sae, model_id=name, model_names=engine.model_names, d_model=engine.d_model):
             warn(warning)
     return {
         point: sae.for_model(device=engine.device, uses_layer_norm=engine.uses_layer_norm)
@@ -123,7 +140,7 @@ def load_engine_for(
     if saes:
         _check_blocks(saes, model, model_shape(model, say).n_layers)
     engine = Engine.load(model, points=points, head=head, dtype=dtype, device=device, say=say)
-    return engine, open_saes(saes, engine, warn=warn)
+    return engine, open_saes(saes, engine, name=model, warn=warn)
 
 
 def _check_blocks(saes: Mapping[HookPoint, SparseAutoencoder], model_id: str, n_layers: int) -> None:

@@ -4,11 +4,13 @@ Knows the engine and SAEs; knows nothing of training, files or the terminal. Mem
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..models.engine import Engine, ResidualBatch, Tokens
 from ..models.hooks import HookPoint, add
 from ..models.residuals import MedianNorm, read, usual
@@ -37,6 +39,9 @@ class Measured:
         if self.loss is None or self.loss_spliced is None or self.loss_zeroed is None:
             return None
         return (self.loss_zeroed - self.loss_spliced) / (self.loss_zeroed - self.loss)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "loss_recovered": self.loss_recovered}
 
 
 def reconstruct(sae: SparseAutoencoder, resid: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,6 +110,7 @@ def tally(
     *,
     n_tokens: int,
     n_loss_tokens: int = 0,
+    name: str = "the texts",
     advance: Callable[[int], None] = lambda _n: None,
 ) -> list[Tally]:
     """Hold one or several SAEs against token sequences, in one pass.
@@ -113,7 +119,11 @@ def tally(
         engine: whole, with its head, if n_loss_tokens is not 0.
         sequences: read until n_tokens that count have been.
         n_loss_tokens: predictions over which the cross-entropy is taken; 0 leaves it out.
+        name: what errors call the texts.
         advance: told how many tokens have been read.
+
+    Raises:
+        InputError: no token counts.
     """
     tallies = [Tally(sae) for sae in saes]
     points = [sae.hook_point for sae in saes]
@@ -123,6 +133,8 @@ def tally(
         if tallies[0].n_losses < n_loss_tokens:
             _add_losses(engine, tallies, batch)
         advance(len(batch.places))
+    if tallies[0].n == 0:
+        raise InputError(f"{name}: no token that counts; give longer texts")
     return tallies
 
 

@@ -32,6 +32,16 @@ class Hit:
     name: str
 
 
+def check_query(query: str) -> None:
+    """Find an empty query before anything is loaded.
+
+    Raises:
+        InputError: there is nothing to search by.
+    """
+    if not query.strip():
+        raise InputError("the query is empty; give the words or the text to search by")
+
+
 def search(
     engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, query: str, n: int
 ) -> list[Hit]:
@@ -56,8 +66,7 @@ def search(
 
 def _firing(engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, query: str) -> Tensor:
     """How far the query fires each latent, against the corpus, [n]; the best one has 1."""
-    if not query.strip():
-        raise InputError("the query is empty; give the words or the text to search by")
+    check_query(query)
     before = engine.prompt_ids(LEAD, "the lead")
     ids = engine.tokenizer(f" {query.strip()}", add_special_tokens=False)["input_ids"]
     ids = ids[: engine.max_tokens - len(before)]

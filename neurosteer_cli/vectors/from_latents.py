@@ -1,22 +1,30 @@
 """A steering vector from latents that a person chose.
 
-Knows SAEs, descriptions and the unit of alpha; knows nothing of labelled texts, files or the terminal.
+Knows SAEs, their descriptions and the unit of alpha; knows nothing of labelled texts, files or the terminal.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError, NeurosteerError
+from ..errors import InputError, NeurosteerError, SAEError
+from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..models.shape import ModelShape
+from ..models.residuals import packed
+from ..saes.descriptions import find
+from ..saes.load import BUNDLED, load_sae
+from ..saes.quality import tally
 from ..saes.sae import SparseAutoencoder
 from .metadata import PointMetadata, SAEMetadata, VectorMetadata
 from .vector import NO_TEXTS, Latents, SteeringVector, unit_pushes
 
 METHOD = "latents"
+N_TOKENS, CONTEXT = 100_000, 256  # read to measure the residual's norm where no descriptions say it
+
+SAEs = Mapping[HookPoint, SparseAutoencoder]
+Weights = Mapping[HookPoint, Mapping[int, float]]  # by latent id
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,29 @@ class Choice:
     sae: SparseAutoencoder
     weights: Mapping[int, float]  # by latent id
     median_resid_norm: float
-    firing_rates: Mapping[int, float]  # share of tokens
+    firing_rates: Sequence[float]  # share of tokens, of all latents
+
+    @property
+    def latent_ids(self) -> list[int]:
+        """Strongest first."""
+        return sorted(self.weights, key=lambda latent: -abs(self.weights[latent]))
+
+    @property
+    def direction(self) -> Tensor:
+        """The sum of weight x decoder row, [d_model] float64."""
+        weights = torch.tensor([self.weights[latent] for latent in self.latent_ids], dtype=torch.float64)
+        return weights @ self.sae.decoder_rows(torch.tensor(self.latent_ids)).double().cpu()
+
+    @property
+    def latents(self) -> Latents:
+        """As a vector file has them; there are no two sides whose firing rates could differ."""
+        weights = [self.weights[latent] for latent in self.latent_ids]
+        rates = [self.firing_rates[latent] for latent in self.latent_ids]
+        return Latents(torch.tensor(self.latent_ids), torch.tensor(weights), torch.tensor([rates, rates]))
 
 
-def choose(choices: Mapping[HookPoint, Choice], *, model_id: str, model_shape: ModelShape) -> SteeringVector:
-    """The vector whose push at each hook point is along the sum of weight x decoder row.
+def from_latents(engine: Engine, choices: Sequence[Choice]) -> SteeringVector:
+    """The vector whose push at each SAE's hook point is along the sum of weight x decoder row.
 
     Only the ratios of the weights of one hook point matter: alpha = 1 is a push of 1 % of the median
     residual norm, shared equally by the hook points.
@@ -39,35 +65,88 @@ def choose(choices: Mapping[HookPoint, Choice], *, model_id: str, model_shape: M
         InputError: an SAE has no such latent.
         NeurosteerError: the rows add up to nothing.
     """
-    directions, latents = {}, {}
-    for point, choice in choices.items():
-        ids = _strongest_first(choice)
-        weights = torch.tensor([choice.weights[latent] for latent in ids.tolist()], dtype=torch.float64)
-        directions[point] = weights @ choice.sae.decoder_rows(ids).double().cpu()
-        if not directions[point].any():
+    at = {choice.sae.hook_point: choice for choice in choices}
+    for choice in choices:
+        _check_latents(choice.sae, choice.weights)
+    directions = {point: choice.direction for point, choice in at.items()}
+    for point, direction in directions.items():
+        if not direction.any():
             raise NeurosteerError(f"the latents chosen at {point} cancel out: nothing to steer along")
-        rates = torch.tensor([choice.firing_rates[latent] for latent in ids.tolist()])
-        latents[point] = Latents(ids, weights.float(), rates.expand(2, -1).contiguous())
-    norms = {point: choice.median_resid_norm for point, choice in choices.items()}
+    norms = {point: choice.median_resid_norm for point, choice in at.items()}
     points = {
         str(point): PointMetadata.without_texts(norms[point], SAEMetadata.of(choice.sae))
-        for point, choice in choices.items()
+        for point, choice in at.items()
     }
-    metadata = VectorMetadata.new(model_id, model_shape, METHOD, points)
-    return SteeringVector(metadata, unit_pushes(directions, norms), latents, NO_TEXTS)
+    return SteeringVector(
+        metadata=VectorMetadata.new(engine.model_id, engine.shape, METHOD, points),
+        pushes=unit_pushes(directions, norms),
+        latents={point: choice.latents for point, choice in at.items()},
+        text_hashes=NO_TEXTS,
+    )
 
 
-def _strongest_first(choice: Choice) -> Tensor:
-    for latent in choice.weights:
-        if not 0 <= latent < choice.sae.d_sae:
+def _check_latents(sae: SparseAutoencoder, latents: Iterable[int]) -> None:
+    for latent in latents:
+        if not 0 <= latent < sae.d_sae:
             raise InputError(
-                f"--latent {latent}: the SAE at {choice.sae.hook_point} has {choice.sae.d_sae} latents, "
-                f"0 to {choice.sae.d_sae - 1}"
+                f"--latent {latent}: the SAE at {sae.hook_point} has {sae.d_sae} latents, "
+                f"0 to {sae.d_sae - 1}"
             )
-    return torch.tensor(sorted(choice.weights, key=lambda latent: -abs(choice.weights[latent])))
 
 
-def parse_latents(texts: list[str]) -> dict[int | None, dict[int, float]]:
+# --- what is known of latents ------------------------------------------------------------------
+
+
+def described(saes: SAEs, weights: Weights, model_id: str) -> list[Choice]:
+    """Take the median residual norm and the firing rates from the SAEs' descriptions.
+
+    Raises:
+        SAEError: an SAE has none.
+    """
+    choices = []
+    for point, sae in saes.items():
+        descriptions = find(sae, model_id)
+        if descriptions is None:
+            raise SAEError(
+                f"SAE {sae.sae_id!r} has no descriptions, which say how long the residual is: run "
+                "`neurosteer sae describe`, or give texts to measure it on: neurosteer fit TEXTS --latent ..."
+            )
+        rates = [latent.firing_rate for latent in descriptions.latents]
+        choices.append(Choice(sae, weights[point], descriptions.about.median_resid_norm, rates))
+    return choices
+
+
+def measured(
+    engine: Engine,
+    saes: SAEs,
+    weights: Weights,
+    documents: Iterable[str],
+    *,
+    name: str = "the texts",
+    advance: Callable[[int], None] = lambda _n: None,
+) -> list[Choice]:
+    """Measure the median residual norm and the firing rates on the first N_TOKENS tokens of some texts.
+
+    Args:
+        saes: on the engine's device.
+        name: what errors call the texts.
+        advance: told how many tokens have been read.
+
+    Raises:
+        InputError: the texts have no token that counts.
+    """
+    sequences = packed(engine, documents, CONTEXT)
+    tallies = tally(engine, [*saes.values()], sequences, n_tokens=N_TOKENS, name=name, advance=advance)
+    return [
+        Choice(one.sae, weights[point], one.norms.median, one.firing_rates.tolist())
+        for point, one in zip(saes, tallies, strict=True)
+    ]
+
+
+# --- `--latent` --------------------------------------------------------------------------------
+
+
+def parse_latents(texts: Sequence[str]) -> dict[int | None, dict[int, float]]:
     """Read `960:-1` or, for one of several blocks, `20/960:-1`: by block, then latent, its weight.
 
     Raises:
@@ -88,3 +167,36 @@ def parse_latents(texts: list[str]) -> dict[int | None, dict[int, float]]:
             raise InputError(f"--latent {text}: latent {latent} is named twice")
         found[block][latent] = weight
     return found
+
+
+def find_latents(
+    chosen: Mapping[int | None, Mapping[int, float]],
+    model_id: str,
+    sae: str = BUNDLED,
+    layers: Sequence[int] | None = None,
+) -> tuple[SAEs, Weights]:
+    """The SAEs that chosen latents belong to, and the weights of each one's latents, by hook point.
+
+    Args:
+        chosen: what `parse_latents` read; without a block, of the one `layers` names, or of the only SAE.
+        sae: as for `load_sae`.
+
+    Raises:
+        InputError: latents of blocks that are not steered at, or blocks without a latent.
+        SAEError: there is no such SAE, or it belongs to another block.
+    """
+    asked: list[int | None] = list(layers or [])
+    if None in chosen and (len(asked) > 1 or len(chosen) > 1):
+        raise InputError("--latent: with several blocks, say whose latent it is: BLOCK/ID:WEIGHT, 20/960:-1")
+    blocks = asked if None in chosen and asked else list(chosen)
+    if asked and set(blocks) != set(asked):
+        shown = ",".join(map(str, asked))
+        raise InputError(f"--layers {shown}: give a --latent BLOCK/ID:WEIGHT for each of them, and no other")
+    saes, weights = {}, {}
+    for block in blocks:
+        found = load_sae(sae, model_id=model_id, layer=block)
+        if block is not None and found.hook_point.layer != block:
+            raise SAEError(f"SAE {sae!r} belongs to {found.hook_point}, not to block {block}; choose another")
+        saes[found.hook_point] = found
+        weights[found.hook_point] = chosen[block] if block in chosen else chosen[None]
+    return saes, weights

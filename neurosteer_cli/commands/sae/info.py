@@ -1,13 +1,12 @@
 """neurosteer sae info: what an SAE is, and how good it is on given texts."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import InputError
-from ..shared import console
-from ..shared.options import SAE, Device, Dtype, Json, Model, OfLayers, parse_count
+from ..shared import console, options
+from ..shared.options import ModelOptions, parse_count
+from .common import CONTEXT, load_engine, load_family
 
 if TYPE_CHECKING:
     from ...data.corpus import Part
@@ -15,24 +14,22 @@ if TYPE_CHECKING:
     from ...saes.quality import Measured
     from ...saes.sae import SparseAutoencoder
 
-CONTEXT = 256
 
-
+@options.model_options
 def info(
-    sae: SAE,
+    sae: options.SAE,
     texts: Annotated[
         list[str] | None,
         typer.Argument(metavar="[TEXTS...]", help="Texts to measure on, held out from its training."),
     ] = None,
-    layers: OfLayers = None,
+    layers: options.OfLayers = None,
     tokens: Annotated[str, typer.Option(help="Tokens to measure on.")] = "100k",
     loss_tokens: Annotated[
         str, typer.Option(help="Of these, tokens to take the cross-entropy over; 0 leaves it out.")
     ] = "8k",
-    model: Model = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    json: Json = False,
+    *,
+    where: ModelOptions,
+    json: options.Json = False,
 ) -> None:
     """Show an SAE's architecture and hook point and, with texts, measure it.
 
@@ -43,51 +40,47 @@ def info(
     Example: neurosteer sae info bundled held_out.jsonl --layers 11,20
     """
     from ...data.corpus import corpus_files
+    from ...data.records import write_record
     from ...models.resolve import DEFAULT_MODEL
-    from .common import load_family
 
-    model = model or DEFAULT_MODEL
+    model = where.model or DEFAULT_MODEL
     n_tokens = parse_count(tokens, "--tokens")
     n_loss = 0 if loss_tokens == "0" else parse_count(loss_tokens, "--loss-tokens")
     files = corpus_files(texts) if texts else []
     saes = load_family(sae, model, layers)
-    measured = _measure(saes, files, model, n_tokens, n_loss, dtype, device) if files else []
-    if json:
-        from ...data.records import write_record
-
-        for number, one in enumerate(saes.values()):
-            write_record({**_facts(one, model), **(_figures(measured[number]) if measured else {})})
-        return
-    for number, one in enumerate(saes.values()):
-        if number:
-            typer.echo()
-        for key, value in _facts(one, model).items():
-            typer.echo(f"{key.replace('_', ' ')}: {'unknown' if value is None else value}")
-        for line in _lines(measured[number]) if measured else []:
-            typer.echo(line)
-    if not files:
+    measured = _measure(where, model, saes, files, n_tokens, n_loss) if files else [None] * len(saes)
+    for number, (one, figures) in enumerate(zip(saes.values(), measured, strict=True)):
+        if json:
+            write_record({**_card(one, model), **(figures.to_json() if figures else {})})
+        else:
+            _show(_card(one, model), figures, apart=number > 0)
+    if not files and not json:
         console.note("give texts to measure explained variance, L0, dead latents and cross-entropy on")
 
 
 def _measure(
-    saes: "dict[HookPoint, SparseAutoencoder]", files: "list[Part]", model: str, n_tokens: int, n_loss: int,
-    dtype: str, device: str,
-) -> "list[Measured]":  # fmt: skip
+    where: ModelOptions,
+    model: str,
+    saes: "dict[HookPoint, SparseAutoencoder]",
+    files: "list[Part]",
+    n_tokens: int,
+    n_loss_tokens: int,
+) -> "list[Measured | None]":
+    from ...data.corpus import documents
+    from ...models.residuals import packed
     from ...saes.quality import tally
-    from .common import load_engine, token_sequences
 
-    engine, fitted = load_engine(model, saes, dtype, device, points=None if n_loss else saes, head=n_loss > 0)
+    whole = n_loss_tokens > 0
+    engine, saes = load_engine(where, model, saes, points=None if whole else saes, head=whole)
     with console.progress("measuring", n_tokens) as advance:
         found = tally(
-            engine, list(fitted.values()), token_sequences(engine, files, CONTEXT),
-            n_tokens=n_tokens, n_loss_tokens=n_loss, advance=advance,
+            engine, [*saes.values()], packed(engine, documents(files), CONTEXT), n_tokens=n_tokens,
+            n_loss_tokens=n_loss_tokens, name=", ".join(part.name for part in files), advance=advance,
         )  # fmt: skip
-    if found[0].n == 0:
-        raise InputError(f"{', '.join(part.name for part in files)}: no token that counts; give longer texts")
     return [one.measured() for one in found]
 
 
-def _facts(sae: "SparseAutoencoder", model: str) -> dict[str, Any]:
+def _card(sae: "SparseAutoencoder", model: str) -> dict[str, Any]:
     from ...saes.descriptions import find
 
     described = find(sae, model)
@@ -104,21 +97,27 @@ def _facts(sae: "SparseAutoencoder", model: str) -> dict[str, Any]:
     }
 
 
-def _figures(one: "Measured") -> dict[str, Any]:
-    return {**asdict(one), "loss_recovered": one.loss_recovered}
+def _show(card: dict[str, Any], measured: "Measured | None", *, apart: bool) -> None:
+    if apart:
+        typer.echo()
+    for key, value in card.items():
+        typer.echo(f"{key.replace('_', ' ')}: {'unknown' if value is None else value}")
+    for line in _lines(measured) if measured else []:
+        typer.echo(line)
 
 
-def _lines(one: "Measured") -> list[str]:
+def _lines(measured: "Measured") -> list[str]:
     lines = [
-        f"measured on: {one.n_tokens} tokens",
-        f"explained variance: {one.explained_variance:.3f}",
-        f"L0: {one.l0:.1f}",
-        f"dead latents: {one.dead_share:.2%} fired at none of the tokens",
-        f"median residual norm: {one.median_resid_norm:.1f}",
+        f"measured on: {measured.n_tokens} tokens",
+        f"explained variance: {measured.explained_variance:.3f}",
+        f"L0: {measured.l0:.1f}",
+        f"dead latents: {measured.dead_share:.2%} fired at none of the tokens",
+        f"median residual norm: {measured.median_resid_norm:.1f}",
     ]
-    if one.loss is not None and one.loss_recovered is not None:
+    if measured.loss_recovered is not None:
         lines.append(
-            f"cross-entropy recovered: {one.loss_recovered:.3f} (plain {one.loss:.3f}, spliced in "
-            f"{one.loss_spliced:.3f}, zeroed {one.loss_zeroed:.3f} nats a token, {one.n_loss_tokens} tokens)"
+            f"cross-entropy recovered: {measured.loss_recovered:.3f} (plain {measured.loss:.3f}, spliced in "
+            f"{measured.loss_spliced:.3f}, zeroed {measured.loss_zeroed:.3f} nats a token, "
+            f"{measured.n_loss_tokens} tokens)"
         )
     return lines

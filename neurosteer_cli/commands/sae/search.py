@@ -1,61 +1,67 @@
 """neurosteer sae search: the latents that go with a few words."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...errors import InputError, SAEError
-from ..shared import console
-from ..shared.options import SAE, Device, Dtype, Json, Model, OfLayers
+from ..shared import console, options
+from ..shared.options import ModelOptions
+from .common import load_engine, load_family
+
+if TYPE_CHECKING:
+    from ...saes.search import Hit
 
 
+@options.model_options
 def search(
-    sae: SAE,
+    sae: options.SAE,
     query: Annotated[str, typer.Argument(metavar="TEXT", help="Words, or a text of the kind meant.")],
-    layers: OfLayers = None,
+    layers: options.OfLayers = None,
     n: Annotated[int, typer.Option("-n", help="Latents to show, an SAE.")] = 10,
-    model: Model = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    json: Json = False,
+    *,
+    where: ModelOptions,
+    json: options.Json = False,
 ) -> None:
     """Rank latents by their firing on a text against the corpus, and by words in their descriptions.
 
     Example: neurosteer sae search bundled "complaining about service" --layer 20
     """
+    from ...data.records import write_record
     from ...models.resolve import DEFAULT_MODEL
     from ...saes.descriptions import find
+    from ...saes.search import check_query
     from ...saes.search import search as search_latents
-    from .common import load_engine, load_family
 
     if n < 1:
         raise InputError(f"-n must be at least 1, got {n}")
-    if not query.strip():
-        raise InputError("the query is empty; give the words or the text to search by")
-    model = model or DEFAULT_MODEL
+    check_query(query)
+    model = where.model or DEFAULT_MODEL
     saes = load_family(sae, model, layers)
-    described = []
-    for one in saes.values():
-        found = find(one, model)
+    described = {point: find(one, model) for point, one in saes.items()}
+    for point, found in described.items():
         if found is None:
             raise SAEError(
-                f"SAE {one.sae_id!r} has no descriptions; run `neurosteer sae describe {sae} CORPUS` first"
+                f"SAE {saes[point].sae_id!r} has no descriptions; "
+                f"run `neurosteer sae describe {sae} CORPUS` first"
             )
-        described.append(found)
-    engine, fitted = load_engine(model, saes, dtype, device, points=saes, head=False)
-    for one, descriptions in zip(fitted.values(), described, strict=True):
-        hits = search_latents(engine, one, descriptions, query, n)
+    engine, saes = load_engine(where, model, saes, points=saes)
+    for point, found in described.items():
+        assert found is not None
+        hits = search_latents(engine, saes[point], found, query, n)
         if json:
-            from ...data.records import write_record
-
             for hit in hits:
-                write_record({"hook_point": str(one.hook_point), **asdict(hit)})
+                write_record({"hook_point": str(point), **asdict(hit)})
         else:
-            console.table(
-                str(one.hook_point),
-                (">latent", ">score", ">firing", ">words", "fires at"),
-                [(str(hit.latent_id), f"{hit.score:.2f}", f"{hit.firing:.2f}", f"{hit.words:.2f}", hit.name)
-                 for hit in hits],
-                stdout=True,
-            )  # fmt: skip
+            _show(str(point), hits)
+
+
+def _show(title: str, hits: "list[Hit]") -> None:
+    console.table(
+        title,
+        (">latent", ">score", ">firing", ">words", "fires at"),
+        [(str(hit.latent_id), f"{hit.score:.2f}", f"{hit.firing:.2f}", f"{hit.words:.2f}", hit.name)
+         for hit in hits],
+        stdout=True,
+    )  # fmt: skip

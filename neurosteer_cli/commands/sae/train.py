@@ -1,59 +1,132 @@
 """neurosteer sae train: a corpus to SAEs at one or several blocks."""
 
-import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...errors import InputError
-from ..shared import console
-from ..shared.options import Corpus, Device, Dtype, Json, Model, parse_count, parse_layers
+from ..shared import console, options
+from ..shared.options import ModelOptions, parse_count, parse_layers
+from .common import check_least, load_engine
 
 if TYPE_CHECKING:
-    from ...data.corpus import Part
     from ...models.engine import Engine
     from ...models.hooks import HookPoint
     from ...saes.sae import SparseAutoencoder
-    from ...saes.training.config import Progress, Trained, TrainingConfig
+    from ...saes.training.config import Progress, TrainingConfig
 
-ARCHITECTURES = ("topk", "batchtopk", "jumprelu", "matryoshka")
 SAVED_AS = ("float32", "float16", "bfloat16")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What is trained, how, and on how much."""
+
+    architecture: Annotated[str, typer.Option(help="topk, batchtopk, jumprelu or matryoshka.")] = "topk"
+    d_sae: Annotated[int, typer.Option(help="Latents.")] = 4608
+    k: Annotated[int, typer.Option(help="Latents that fire at a token; on average, unless topk.")] = 32
+    tokens: Annotated[str, typer.Option(help="Tokens to read from the corpus: 3M, 500k.")] = "3M"
+    epochs: Annotated[int, typer.Option(help="Times each token is trained on.")] = 1
+    init: Annotated[
+        str | None,
+        typer.Option(help="Start from an SAE, even of another block, in place of noise: as --sae of `fit`."),
+    ] = None
+    lr: Annotated[float, typer.Option(help="Learning rate after the first 2 % of steps; 0 at the end.")] = (
+        5e-4
+    )
+    batch_size: Annotated[int, typer.Option(help="Tokens a step.")] = 1024
+    context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 256
+    disk: Annotated[
+        str, typer.Option(help="Activations kept on disk at a time, which are shuffled together: 10G bytes.")
+    ] = "10G"
+    save_as: Annotated[str, typer.Option(help="Number type of the saved weights.")] = "float32"
+    seed: Annotated[int, typer.Option(help="Decides the first weights and all orders.")] = 0
+
+    def check(self) -> None:
+        """Find an option out of its range before anything is loaded.
+
+        Raises:
+            InputError: there is one.
+        """
+        from ...saes.training.config import ARCHITECTURES
+
+        for option, name, known in (
+            ("--architecture", self.architecture, ARCHITECTURES), ("--save-as", self.save_as, SAVED_AS),
+        ):  # fmt: skip
+            if name not in known:
+                raise InputError(f"{option} {name}: one of {', '.join(known)}")
+        check_least({"--d-sae": self.d_sae}, 8)
+        check_least({"--k": self.k, "--epochs": self.epochs, "--batch-size": self.batch_size}, 1)
+        check_least({"--context": self.context}, 2)
+        if self.k > self.d_sae:
+            raise InputError(f"--k {self.k}: there are only {self.d_sae} latents")
+        if not 0 < self.lr < 1:
+            raise InputError(f"--lr must be above 0 and below 1, got {self.lr:g}")
+        if self.init is not None and self.architecture == "jumprelu":
+            raise InputError("--init: not with --architecture jumprelu, which needs thresholds as well")
+        parse_count(self.tokens, "--tokens"), parse_count(self.disk, "--disk")
+
+    def config(
+        self, engine: "Engine", points: "list[HookPoint]", init: "dict[HookPoint, SparseAutoencoder]"
+    ) -> "TrainingConfig":
+        """What the options come to on a model.
+
+        Raises:
+            InputError: the model's context, the tokens or the disk are too small for them.
+        """
+        from ...saes.training.config import BYTES_PER_NUMBER, TrainingConfig
+
+        if self.context > engine.max_tokens:
+            raise InputError(f"--context {self.context}: the model reads at most {engine.max_tokens} tokens")
+        row = BYTES_PER_NUMBER * engine.d_model * len(points)
+        config = TrainingConfig(
+            model_id=engine.model_id,
+            points=tuple(map(str, points)),
+            architecture=self.architecture,
+            d_sae=self.d_sae,
+            k=self.k,
+            n_tokens=parse_count(self.tokens, "--tokens"),
+            epochs=self.epochs,
+            rows_per_round=parse_count(self.disk, "--disk") // row,
+            context=self.context,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            seed=self.seed,
+            init=",".join(dict.fromkeys(sae.sha256 for sae in init.values())) or None,
+            dtype=str(engine.dtype).removeprefix("torch."),
+            device=engine.device.type,
+        )
+        if min(config.rows_per_round, config.n_tokens) < self.batch_size:
+            raise InputError(
+                f"--batch-size {self.batch_size}: more than --tokens {self.tokens}, "
+                f"or than --disk {self.disk} has room for"
+            )
+        return config
+
+
+def training_options(command: options.Command) -> options.Command:
+    """Give a command, as `training`, the options of one."""
+    return options.grouped(command, "training", TrainingOptions)
+
+
+@training_options
+@options.model_options
 def train(
-    corpus: Corpus,
+    corpus: options.Corpus,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; each SAE is a folder in it.")],
     layers: Annotated[
         str, typer.Option("--layers", "--layer", help="Blocks whose output to train on: 20 or 11,14,17,20.")
     ],
-    architecture: Annotated[str, typer.Option(help="topk, batchtopk, jumprelu or matryoshka.")] = "topk",
-    d_sae: Annotated[int, typer.Option(help="Latents.")] = 4608,
-    k: Annotated[int, typer.Option(help="Latents that fire at a token; on average, unless topk.")] = 32,
-    tokens: Annotated[str, typer.Option(help="Tokens to read from the corpus: 3M, 500k.")] = "3M",
-    epochs: Annotated[int, typer.Option(help="Times each token is trained on.")] = 1,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Start from an SAE, even of another block, in place of noise: as --sae of `fit`."),
-    ] = None,
-    lr: Annotated[
-        float, typer.Option(help="Learning rate after the first 2 % of steps; 0 at the end.")
-    ] = 5e-4,
-    batch_size: Annotated[int, typer.Option(help="Tokens a step.")] = 1024,
-    context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 256,
-    disk: Annotated[
-        str, typer.Option(help="Activations kept on disk at a time, which are shuffled together: 10G bytes.")
-    ] = "10G",
-    save_as: Annotated[str, typer.Option(help="Number type of the saved weights.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Decides the first weights and all orders.")] = 0,
+    *,
+    training: TrainingOptions,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the unfinished training in the folder.")
     ] = False,
-    model: Model = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    json: Json = False,
+    where: ModelOptions,
+    json: options.Json = False,
 ) -> None:
     """Train an SAE at each of several blocks, in one pass of the model over a corpus.
 
@@ -63,71 +136,37 @@ def train(
     Example: neurosteer sae train corpus.jsonl.gz --layers 14,20 --d-sae 4608 --k 32 --tokens 3M -o saes
     """
     from ...data.corpus import checked, corpus_files
+    from ...data.records import write_record
     from ...models.hooks import HookPoint
     from ...models.resolve import DEFAULT_MODEL
-    from ...saes.training.config import TrainingConfig
 
     points = [HookPoint(layer) for layer in parse_layers(layers)]
-    _check(architecture, d_sae, k, epochs, lr, batch_size, context, checkpoint_every, save_as)
-    n_tokens, n_bytes = parse_count(tokens, "--tokens"), parse_count(disk, "--disk")
+    training.check()
+    check_least({"--checkpoint-every": checkpoint_every}, 1)
     parts = corpus_files(corpus)
     _check_folder(out, points, resume=resume)
-    model = model or DEFAULT_MODEL
-    found = _find_init(init, model, architecture, d_sae, points)
+    model = where.model or DEFAULT_MODEL
+    init = _find_init(training, model, points)
     with checked(parts) as readable:
-        engine, starting = _load_engine(model, points, found, context, dtype, device)
-        settings = TrainingConfig(
-            model_id=engine.model_id,
-            points=tuple(map(str, points)),
-            architecture=architecture,
-            d_sae=d_sae,
-            k=k,
-            n_tokens=n_tokens,
-            epochs=epochs,
-            rows_per_round=n_bytes // (2 * engine.d_model * len(points)),
-            context=context,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            init=_init_hash(starting),
-            dtype=str(engine.dtype).removeprefix("torch."),
-            device=engine.device.type,
+        needed = _check_model(model, points, init)
+        engine, init = load_engine(where, model, init, points=needed)
+        config = training.config(engine, points, init)
+        _say_cost(config, engine.d_model)
+        from ...saes.training.run import Training  # sae-lens: many seconds
+
+        with console.long_run() as show:
+            trained = Training(
+                config, engine, readable, out, init=init, checkpoint_steps=checkpoint_every,
+                dtype=training.save_as,
+                tell=lambda now: show(now.phase, now.done, now.total, _quality(now)),
+            ).run()  # fmt: skip
+    for folder, (explained, l0, n_dead) in trained:
+        console.note(
+            f"wrote {folder}: explains {explained:.3f} of the variance at L0 {l0:.1f}, {n_dead} dead latents "
+            "(training batches; `sae info` measures on texts of your own)"
         )
-        if settings.rows_per_round < batch_size or n_tokens < batch_size:
-            raise InputError(
-                f"--batch-size {batch_size}: more than --tokens {tokens}, or than --disk {disk} has room for"
-            )
-        _say_cost(settings, engine)
-        trained = _run(settings, engine, readable, out, starting, checkpoint_every, save_as)
-    _summarize(trained)
-    if json:
-        from ...data.records import write_record
-
-        for one in trained:
-            write_record({
-                "sae": str(one.folder), "explained_variance": one.explained_variance, "l0": one.l0,
-                "dead": one.n_dead,
-            })  # fmt: skip
-
-
-def _check(
-    architecture: str, d_sae: int, k: int, epochs: int, lr: float, batch_size: int, context: int,
-    checkpoint_every: int, save_as: str,
-) -> None:  # fmt: skip
-    if architecture not in ARCHITECTURES:
-        raise InputError(f"--architecture {architecture}: one of {', '.join(ARCHITECTURES)}")
-    if save_as not in SAVED_AS:
-        raise InputError(f"--save-as {save_as}: one of {', '.join(SAVED_AS)}")
-    for option, value, least in (
-        ("--d-sae", d_sae, 8), ("--k", k, 1), ("--epochs", epochs, 1), ("--batch-size", batch_size, 1),
-        ("--context", context, 2), ("--checkpoint-every", checkpoint_every, 1),
-    ):  # fmt: skip
-        if value < least:
-            raise InputError(f"{option} must be at least {least}, got {value}")
-    if k > d_sae:
-        raise InputError(f"--k {k}: there are only {d_sae} latents")
-    if not 0 < lr < 1:
-        raise InputError(f"--lr must be above 0 and below 1, got {lr:g}")
+        if json:
+            write_record({"sae": str(folder), "explained_variance": explained, "l0": l0, "dead": n_dead})
 
 
 def _check_folder(out: Path, points: "list[HookPoint]", *, resume: bool) -> None:
@@ -136,58 +175,44 @@ def _check_folder(out: Path, points: "list[HookPoint]", *, resume: bool) -> None
     Raises:
         InputError: it has an SAE or an unfinished training already, or cannot be written.
     """
+    from ...files import check_new_folder
     from ...saes.training.config import STATE_FOLDER
 
-    unfinished = (out / STATE_FOLDER).is_dir()
     if out.exists() and not out.is_dir():
         raise InputError(f"-o {out}: is a file; name a folder")
-    if unfinished and not resume:
-        raise InputError(
-            f"-o {out}: holds an unfinished training; go on with --resume, or remove {out / STATE_FOLDER}"
-        )
-    there = [str(point) for point in points if (out / str(point)).exists()]
-    if there and not unfinished:
+    if (out / STATE_FOLDER).is_dir():
+        if not resume:
+            raise InputError(
+                f"-o {out}: holds an unfinished training; go on with --resume, or remove {out / STATE_FOLDER}"
+            )
+        return
+    if there := [str(point) for point in points if (out / str(point)).exists()]:
         raise InputError(f"-o {out}: has {', '.join(there)} already; name another folder")
-    if not out.exists() and not out.parent.is_dir():
-        raise InputError(f"-o {out}: no folder {str(out.parent)!r}; create it first")
     try:
-        with tempfile.TemporaryFile(dir=out if out.exists() else out.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"-o {out}: cannot write there ({error.strerror})") from error
+        check_new_folder(out / STATE_FOLDER if out.exists() else out)
+    except InputError as error:
+        raise InputError(f"-o {error}") from error
 
 
 def _find_init(
-    init: str | None, model: str, architecture: str, d_sae: int, points: "list[HookPoint]"
+    training: TrainingOptions, model: str, points: "list[HookPoint]"
 ) -> "dict[HookPoint, SparseAutoencoder]":
-    """What each hook point starts from: of a family, the SAE of its block or of the nearest one."""
-    from ...saes.load import load_sae, sae_layers
+    """What each hook point starts from; nothing without --init."""
+    from ...saes.load import nearest_saes
 
-    if init is None:
-        return {}
-    if architecture == "jumprelu":
-        raise InputError("--init: not with --architecture jumprelu, which needs thresholds as well")
-    family = sae_layers(init, model_id=model)
-    found = {}
-    for point in points:
-        layer = min(family, key=lambda one: abs(one - point.layer)) if family else None
-        found[point] = load_sae(init, model_id=model, layer=layer)
-        if found[point].d_sae != d_sae:
-            raise InputError(f"--init {init}: it has {found[point].d_sae} latents; give --d-sae as many")
+    init = training.init
+    found = nearest_saes(init, model_id=model, points=points) if init is not None else {}
+    for sae in found.values():
+        if sae.d_sae != training.d_sae:
+            raise InputError(f"--init {init}: it has {sae.d_sae} latents; give --d-sae as many")
     return found
 
 
-def _load_engine(
-    model: str,
-    points: "list[HookPoint]",
-    init: "dict[HookPoint, SparseAutoencoder]",
-    context: int,
-    dtype: str,
-    device: str,
-) -> "tuple[Engine, dict[HookPoint, SparseAutoencoder]]":
-    """Load the blocks that are needed, and hold the options against the model."""
+def _check_model(
+    model: str, points: "list[HookPoint]", init: "dict[HookPoint, SparseAutoencoder]"
+) -> "list[HookPoint]":
+    """All hook points that are read, held against the model with the SAEs to start from."""
     from ...models.load import model_shape
-    from ...saes.load import load_engine_for
 
     shape = model_shape(model, console.note)
     needed = [*points, *(sae.hook_point for sae in init.values())]
@@ -199,65 +224,21 @@ def _load_engine(
                 f"--init: SAE {sae.sae_id!r} has d_model={sae.d_model}, model {model!r} has {shape.d_model}; "
                 "choose an SAE of this model"
             )
-    engine, starting = load_engine_for(
-        init, model, points=needed, dtype=dtype, device=device,
-        say=console.note, warn=console.warn,
-    )  # fmt: skip
-    if context > engine.max_tokens:
-        raise InputError(f"--context {context}: the model reads at most {engine.max_tokens} tokens")
-    return engine, starting
+    return needed
 
 
-def _init_hash(init: "dict[HookPoint, SparseAutoencoder]") -> str | None:
-    """What tells one start from another: the hashes of the SAEs."""
-    return ",".join(dict.fromkeys(sae.sha256 for sae in init.values())) or None
-
-
-def _say_cost(settings: "TrainingConfig", engine: "Engine") -> None:
+def _say_cost(config: "TrainingConfig", d_model: int) -> None:
     """Tell what a run takes, before it begins."""
-    n = len(settings.points)
-    on_disk = min(settings.n_tokens, settings.rows_per_round) * 2 * engine.d_model * n
-    weights = n * 2 * engine.d_model * settings.d_sae * 4
+    cost = config.cost(d_model)
     console.note(
-        f"while it runs: {on_disk / 1e9:.2f} GB of activations and {3 * weights / 1e9:.2f} GB of checkpoint "
-        f"on disk; in memory, beside the model, {4 * weights / 1e9:.2f} GB and what one batch takes"
+        f"while it runs: {cost.activations / 1e9:.2f} GB of activations and {cost.checkpoint / 1e9:.2f} GB "
+        f"of checkpoint on disk; in memory, beside the model, {cost.memory / 1e9:.2f} GB and what one batch "
+        "takes"
     )
 
 
-def _run(
-    settings: "TrainingConfig",
-    engine: "Engine",
-    corpus: "list[Part]",
-    out: Path,
-    init: "dict[HookPoint, SparseAutoencoder]",
-    checkpoint_every: int,
-    save_as: str,
-) -> "list[Trained]":
-
-    from ...saes.training.run import Training
-
-    with console.long_run() as show:
-
-        def tell(progress: "Progress") -> None:
-            show(progress.phase, progress.done, progress.total, _facts(progress))
-
-        training = Training(
-            settings, engine, corpus, out, init=init, checkpoint_steps=checkpoint_every,
-            dtype=save_as, tell=tell,
-        )  # fmt: skip
-        return training.run()
-
-
-def _facts(progress: "Progress") -> str:
+def _quality(progress: "Progress") -> str:
     return " | ".join(
         f"block {name.split('.')[1]}: explains {variance:.3f}, L0 {l0:.1f}, {n_dead} dead"
         for name, (variance, l0, n_dead) in progress.quality.items()
     )
-
-
-def _summarize(trained: "list[Trained]") -> None:
-    for one in trained:
-        console.note(
-            f"wrote {one.folder}: explains {one.explained_variance:.3f} of the variance at L0 {one.l0:.1f}, "
-            f"{one.n_dead} dead latents (training batches; `sae info` measures on texts of your own)"
-        )

@@ -100,7 +100,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 Command = Callable[..., None]
 
 
-def _grouped(
+def grouped(
     command: Command,
     name: str,
     group: Any,
@@ -150,7 +150,7 @@ class ModelOptions:
 
 def model_options(command: Command) -> Command:
     """Give a command, as `where`, the options of a model."""
-    return _grouped(command, "where", ModelOptions)
+    return grouped(command, "where", ModelOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ class JudgeOptions:
 def judge_options(*, only_one: bool = False) -> Callable[[Command], Command]:
     """Give a command, as `judging`, the options of judges, or of `only_one`."""
     types = {"judge": OneJudge} if only_one else None
-    return lambda command: _grouped(command, "judging", JudgeOptions, types=types)
+    return lambda command: grouped(command, "judging", JudgeOptions, types=types)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +223,7 @@ class GenerationOptions:
 
 def generation_options(*, without: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
     """Give a command, as `generation`, the options of writing, less some, some with other defaults."""
-    return lambda command: _grouped(command, "generation", GenerationOptions, without=without, **defaults)
+    return lambda command: grouped(command, "generation", GenerationOptions, without=without, **defaults)
 
 
 def generation_settings(
