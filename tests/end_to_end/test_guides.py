@@ -1,6 +1,7 @@
 """README.md and the guides: what they show is what the program prints, has and keeps."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from neurosteer_cli.cli import app
 
 README_LINES = 260
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not any(part[0] == "." for part in path.parts))
-NAMES = [document.name for document in DOCUMENTS]
+USERS_PAGES = [page for page in PAGES if ROOT / "tests" not in page.parents]
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]+)?\)")
 OPTION = re.compile(r"--[a-z][a-z-]*")
 CODE = re.compile(r"`([^`\n]+)`")
-OTHERS_OPTIONS = {"--control-vector", "--control-vector-scaled"}  # llama.cpp's
+OTHERS_OPTIONS = {"--control-vector", "--control-vector-scaled", "--version"}  # llama.cpp's, the program's
+
+
+def names_of(pages: Sequence[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT)) for page in pages]
 
 
 # --- what is printed ---------------------------------------------------------------------------
@@ -31,7 +36,7 @@ def printed() -> dict[str, str]:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names_of(DOCUMENTS))
 def test_a_document_shows_what_its_commands_print(document: Path, printed: dict[str, str]) -> None:
     unlike = differences(document.read_text(), printed[document.name])
     assert not unlike, "\n".join([document.name, *unlike])
@@ -40,7 +45,7 @@ def test_a_document_shows_what_its_commands_print(document: Path, printed: dict[
 # --- what can be seen without running ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names_of(DOCUMENTS))
 def test_every_block_of_commands_can_be_run(document: Path) -> None:
     text = document.read_text()
     assert text.count("```") == 2 * len(list(blocks(text)))
@@ -51,7 +56,7 @@ def test_readme_is_no_longer_than_a_door_should_be() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=names_of(PAGES))
 def test_every_link_leads_to_a_file(page: Path) -> None:
     linked = {target for target, _ in LINK.findall(page.read_text()) if "://" not in target}
     assert [target for target in sorted(linked) if not (page.parent / target).exists()] == []
@@ -82,30 +87,27 @@ def commands() -> frozenset[str]:
     return frozenset({*top.commands, *below} - {"sae"})
 
 
-def uses(line: str) -> list[tuple[str, set[str]]]:
-    """The neurosteer commands in a line of a shell, each with its options."""
+def uses(line: str) -> list[tuple[str, frozenset[str]]]:
+    """The neurosteer commands in a line of a shell or of text, each with its options."""
     found = []
     for part in re.split(r"\bneurosteer ", line)[1:]:
-        words = re.split(r"[|;>]", part)[0]
-        command = next((name for name in sorted(commands(), key=len, reverse=True)
-                        if re.match(rf"{name}\b", words)), None)  # fmt: skip
-        if command is not None:
-            found.append((command, set(OPTION.findall(words))))
+        words = re.split(r"[|;>&]", part)[0]
+        named = [name for name in commands() if re.match(rf"{name}\b", words)]
+        found += [(name, frozenset(OPTION.findall(words))) for name in named]
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+@pytest.mark.parametrize("page", USERS_PAGES, ids=names_of(USERS_PAGES))
 def test_every_option_named_is_one(page: Path) -> None:
-    """In a block of commands an option of that command, in a sentence one of any command."""
+    """In a command an option of that command, elsewhere in a sentence one of any command."""
     text = page.read_text()
-    fenced = [block.replace("\\\n", " ") for language, block in blocks(text) if language in ("console", "sh")]
-    shown = [use for block in fenced for line in block.splitlines() for use in uses(line)]
+    shown = [block.replace("\\\n", " ") for language, block in blocks(text) if language in ("console", "sh")]
     said = [code for line in text.splitlines() for code in CODE.findall(line)]
-    wrong = {(name, option) for name, options in [*shown, *(use for code in said for use in uses(code))]
-             for option in options - options_of(name)}  # fmt: skip
-    known = {option for name in commands() for option in options_of(name)} | {"--version"} | OTHERS_OPTIONS
-    named = {option for code in said for option in OPTION.findall(code)}
-    assert (wrong, named - known) == (set(), set())
+    lines = [*said, *(line for block in shown for line in block.splitlines())]
+    wrong = [(name, options - options_of(name)) for line in lines for name, options in uses(line)]
+    assert [(name, options) for name, options in wrong if options] == []
+    known = OTHERS_OPTIONS.union(*map(options_of, commands()))
+    assert {option for code in said for option in OPTION.findall(code)} - known == set()
 
 
 # --- the script itself ---------------------------------------------------------------------------

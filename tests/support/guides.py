@@ -52,6 +52,7 @@ main()
 """
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "2",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait do not slow down others on a busy machine
     "COLUMNS": "110",
     "TERM": "dumb",
     "PYTHONUNBUFFERED": "1",  # stderr and stdout in the order in which they were written
