@@ -19,7 +19,7 @@ from .commands.evaluation.calibrate import calibrate_
 from .commands.evaluation.eval import eval_
 from .commands.evaluation.layers import layers_
 from .commands.export import export
-from .commands.fit import fit
+from .commands.fit import fit_
 from .commands.gen import gen
 from .commands.import_ import import_vector
 from .commands.inspect import inspect
@@ -59,7 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for command in (fit, gen, combine, inspect, eval_, calibrate_, layers_, export, serve, demo):
+for command in (fit_, gen, combine, inspect, eval_, calibrate_, layers_, export, serve, demo):
     app.command(command.__name__.rstrip("_"))(command)  # `eval_`, beside the library's or Python's own
 app.command("import")(import_vector)  # `import` is no name for a function
 app.add_typer(sae, name="sae")

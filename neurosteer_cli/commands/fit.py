@@ -1,5 +1,6 @@
-"""neurosteer fit: two sides of labelled texts to one vector file."""
+"""neurosteer fit: two sides of labelled texts, or chosen latents, to one vector file."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,16 +9,17 @@ import typer
 
 from ..errors import InputError
 from .shared import console
-from .shared.options import Device, Dtype, Json, Model, parse_layers
+from .shared.options import Json, ModelOptions, model_options, parse_layers
 
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
-    from ..saes.sae import SparseAutoencoder
-    from ..vectors.from_texts import FitReport
+    from ..vectors.from_latents import Choice
+    from ..vectors.from_texts import FitReport, LatentRow
     from ..vectors.vector import SteeringVector
 
 
-def fit(
+@model_options
+def fit_(
     texts: Annotated[
         list[str] | None,
         typer.Argument(
@@ -56,9 +58,8 @@ def fit(
         str | None,
         typer.Option(help="In place of --layers: blocks.20.hook_resid_post, or ..._pre."),
     ] = None,
-    model: Model = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    *,
+    where: ModelOptions,
     json: Json = False,
 ) -> None:
     """Fit a steering vector from labelled texts.
@@ -69,57 +70,61 @@ def fit(
     Example: neurosteer fit polite.jsonl rude.jsonl -o polite.st
     """
     from ..data.sides import open_sides
-    from ..files import check_target
+    from ..models.load import model_shape
     from ..models.resolve import DEFAULT_MODEL
-    from ..vectors.methods import METHODS, NEEDS_SAE
-    from .fit_latents import fit_latents
+    from ..saes.load import BUNDLED, load_engine_for
+    from ..vectors import from_texts
 
     if latent:
         if method != "neurosteer" or target is not None or source is not None or hook_point is not None:
             raise InputError("--latent: goes with --sae, --layers and -o, not with options for texts")
-        fit_latents(latent, texts or [], out, sae, layers, model or DEFAULT_MODEL, dtype, device, json=json)
+        _fit_latents(latent, texts or [], out or Path("latents.st"), sae or BUNDLED, layers, where, json)
         return
     if not texts:
         raise InputError("give texts to steer towards and away from, or latents with --latent ID:WEIGHT")
-    if method not in METHODS:
-        raise InputError(f"--method {method}: one of {', '.join(METHODS)}")
+    _check_method(method, top_k, sae)
+    file = _target(out, texts, target)
+    points = _points(layers, hook_point)
+    model = where.model or DEFAULT_MODEL
+    with open_sides(texts, target, source) as sides:
+        option = "--layers" if hook_point is None else "--hook-point"
+        saes = from_texts.choose_saes(method, model, points, sae or BUNDLED, option=option)
+        points = list(saes) or points or [from_texts.default_point(model_shape(model, console.note).n_layers)]
+        engine, saes = load_engine_for(
+            saes, model, points=points, dtype=where.dtype, device=where.device,
+            say=console.note, warn=console.warn,
+        )  # fmt: skip
+        with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
+            vector, report = from_texts.fit(
+                engine, sides, points, method=method, saes=saes, top_k=top_k, advance=advance
+            )
+    vector.save(file)
+    _summarize(vector, report)
+    console.note(f"wrote {file}")
+    if json:
+        _write_json(file, vector, report=asdict(report))
+
+
+def _check_method(method: str, top_k: int, sae: str | None) -> None:
+    from ..vectors.methods import NEEDS_SAE, check_method
+
+    check_method(method)
     if top_k < 1:
         raise InputError(f"--top-k must be at least 1, got {top_k}")
     if sae is not None and method not in NEEDS_SAE:
         raise InputError(f"--method {method} uses no SAE; leave out --sae, or choose neurosteer or paper")
-    target_file = out or _default_name(texts, target)
-    check_target(target_file)
-    if any(Path(text) == target_file for text in texts):
-        raise InputError(f"-o {target_file}: is one of the texts; name another file")
-    points = _points(layers, hook_point)
-    model = model or DEFAULT_MODEL
-    with open_sides(texts, target, source) as sides:
-        option = "--layers" if hook_point is None else "--hook-point"
-        saes = _load_saes(method, sae, model, points, option)
-        points = list(saes) if saes else points or [_middle(model)]
-        from ..saes.load import load_engine_for
-        from ..vectors.from_texts import fit as fit_vector
-
-        engine, saes = load_engine_for(
-            saes, model, points=points, dtype=dtype, device=device,
-            say=console.note, warn=console.warn,
-        )  # fmt: skip
-
-        with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
-            vector, report = fit_vector(
-                engine, sides, points, method=method, saes=saes, top_k=top_k, advance=advance
-            )
-    vector.save(target_file)
-    _summarize(vector, report, target_file)
-    if json:
-        from ..data.records import write_record
-
-        write_record({"vector": str(target_file), **vector.metadata.model_dump(), "report": asdict(report)})
 
 
-def _default_name(texts: list[str], target: str | None) -> Path:
-    stem = target if target is not None else "vector" if texts[0] == "-" else Path(texts[0]).stem
-    return Path(f"{stem}.st")
+def _target(out: Path | None, texts: Sequence[str], label: str | None) -> Path:
+    """The file to write, found fit to be written; its name is that of what it steers towards."""
+    from ..files import check_target
+
+    stem = label if label is not None else "vector" if texts[0] == "-" else Path(texts[0]).stem
+    file = out or Path(f"{stem}.st")
+    check_target(file)
+    if any(Path(text) == file for text in texts):
+        raise InputError(f"-o {file}: is one of the texts; name another file")
+    return file
 
 
 def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
@@ -136,64 +141,36 @@ def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
     return [HookPoint(number) for number in parse_layers(layers)] if layers is not None else []
 
 
-def _middle(model: str) -> "HookPoint":
-    """Where to steer when nothing says so: two thirds up, where steering was seen to work best."""
-    from ..models.hooks import HookPoint
-    from ..models.load import model_shape
+def _write_json(file: Path, vector: "SteeringVector", **more: Any) -> None:
+    from ..data.records import write_record
 
-    return HookPoint(model_shape(model, console.note).n_layers * 2 // 3)
+    write_record({"vector": str(file), **vector.metadata.model_dump(), **more})
 
 
-def _load_saes(
-    method: str, sae: str | None, model: str, points: "list[HookPoint]", option: str
-) -> "dict[HookPoint, SparseAutoencoder]":
-    """The SAE of each hook point, for a method that needs them; the SAE says where it belongs."""
-    from ..errors import SAEError
-    from ..saes.load import BUNDLED, default_layers, find_saes
-    from ..vectors.methods import NEEDS_SAE, SPREAD
-
-    if method not in NEEDS_SAE:
-        return {}
-    sae = sae or BUNDLED
-    asked = [point.layer for point in points]
-    wanted = asked or default_layers(sae, model_id=model, spread=method in SPREAD)
-    found = find_saes(sae, model_id=model, layers=wanted)
-    if points and set(found) != set(points):
-        raise SAEError(
-            f"SAE {sae!r} belongs to {', '.join(map(str, found))}, "
-            f"not to {', '.join(map(str, points))}; leave out {option}, or choose another SAE"
-        )
-    return found
-
-
-def _summarize(vector: "SteeringVector", report: "FitReport", out: Path) -> None:
+def _summarize(vector: "SteeringVector", report: "FitReport") -> None:
     """Tell what was fitted, on stderr."""
-    facts = vector.metadata
-    assert facts.positive is not None and facts.negative is not None
     for warning in report.warnings:
         console.warn(warning)
     if report.n_duplicates:
         console.note(f"{report.n_duplicates} duplicate texts were dropped")
     if report.n_without_tokens:
         console.note(f"{report.n_without_tokens} texts of a single token were left out")
-    console.note(
-        f"{facts.positive.label} {facts.positive.n_texts} texts, {facts.positive.n_tokens} tokens; "
-        f"{facts.negative.label} {facts.negative.n_texts} texts, {facts.negative.n_tokens} tokens; "
-        f"{report.seconds:.1f} s, {report.tokens_per_second:.0f} tokens/s"
-    )
-    for name, point in facts.points.items():
-        held = "no text held out" if point.auroc is None else (
-            f"held-out AUROC {point.auroc:.2f} on {report.n_held_out[0]} + {report.n_held_out[1]} texts"
-        )  # fmt: skip
+    sides = [side for side in (vector.metadata.positive, vector.metadata.negative) if side is not None]
+    counts = [f"{side.label} {side.n_texts} texts, {side.n_tokens} tokens" for side in sides]
+    console.note("; ".join([*counts, f"{report.seconds:.1f} s, {report.tokens_per_second:.0f} tokens/s"]))
+    for name, point in vector.metadata.points.items():
+        held = "no text held out"
+        if point.auroc is not None:
+            n_positive, n_negative = report.n_held_out
+            held = f"held-out AUROC {point.auroc:.2f} on {n_positive} + {n_negative} texts"
         console.note(
             f"{name}: {held}; the sides differ by {point.shift_norm:.1f}, the median residual is "
             f"{point.resid_norm:.1f} long"
         )
-    _show_latents(report, (facts.positive.label, facts.negative.label))
-    console.note(f"wrote {out}")
+    _show_latents(report, [side.label for side in sides])
 
 
-def _show_latents(report: "FitReport", labels: tuple[str, str]) -> None:
+def _show_latents(report: "FitReport", labels: Sequence[str]) -> None:
     """The strongest latents of either sign, as many in all at several blocks as at one."""
     from ..models.hooks import HookPoint
 
@@ -215,7 +192,7 @@ def _show_latents(report: "FitReport", labels: tuple[str, str]) -> None:
     )  # fmt: skip
 
 
-def _latent_cells(row: Any) -> tuple[str, ...]:
+def _latent_cells(row: "LatentRow") -> tuple[str, ...]:
     piece = " ".join(row.piece.split())
     return (
         str(row.latent_id),
@@ -225,3 +202,66 @@ def _latent_cells(row: Any) -> tuple[str, ...]:
         f"{row.negative_rate:.1%}",
         f"{row.token.strip()!r} in {piece!r}",
     )
+
+
+def _fit_latents(
+    latents: Sequence[str],
+    texts: Sequence[str],
+    out: Path,
+    sae: str,
+    layers: str | None,
+    where: ModelOptions,
+    json: bool,
+) -> None:
+    """Write the vector of `--latent` options; texts, if any, are what the residual's norm is measured on."""
+    from ..data.corpus import corpus_files, documents
+    from ..files import check_target
+    from ..models.resolve import DEFAULT_MODEL
+    from ..saes.load import load_engine_for
+    from ..vectors.from_latents import (
+        N_TOKENS,
+        described,
+        find_latents,
+        from_latents,
+        measured,
+        parse_latents,
+    )
+
+    model = where.model or DEFAULT_MODEL
+    chosen = parse_latents(latents)
+    check_target(out)
+    files = corpus_files(texts)
+    saes, weights = find_latents(chosen, model, sae, parse_layers(layers) if layers is not None else None)
+    choices = [] if files else described(saes, weights, model)
+    engine, saes = load_engine_for(
+        saes, model, points=saes if files else [], dtype=where.dtype, device=where.device,
+        say=console.note, warn=console.warn,
+    )  # fmt: skip
+    if files:
+        name = ", ".join(part.name for part in files)
+        with console.progress("measuring", N_TOKENS) as advance:
+            choices = measured(engine, saes, weights, documents(files), name=name, advance=advance)
+    vector = from_latents(engine, choices)
+    vector.save(out)
+    _show_choices(choices, model)
+    console.note(f"wrote {out}: alpha 1 is a dose of {vector.dose(1.0):.2%}")
+    if json:
+        _write_json(out, vector)
+
+
+def _show_choices(choices: "Sequence[Choice]", model: str) -> None:
+    """Tell what the vector is made of, on stderr."""
+    from ..saes.descriptions import find, names
+
+    for choice in choices:
+        described = names(find(choice.sae, model), choice.latent_ids)
+        console.note(f"{choice.sae.hook_point}: the median residual is {choice.median_resid_norm:.1f} long")
+        console.table(
+            "chosen latents",
+            (">latent", ">weight", ">fires", *(["described as"] if described else [])),
+            [
+                (str(latent), f"{choice.weights[latent]:+g}", f"{choice.firing_rates[latent]:.2%}",
+                 *([described[latent]] if described else []))
+                for latent in choice.latent_ids
+            ],
+        )  # fmt: skip

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data.sides import FEW_TEXTS, Sides
+from ..data.records import Record
+from ..data.sides import FEW_TEXTS, Side, Sides, sides_of
 from ..errors import NeurosteerError, SAEError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
@@ -24,6 +25,7 @@ from .reading import BEFORE, PointReading, Reading
 from .statistics import auroc, welch_t
 from .vector import Latents, SteeringVector, unit_pushes
 
+Texts = tuple[Sequence[str | Record], Sequence[str | Record]]  # positive, negative
 LOW_AUROC = 0.6
 N_STRONGEST = 6  # latents of either sign shown
 
@@ -57,7 +59,7 @@ class FitReport:
 
 def fit(
     engine: Engine,
-    sides: Sides,
+    sides: Sides | Texts,
     points: Sequence[HookPoint] = (),
     *,
     method: str = "neurosteer",
@@ -67,10 +69,12 @@ def fit(
 ) -> tuple[SteeringVector, FitReport]:
     """Fit a vector in one pass over the texts; a fifth of them is held out to measure its AUROC.
 
+        vector, report = fit(Engine.load(), (polite, rude))
+
     The vector that is returned is fitted on all texts; the AUROC is that of one fitted on the rest.
 
     Args:
-        sides: positive, negative.
+        sides: what to steer towards and away from: lists of texts or records, or what `open_sides` yields.
         points: where to steer; each gets 1/len(points) of the push. Without: where the SAEs belong,
             or two thirds up the model for a method that needs none.
         method: `neurosteer`, `paper`, `diffmean` or `pca`; `vectors/methods.py` says what they do.
@@ -87,10 +91,12 @@ def fit(
         NeurosteerError: the sides do not differ at all.
     """
     check_method(method)
+    sides = _as_sides(sides)
     warnings: list[str] = []
-    if saes is None:
-        saes = choose_saes(method, engine.model_id, points)
-    saes = open_saes(saes, engine, warn=warnings.append)
+    if saes is None:  # of others, whoever chose them has been warned
+        saes = open_saes(choose_saes(method, engine.model_id, points), engine, warn=warnings.append)
+    else:
+        saes = open_saes(saes, engine)
     points = points or list(saes) or [default_point(engine.shape.n_layers)]
     for point in points:
         point.check(engine.shape.n_layers)
@@ -109,6 +115,14 @@ def fit(
         strongest={str(at): _strongest(reading.at[at], vector.latents.get(at), engine) for at in points},
     )
     return vector, report
+
+
+def _as_sides(sides: Sides | Texts) -> Sides:
+    known = tuple(side for side in sides if isinstance(side, Side))
+    if known:
+        return known
+    positive, negative = (side for side in sides if not isinstance(side, Side))
+    return sides_of(positive, negative)
 
 
 # --- where to steer ----------------------------------------------------------------------------

@@ -10,20 +10,20 @@ from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.saes.load import load_sae
-from neurosteer_cli.vectors.from_latents import Choice, choose, parse_latents
+from neurosteer_cli.vectors.from_latents import Choice, from_latents, parse_latents
 from neurosteer_cli.vectors.vector import SteeringVector
 
 
 def choice(folder: Path, weights: dict[int, float], **changes: object) -> Choice:
     sae = load_sae(str(save_tiny_sae(folder, **changes)), model_id="tiny")  # type: ignore[arg-type]
-    return Choice(sae, weights, 200.0, dict.fromkeys(weights, 0.25))
+    return Choice(sae, weights, 200.0, [0.25] * sae.d_sae)
 
 
 def test_the_push_is_the_weighted_sum_of_decoder_rows_one_percent_long(
     engine: Engine, tmp_path: Path
 ) -> None:
     one = choice(tmp_path / "sae", {3: -1.0, 9: 2.0})
-    vector = choose({HookPoint(2): one}, model_id="tiny", model_shape=engine.shape)
+    vector = from_latents(engine, [one])
     rows = one.sae.weights["W_dec"]
     expected = 2.0 * rows[9] - rows[3]
     push = vector.pushes[HookPoint(2)]
@@ -35,13 +35,11 @@ def test_the_push_is_the_weighted_sum_of_decoder_rows_one_percent_long(
 
 
 def test_several_hook_points_share_the_push_and_the_file_keeps_all(engine: Engine, tmp_path: Path) -> None:
-    choices = {
-        HookPoint(layer): choice(
-            tmp_path / str(layer), {layer: 1.0}, hook_name=f"blocks.{layer}.hook_resid_post"
-        )
+    choices = [
+        choice(tmp_path / str(layer), {layer: 1.0}, hook_name=f"blocks.{layer}.hook_resid_post")
         for layer in (1, 2)
-    }
-    vector = choose(choices, model_id="tiny", model_shape=engine.shape)
+    ]
+    vector = from_latents(engine, choices)
     assert [float(push.norm()) for push in vector.pushes.values()] == pytest.approx([1.0, 1.0])
     vector.save(tmp_path / "v.st")
     again = SteeringVector.load(tmp_path / "v.st")
@@ -58,12 +56,12 @@ def test_latents_that_cancel_out_are_refused(engine: Engine, tmp_path: Path) -> 
     one = choice(tmp_path / "sae", {3: -1.0, 9: 1.0})
     one.sae.weights["W_dec"][9] = one.sae.weights["W_dec"][3]
     with pytest.raises(NeurosteerError, match=r"the latents chosen at blocks.2.hook_resid_post cancel out"):
-        choose({HookPoint(2): one}, model_id="tiny", model_shape=engine.shape)
+        from_latents(engine, [one])
 
 
 def test_a_latent_the_sae_lacks_is_named(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--latent 64: the SAE at .* has 64 latents, 0 to 63"):
-        choose({HookPoint(2): choice(tmp_path / "sae", {64: 1.0})}, model_id="tiny", model_shape=engine.shape)
+        from_latents(engine, [choice(tmp_path / "sae", {64: 1.0})])
 
 
 def test_latents_are_read_with_and_without_a_block_and_a_weight() -> None:

@@ -12,19 +12,20 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from support.tiny import save_tiny_sae
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
 from neurosteer_cli.data.records import Passage
 from neurosteer_cli.data.sides import open_sides, text_hash
-from neurosteer_cli.errors import InputError, NeurosteerError
+from neurosteer_cli.errors import InputError, NeurosteerError, SAEError
 from neurosteer_cli.models import engine as engine_module
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder
 from neurosteer_cli.vectors import reading as reading_module
-from neurosteer_cli.vectors.from_texts import FitReport, fit
+from neurosteer_cli.vectors.from_texts import FitReport, choose_saes, fit
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINT = HookPoint(2)
@@ -519,3 +520,51 @@ def test_progress_counts_every_text_once(engine: Engine, sources: tuple[Path, Pa
     steps: list[int] = []
     fitted(engine, sources, method="diffmean", advance=steps.append)
     assert sum(steps) == 40
+
+
+# --- what is left out --------------------------------------------------------------------------
+
+
+def test_lists_of_texts_give_the_vector_of_their_files(engine: Engine, sources: tuple[Path, Path]) -> None:
+    of_files, _ = fitted(engine, sources, method="diffmean")
+    records = [{"text": text} for text in DOWN]
+    of_lists, report = fit(engine, (UP, records), [POINT], method="diffmean")
+    assert torch.equal(of_lists.pushes[POINT], of_files.pushes[POINT])
+    assert report.n_held_out == (4, 4)
+    labels = [side.label for side in (of_lists.metadata.positive, of_lists.metadata.negative) if side]
+    assert labels == ["positive", "negative"]
+
+
+def test_a_method_without_an_sae_steers_two_thirds_up(engine: Engine) -> None:
+    vector, _ = fit(engine, (UP, DOWN), method="diffmean")
+    assert list(vector.pushes) == [HookPoint(2)]  # of 4 blocks
+
+
+def test_saes_say_where_they_belong(engine: Engine, sae: SparseAutoencoder) -> None:
+    vector, _ = fit(engine, (UP, DOWN), saes={sae.hook_point: sae}, top_k=TOP_K)
+    assert list(vector.pushes) == [sae.hook_point]
+
+
+def test_a_model_without_bundled_saes_is_told_of_them(engine: Engine) -> None:
+    with pytest.raises(SAEError, match=r"^no SAE is bundled for model '.*': give --sae FOLDER"):
+        fit(engine, (UP, DOWN))
+    with refusal(
+        SAEError, "the method needs an SAE at every hook point: give one, or choose diffmean or pca"
+    ):
+        fit(engine, (UP, DOWN), [POINT], saes={})
+
+
+def test_the_saes_of_a_family_are_chosen_by_the_method(tmp_path: Path) -> None:
+    family = tmp_path / "family"
+    for layer in (0, 1, 2, 3):
+        name = f"blocks.{layer}.hook_resid_post"
+        save_tiny_sae(family / name, hook_name=name)
+    for method, layers in (("neurosteer", [1, 2, 3]), ("paper", [3]), ("diffmean", [])):
+        assert list(choose_saes(method, "tiny", sae=str(family))) == [HookPoint(layer) for layer in layers]
+    assert list(choose_saes("paper", "tiny", [HookPoint(0)], str(family))) == [HookPoint(0)]
+    with refusal(
+        SAEError,
+        f"SAE '{family / 'blocks.1.hook_resid_post'}' belongs to blocks.1.hook_resid_post, "
+        "not to blocks.0.hook_resid_post; leave out --layers, or choose another SAE",
+    ):
+        choose_saes("paper", "tiny", [HookPoint(0)], str(family / "blocks.1.hook_resid_post"))
