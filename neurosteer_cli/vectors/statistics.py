@@ -217,4 +217,4 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
     """
     ranked = negative.sort().values
     below, not_above = (torch.searchsorted(ranked, positive, right=ties) for ties in (False, True))
-    return float((below + not_above).sum() / (2 * len(positive) * len(negative)))
+    return int((below + not_above).sum()) / (2 * len(positive) * len(negative))

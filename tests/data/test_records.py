@@ -15,9 +15,11 @@ from neurosteer_cli.data import records
 from neurosteer_cli.data.records import (
     Located,
     Passage,
+    appending,
     as_passage,
     chat_messages,
     read_records,
+    recover,
     string_value,
     write_record,
 )
@@ -328,3 +330,24 @@ def test_half_a_surrogate_pair_in_a_kept_key_comes_out_as_it_came(write: Any, ca
     line = '{"prompt": "a", "id": "\\ud800"}'
     write_record(next(read_records(write("a.jsonl", line))).record)
     assert json.loads(capsysbinary.readouterr().out) == json.loads(line)
+
+
+def test_a_half_written_record_is_told_apart_from_whole_ones(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    with appending(path) as append:
+        append({"job": 0})
+        append({"job": 1})
+    whole = path.stat().st_size
+    with path.open("a") as file:
+        file.write('{"job": 2, "te')
+    found, size = recover(path)
+    assert [one.record for one in found] == [{"job": 0}, {"job": 1}]
+    assert [one.where for one in found] == [f"{path}:1", f"{path}:2"]
+    assert size == whole
+    assert path.read_text().endswith('"te')  # nothing is touched
+
+
+def test_nothing_is_recovered_from_nothing(tmp_path: Path) -> None:
+    assert recover(tmp_path / "absent") == ([], 0)
+    (tmp_path / "torn").write_text('{"jo')
+    assert recover(tmp_path / "torn") == ([], 0)

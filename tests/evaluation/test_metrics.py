@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from neurosteer_cli.evaluation.metrics import (
     Bootstrap,
@@ -16,38 +15,6 @@ from neurosteer_cli.evaluation.metrics import (
     mean_log_prob,
     repetition,
 )
-from neurosteer_cli.vectors.statistics import auroc
-
-
-def by_counting(positive: Tensor, negative: Tensor) -> float:
-    """Every pair looked at: 1 for a win, a half for a tie."""
-    pairs = [(float(p), float(n)) for p in positive for n in negative]
-    return sum(1.0 if p > n else 0.5 if p == n else 0.0 for p, n in pairs) / len(pairs)
-
-
-def test_auroc_is_the_share_of_pairs_won() -> None:
-    assert auroc(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0, 4.0])) == (2 + 1) / 6
-
-
-def test_ties_count_half() -> None:
-    assert auroc(torch.tensor([1.0]), torch.tensor([0.0, 1.0, 2.0])) == 0.5
-    assert auroc(torch.ones(3), torch.ones(5)) == 0.5
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_auroc_equals_a_count_of_all_pairs(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    positive = torch.randint(8, (17,), generator=generator).double()  # many ties
-    negative = torch.randint(6, (23,), generator=generator).double()
-    assert auroc(positive, negative) == pytest.approx(by_counting(positive, negative), abs=1e-15)
-    swapped = auroc(negative, positive)
-    assert auroc(positive, negative) + swapped == pytest.approx(1, abs=1e-15)
-
-
-def test_auroc_is_1_and_0_where_the_sides_separate() -> None:
-    low, high = torch.tensor([-3.0, -1.0]), torch.tensor([0.5, 7.0, 9.0])
-    assert auroc(high, low) == 1.0
-    assert auroc(low, high) == 0.0
 
 
 def test_the_mean_log_probability_is_that_of_the_geometric_mean_of_probabilities() -> None:

@@ -1,17 +1,24 @@
 """Statistics over latents, against numpy and scipy over everything at once, and by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_ind
+from torch import Tensor
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.vectors.statistics import (
     LatentStats,
+    MeanStats,
+    PairStats,
     TextFold,
+    auroc,
     fold,
     select_by_frequency,
     select_by_t,
+    text_means,
     welch_t,
 )
 
@@ -224,3 +231,134 @@ def test_k_out_of_range_is_refused(select: object, k: int) -> None:
     message = f"^--top-k must be between 1 and d_sae=5, got {k}$"
     with pytest.raises(InputError, match=message):
         select(of_texts(UP), of_texts(DOWN), k)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+# --- means -------------------------------------------------------------------------------------
+
+
+def test_text_means_average_each_texts_tokens() -> None:
+    resid = torch.tensor([[1.0, 0.0], [10.0, 2.0], [3.0, 4.0], [20.0, 0.0], [2.0, 2.0]])
+    means = text_means(resid, torch.tensor([0, 1, 0, 1, 0]), 2)
+    assert means.tolist() == [[2.0, 2.0], [15.0, 1.0]]
+
+
+def test_text_means_of_batches_of_any_order_are_those_of_each_text(
+    generator: torch.Generator,
+) -> None:
+    resid = torch.randn(50, 6, generator=generator)
+    owner = torch.randint(4, (50,), generator=generator)
+    expected = torch.stack([resid[owner == text].mean(0) for text in range(4)])
+    torch.testing.assert_close(text_means(resid, owner, 4), expected)
+
+
+def test_mean_stats_are_the_mean_of_all_vectors(generator: torch.Generator) -> None:
+    vectors = torch.randn(30, 4, generator=generator)
+    stats = MeanStats.empty(4)
+    for part in vectors.split([1, 20, 9]):
+        stats.add(part)
+    assert stats.n == 30
+    torch.testing.assert_close(stats.mean, vectors.double().mean(0))
+
+
+def test_sums_of_mean_stats_are_the_stats_of_all(generator: torch.Generator) -> None:
+    vectors = torch.randn(30, 4, generator=generator)
+    first, second, whole = MeanStats.empty(4), MeanStats.empty(4), MeanStats.empty(4)
+    first.add(vectors[:11])
+    second.add(vectors[11:])
+    whole.add(vectors)
+    both = first + second
+    assert (both.n, first.n, second.n) == (30, 11, 19)
+    torch.testing.assert_close(both.mean, whole.mean)
+    torch.testing.assert_close(first.mean, vectors[:11].double().mean(0))  # left as it was
+
+
+def test_mean_stats_do_not_lose_small_vectors_among_large_ones() -> None:
+    stats = MeanStats.empty(1)
+    stats.add(torch.tensor([[1e8]]))
+    for _ in range(100):
+        stats.add(torch.tensor([[1.0]]))  # float32 would drop each of them
+    assert float(stats.total) == 1e8 + 100
+
+
+# --- pairs -------------------------------------------------------------------------------------
+
+
+def test_the_first_component_is_the_first_right_singular_vector(
+    generator: torch.Generator,
+) -> None:
+    differences = torch.randn(40, 6, generator=generator) @ torch.diag(torch.arange(1.0, 7.0))
+    stats = PairStats.empty(6)
+    for part in differences.split(7):
+        stats.add(part)
+    expected = torch.linalg.svd(differences.double()).Vh[0]
+    found = stats.first_component(expected)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert float(found.norm()) == pytest.approx(1, abs=1e-12)
+
+
+def test_its_sign_is_that_of_the_direction_given() -> None:
+    stats = PairStats.empty(2)
+    stats.add(torch.tensor([[3.0, 0.0], [-5.0, 0.0]]))
+    for sign in (1.0, -1.0):
+        found = stats.first_component(torch.tensor([sign, 9.0], dtype=torch.float64))
+        torch.testing.assert_close(found, torch.tensor([sign, 0.0], dtype=torch.float64))
+
+
+def test_the_moment_is_not_centred() -> None:
+    stats = PairStats.empty(2)
+    stats.add(torch.tensor([[4.0, 1.0], [4.0, -1.0]]))  # centred, only the second axis would vary
+    found = stats.first_component(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+
+def test_sums_of_pair_stats_are_the_stats_of_all(generator: torch.Generator) -> None:
+    differences = torch.randn(9, 3, generator=generator)
+    first, second = PairStats.empty(3), PairStats.empty(3)
+    first.add(differences[:4])
+    second.add(differences[4:])
+    expected = differences.double().T @ differences.double()
+    torch.testing.assert_close((first + second).moment, expected)
+
+
+def test_lengths_of_differences_weigh_and_not_their_number() -> None:
+    stats = PairStats.empty(2)
+    stats.add(torch.tensor([[0.0, 1.0]] * 8))  # moment 8
+    stats.add(torch.tensor([[math.sqrt(9), 0.0]]))  # moment 9
+    found = stats.first_component(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(found.abs(), torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+
+def by_counting(positive: Tensor, negative: Tensor) -> float:
+    """Every pair looked at: 1 for a win, a half for a tie."""
+    pairs = [(float(p), float(n)) for p in positive for n in negative]
+    return sum(1.0 if p > n else 0.5 if p == n else 0.0 for p, n in pairs) / len(pairs)
+
+
+def test_auroc_is_the_share_of_pairs_won() -> None:
+    assert auroc(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 2.0, 4.0])) == (2 + 1) / 6
+
+
+def test_ties_count_half() -> None:
+    assert auroc(torch.tensor([1.0]), torch.tensor([0.0, 1.0, 2.0])) == 0.5
+    assert auroc(torch.ones(3), torch.ones(5)) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auroc_equals_a_count_of_all_pairs(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    positive = torch.randint(8, (17,), generator=generator).double()  # many ties
+    negative = torch.randint(6, (23,), generator=generator).double()
+    assert auroc(positive, negative) == pytest.approx(by_counting(positive, negative), abs=1e-15)
+    swapped = auroc(negative, positive)
+    assert auroc(positive, negative) + swapped == pytest.approx(1, abs=1e-15)
+
+
+def test_auroc_is_1_and_0_where_the_sides_separate() -> None:
+    low, high = torch.tensor([-3.0, -1.0]), torch.tensor([0.5, 7.0, 9.0])
+    assert auroc(high, low) == 1.0
+    assert auroc(low, high) == 0.0

@@ -64,7 +64,7 @@ def calibrate_(
     ((_, steering),) = comparison.vectors
     judges = results.load_judges_of(specs, judging, [steering])
     engine = load_engine(where.model, [vector], [steering], where.dtype, where.device)
-    run = comparison.write(engine, records, progress=console.progress)
+    run = replace(comparison.write(engine, records, progress=console.progress), pushes={})  # no damage
     evaluation = evaluate(run, judges, progress=console.progress)
     calibration = calibrate(evaluation, max_ppl_ratio)
     metadata = steering.metadata.model_copy(update={"calibration": calibration})
