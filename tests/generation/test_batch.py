@@ -1,6 +1,7 @@
 """Continuations that join and leave a batch say what they say alone, in every family of models."""
 
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from support.tiny import D_MODEL, D_VOCAB, FAMILIES
 from transformers.cache_utils import DynamicLayer
 
+from neurosteer_cli.generation import batch as batch_module
 from neurosteer_cli.generation import cache
 from neurosteer_cli.generation.batch import Batch
 from neurosteer_cli.generation.continuation import Continuation
@@ -157,6 +159,39 @@ def test_a_cache_of_another_kind_takes_no_newcomers_until_it_is_empty(
         batch.step()
     assert batch.is_open
     assert several[1].written == alone(llama, 2, max_new_tokens=5)
+
+
+def test_who_waits_joins_in_order_while_there_is_room(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_module, "TOKENS_IN_CACHE", 48)
+    monkeypatch.setattr(batch_module, "TOKENS_PER_PASS", 20)
+
+    def admitted(batch: Batch, *sizes: tuple[int, int]) -> int:
+        waiting = deque(continuation(0, ids=[5] * n, max_new_tokens=new) for n, new in sizes)
+        first, n_waiting = waiting[0], len(waiting)
+        joined = batch.admit(waiting)
+        assert len(joined) + len(waiting) == n_waiting
+        assert not joined or joined[0] is first
+        return len(joined)
+
+    assert admitted(Batch(llama, 3), *[(2, 2)] * 9) == 3
+    assert admitted(Batch(llama), *[(4, 12)] * 9) == 3  # 3 x 16 tokens
+    assert admitted(Batch(llama), (2, 2), (8, 16), (2, 2)) == 2  # 2 x 24, the shorter one's pads counted
+    assert admitted(Batch(llama), *[(7, 1)] * 9) == 2  # 3 x 7 tokens of prompts are too many for one pass
+    assert admitted(Batch(llama), *[(100, 20)] * 2) == 1  # one alone is always let in
+    batch = Batch(llama)
+    assert (admitted(batch, (9, 7)), admitted(batch, *[(9, 7)] * 3)) == (1, 2)
+
+
+def test_those_of_one_noise_that_join_together_share_its_draws_and_others_begin_anew(llama: Engine) -> None:
+    batch = Batch(llama)
+    first, second, third = (continuation(1, key="k", max_new_tokens=9) for _ in range(3))
+    batch.join([first, second])
+    assert first.generator is second.generator
+    batch.step()
+    batch.join([third])
+    while len(batch):
+        batch.step()
+    assert first.written == second.written == third.written
 
 
 def test_log_probabilities_are_those_of_the_steered_model(llama: Engine) -> None:

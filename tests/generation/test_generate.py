@@ -420,6 +420,27 @@ def test_batches_are_bounded_in_tokens(llama: Engine, monkeypatch: pytest.Monkey
     assert prefills(llama, rows) == [(3, 3), (1, 3), (1, 30), (1, 1)]
 
 
+def test_a_batch_is_filled_again_as_rows_end_and_says_the_same(llama: Engine) -> None:
+    rows = [Job(str(n), PROMPTS[n % 3]) for n in range(24)]
+    stopping = replace(llama, stop_ids=frozenset(range(0, D_VOCAB, 8)))  # some end at once, some late
+    alone = [written(stopping, [row], sampling=WARM, n=20)[0] for row in rows]
+    assert len({one.n_tokens for one in alone}) > 6
+    sizes = [
+        len(resid)
+        for resid in passes(
+            stopping,
+            0,
+            lambda: written(stopping, rows, sampling=WARM, n=20, batch_size=4) == alone or pytest.fail(),
+        )
+    ]
+    assert max(sizes) == 4
+    slices = [rows[i : i + 4] for i in range(0, len(rows), 4)]
+    static = passes(
+        stopping, 0, lambda: [written(stopping, some, sampling=WARM, n=20, batch_size=4) for some in slices]
+    )
+    assert len(sizes) < len(static)
+
+
 def test_finished_rows_leave_the_batch(llama: Engine) -> None:
     first = int(texts(llama, rows_of(PROMPTS[:1]), n=1)[0][1:-1])
     stopping = replace(llama, stop_ids=frozenset({first}))

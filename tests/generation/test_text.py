@@ -1,6 +1,10 @@
 """Text is given out as soon as it can be, and up to a stop string alone."""
 
+from dataclasses import replace
+
 import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from neurosteer_cli.generation.text import TextStream, token_bytes
 from neurosteer_cli.models.engine import Engine
@@ -82,6 +86,43 @@ def test_a_prompt_may_end_in_half_a_character(engine: Engine) -> None:
     pieces = [stream.take(token) for token in tokens_of(engine, b"\xacb")]
     assert "".join(pieces).endswith("b")
     assert "a" not in "".join(pieces)
+
+
+def with_decoder(engine: Engine, words: list[str], decoder: decoders.Decoder) -> Engine:
+    """The engine with a tokenizer of whole words."""
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
+    raw.decoder = decoder
+    return replace(engine, tokenizer=PreTrainedTokenizerFast(tokenizer_object=raw))
+
+
+@pytest.mark.parametrize("prompt", [[0, 1], []])
+def test_a_space_between_prompt_and_text_is_the_texts(engine: Engine, prompt: list[int]) -> None:
+    words = ["▁to", "▁be", "▁or", "no", "t", "▁that"]
+    llama = with_decoder(engine, words, decoders.Metaspace())
+    stream = TextStream(llama, prompt)
+    pieces = [stream.take(token) for token in (2, 5, 3, 4)]
+    assert pieces == [" or" if prompt else "or", " that", "no", "t"]
+    assert stream.finish() == ""
+    assert stream.text == llama.decode(prompt, [2, 5, 3, 4])
+
+
+def test_bytes_that_fall_back_are_held_till_they_are_a_character(engine: Engine) -> None:
+    words = ["▁a", "<0xE2>", "<0x82>", "<0xAC>", "▁b"]
+    sequence = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    stream = TextStream(with_decoder(engine, words, sequence), [0])
+    assert [stream.take(token) for token in (4, 1, 2, 3, 4)] == [" b", "", "", "€", " b"]
+
+
+def test_a_decoder_that_mends_what_came_before_does_not_end_the_text(engine: Engine) -> None:
+    words = ["so", "it", "'", "s", "here"]
+    wordpiece = with_decoder(engine, words, decoders.WordPiece(cleanup=True))
+    stream, written = TextStream(wordpiece, [0]), [1, 2, 3, 4]
+    pieces = [stream.take(token) for token in written]
+    assert pieces[:2] == [" it", " '"]  # of which the next token makes "it's"
+    stream.finish()
+    assert stream.text == wordpiece.decode([0], written) == " it's here"
 
 
 def test_every_byte_has_its_token(engine: Engine) -> None:
