@@ -1,118 +1,121 @@
-"""Charts as SVG elements of a page, and as files."""
+"""Charts hold what was measured, by alpha where there is one and else by label."""
 
-import re
-import warnings
-from pathlib import Path
+import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
-import matplotlib
-import pytest
+from matplotlib.figure import Figure
+from support import evaluations
 
-from neurosteer_cli.errors import InputError, OutputError
-from neurosteer_cli.reports.charts import check_suffix, inline_svg, save
-from neurosteer_cli.reports.panels import Axis, Band, Chart, Panel, Point, Series
-from neurosteer_cli.reports.tables import Estimate, exactly
+from neurosteer_cli.evaluation.evaluate import Evaluation
+from neurosteer_cli.evaluation.metrics import Estimate
+from neurosteer_cli.reports.charts import (
+    effect_against_cost,
+    effect_and_cost,
+    separation,
+    separation_and_steering,
+    steering,
+)
+from neurosteer_cli.reports.drawing import inline_svg
 
-INFINITE = Estimate(float("inf"), 1.0, float("inf"))
+
+def texts(figure: Figure | None) -> set[str]:
+    assert figure is not None
+    svg = ElementTree.fromstring(inline_svg(figure, "a"))
+    return {(element.text or "").strip() for element in svg.iter("text")}
 
 
-def chart(*points: Point, x: Axis | None = None, title: str = "A title") -> Chart:
-    found = points or tuple(
-        Point(exactly(float(n)), Estimate(n, n - 0.5, n + 0.5), f"p{n}") for n in range(3)
+def dose(evaluation: Evaluation) -> Figure | None:
+    return effect_and_cost(evaluation.results, [judge.name for judge in evaluation.judges])
+
+
+def cost(evaluation: Evaluation) -> Figure | None:
+    return effect_against_cost(evaluation.results, [judge.name for judge in evaluation.judges])
+
+
+def test_conditions_of_one_vector_are_a_curve_against_alpha_beside_their_baselines() -> None:
+    figure = dose(evaluations.working())
+    assert figure is not None
+    assert {
+        "polite.st",
+        "unsteered",
+        "prompting",
+        "random vector of equal norm",
+        "alpha (% of the residual's length)",
+        "positive, judge “data”",
+        "perplexity ratio",
+        "KL (nats a token)",
+        "1.25",
+    } <= texts(figure)
+    curve = figure.axes[0].lines[0]
+    assert list(curve.get_xdata()) == [-8, 0, 4, 8, 16, 24]
+    assert list(curve.get_ydata()) == [0.38, 0.61, 0.66, 0.79, 0.955, 0.97]
+
+
+def test_conditions_without_an_alpha_stand_by_their_labels() -> None:
+    assert {"system-a_generations_…", "system-b.jsonl", "$x^2$ <b>.jsonl"} <= texts(
+        dose(evaluations.published())
     )
-    series = [Series("first", "1", found, line=True), Series("second", "random", found[:1])]
-    y = Axis(
-        "effect", bands=(Band("level", "unsteered", Estimate(1.0, 0.5, 1.5)),), guides=((1.25, "limit"),)
-    )
-    return Chart(title, [Panel(x or Axis("alpha"), y, series)])
+    assert {"polite +8, happy +4", "polite.st + happy.st"} <= texts(dose(evaluations.two_vectors()))
 
 
-def texts(svg: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(svg).iter("text")]
+def test_positions_are_named_only_where_they_differ() -> None:
+    evaluation = evaluations.working()
+    assert "polite.st" in texts(dose(evaluation))
+    results = [
+        *evaluation.results,
+        evaluations.result(4.0, evaluation.results[1].judges, positions="generated"),
+    ]
+    assert {"polite.st, all", "polite.st, generated"} <= texts(dose(replace(evaluation, results=results)))
 
 
-def test_text_stays_text() -> None:
-    found = texts(inline_svg(chart(), "a"))
-    assert {"alpha", "effect", "first", "second", "level", "limit", "p0", "p1", "p2"} <= set(found)
+def test_a_point_is_named_by_its_alpha_or_label_and_one_at_infinity_is_left_out() -> None:
+    assert {"-8", "+4", "+8", "+16", "+24"} <= texts(cost(evaluations.working()))
+    assert "+24" not in texts(cost(evaluations.failed()))
+    assert "system-b.jsonl" in texts(cost(evaluations.published()))
 
 
-def test_labels_are_neither_formulas_nor_elements() -> None:
-    hostile = "<script>$\\frac{1}{0}$ & 漢字"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        svg = inline_svg(chart(Point(exactly(0.0), exactly(0.0), hostile), title=hostile), "a")
-    assert hostile in texts(svg)
-    assert ElementTree.fromstring(svg)[0].text == hostile
-    assert "<script>" not in svg
+def test_a_judge_without_a_rate_is_drawn_by_its_mean() -> None:
+    evaluation = evaluations.working()
+    for result in evaluation.results:
+        result.judges["data"] = replace(result.judges["data"], rate=None)
+    assert "mean score, judge “data”" in texts(dose(evaluation))
 
 
-def test_ids_of_two_charts_do_not_clash() -> None:
-    one, two = (set(re.findall(r'\bid="([^"]+)"', inline_svg(chart(), ident))) for ident in ("a", "b"))
-    assert one
-    assert not one & two
+def test_there_is_no_chart_of_nothing() -> None:
+    evaluation = evaluations.working()
+    assert cost(replace(evaluation, judges=[])) is None
+    nothing = {"perplexity": None, "perplexity_ratio": None, "kl": None, "judges": {}}
+    assert dose(replace(evaluation, results=[replace(one, **nothing) for one in evaluation.results])) is None
 
 
-def test_colours_are_the_page_s_to_change() -> None:
-    svg = inline_svg(chart(), "a")
-    assert "var(--look-1, #0072b2)" in svg
-    assert "var(--ink, #1f2328)" in svg
-    outside = re.sub(r"var\(--[^)]*\)", "", svg)
-    assert re.findall("#[0-9a-f]{6}", outside) == []
+def test_a_calibration_marks_its_fit_the_allowed_range_and_the_recommended_alphas() -> None:
+    figure = effect_and_cost(evaluations.working().results, ["data"], evaluations.calibration())
+    assert figure is not None
+    assert {"monotone fit, used by --level", "up 16", "down -8"} <= texts(figure)
+    axes = figure.axes[0]
+    shaded = [patch.get_extents().transformed(axes.transData.inverted()).intervalx for patch in axes.patches]
+    assert [-8.0, 16.0] in [list(interval.round(6)) for interval in shaded]
 
 
-def test_no_style_or_description_of_its_own_reaches_the_page() -> None:
-    tags = {element.tag for element in ElementTree.fromstring(inline_svg(chart(), "a")).iter()}
-    assert not {"style", "metadata"} & tags
+def test_layers_have_no_halves_and_doses_a_line_each() -> None:
+    sweep = evaluations.layers()
+    assert {"difference of means", "SAE latents", "chance", "held-out AUROC"} <= texts(separation(sweep))
+    assert {"alpha -10", "alpha +10", "alpha +16", "positive, judge “data”"} <= texts(steering(sweep))
+    few = replace(sweep, layers=sweep.layers[:3])
+    assert {"0", "1", "2"} <= texts(separation(few))
+    assert not {"0.5", "1.5"} & {text for text in texts(separation(few)) if text != "0.5"}
 
 
-def test_infinite_numbers_are_left_out() -> None:
-    finite = Point(exactly(0.0), exactly(1.0), "finite")
-    found = texts(inline_svg(chart(finite, Point(exactly(1.0), INFINITE, "infinite")), "a"))
-    assert "finite" in found
-    assert "infinite" not in found
+def test_a_plot_has_the_panels_of_both_charts_as_far_as_there_are_both() -> None:
+    assert len(separation_and_steering(evaluations.layers()).axes) == 4
+    assert len(separation_and_steering(evaluations.layers(steer=False)).axes) == 2
+    assert steering(evaluations.layers(steer=False)) is None
 
 
-def test_names_take_the_place_of_numbers() -> None:
-    names = Axis("", names=("zero", "one", "two"))
-    assert {"zero", "one", "two"} <= set(texts(inline_svg(chart(x=names), "a")))
-
-
-def test_layers_have_no_halves() -> None:
-    ticks = set(texts(inline_svg(chart(x=Axis("layer", whole=True)), "a")))
-    assert {"0", "1", "2"} <= ticks
-    assert not {"0.5", "1.5"} & ticks
-
-
-def test_a_wide_range_has_ticks_at_1_2_and_5() -> None:
-    points = [Point(exactly(value), exactly(0.0)) for value in (1.0, 30.0)]
-    assert {"1", "2", "5", "10", "20"} <= set(
-        texts(inline_svg(chart(*points, x=Axis("ratio", log=True)), "a"))
-    )
-
-
-def test_a_person_s_own_settings_are_neither_used_nor_changed() -> None:
-    plain = inline_svg(chart(), "a")
-    with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "lines.linewidth": 9}):
-        assert inline_svg(chart(), "a") == plain
-        assert matplotlib.rcParams["font.size"] == 30
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.svg"])
-def test_the_same_chart_gives_the_same_file(tmp_path: Path, name: str) -> None:
-    save(chart(), tmp_path / name)
-    first = (tmp_path / name).read_bytes()
-    save(chart(), tmp_path / name)
-    assert (tmp_path / name).read_bytes() == first
-    assert b"<dc:date>" not in first
-
-
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"absent/a\.png: cannot write \(No such file or directory\)$"):
-        save(chart(), tmp_path / "absent" / "a.png")
-
-
-@pytest.mark.parametrize("name", ["a.pdf", "a", "png"])
-def test_another_suffix_is_refused(name: str) -> None:
-    message = f"{name}: a plot is a .png or a .svg file; name one of the two"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        check_suffix(Path(name))
+def test_an_auroc_far_below_chance_is_on_the_chart() -> None:
+    sweep = evaluations.layers()
+    low = replace(sweep, layers=[evaluations.layer(0, Estimate(0.2, 0.1, 0.3)), evaluations.layer(1)])
+    bottom, top = separation(low).axes[0].get_ylim()
+    assert bottom < 0.1
+    assert math.isclose(top, 1.03)

@@ -1,28 +1,49 @@
 """Pages open without a network, escape every text, and hold every number."""
 
+import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support import documents
+from support import evaluations
 
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.reports.pages import calibration_page, evaluation_page, layers_page, layers_plot
+from neurosteer_cli.evaluation.evaluate import Evaluation
+from neurosteer_cli.reports.pages import (
+    calibration_page,
+    evaluation_page,
+    latents_page,
+    layers_page,
+    layers_plot,
+)
+from neurosteer_cli.saes.descriptions import About, Context, Description, Descriptions
 
-Document = dict[str, Any]
 EVALUATIONS = (
-    documents.working, documents.without_effect, documents.costly, documents.single, documents.seven,
-    documents.two_vectors, documents.published, documents.failed, documents.hostile,
-)  # fmt: skip
+    evaluations.working,
+    evaluations.without_effect,
+    evaluations.costly,
+    evaluations.single,
+    evaluations.seven,
+    evaluations.two_vectors,
+    evaluations.published,
+    evaluations.failed,
+    evaluations.hostile,
+)
+COMMAND = "neurosteer eval -v polite.st --alpha=-8,4,8,16,24"
 PAGES: dict[str, Callable[[], str]] = {
-    **{make.__name__: lambda make=make: evaluation_page(make()) for make in EVALUATIONS},
-    "calibration": lambda: calibration_page(documents.calibration()),
-    "layers": lambda: layers_page(documents.layers()),
-    "layers without steering": lambda: layers_page(documents.layers(steer=False)),
+    **{
+        make.__name__: lambda make=make: evaluation_page(
+            make(), evaluations.HOSTILE if make is evaluations.hostile else COMMAND
+        )
+        for make in EVALUATIONS
+    },
+    "calibration": lambda: calibration_page(evaluations.working(), evaluations.calibration(), COMMAND),
+    "layers": lambda: layers_page(evaluations.layers(), COMMAND),
+    "layers without steering": lambda: layers_page(evaluations.layers(steer=False), COMMAND),
 }
 
 
@@ -91,7 +112,7 @@ def test_a_page_is_whole_and_loads_nothing(name: str) -> None:
             assert not key.startswith("on")
             assert key != "src"
             assert key != "href" or (value or "").startswith("#")
-            assert not re.search(r"https?:", value or "")
+            assert key == "aria-label" or not re.search(r"https?:", value or "")
     (style,) = re.findall("<style>(.*?)</style>", html, re.DOTALL)
     assert re.findall("@import|@font-face|url|http", style) == []
 
@@ -117,13 +138,13 @@ def test_every_chart_has_a_role_and_a_title(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_same_document_gives_the_same_bytes(name: str) -> None:
+def test_the_same_results_give_the_same_bytes(name: str) -> None:
     assert made(name).encode() == PAGES[name]().encode()
 
 
 def test_hostile_texts_are_shown_and_not_obeyed() -> None:
     page = Page(made("hostile"))
-    shown = documents.HOSTILE.translate({0xD83D: 0xFFFD, 0: 0xFFFD, 0x1B: 0xFFFD, 0x202E: 0xFFFD})
+    shown = evaluations.HOSTILE.translate({0xD83D: 0xFFFD, 0: 0xFFFD, 0x1B: 0xFFFD, 0x202E: 0xFFFD})
     assert page.text.count('<script>alert("x")</script>') > 20
     assert "{{ 7 * 7 }} {% raw %} &amp; $\\frac{1}{0}$" in page.text  # no template, entity or formula
     for place in ("h1", "pre"):
@@ -142,31 +163,52 @@ def test_a_sample_s_text_stands_there_whole() -> None:
 def test_every_row_s_numbers_stand_in_the_table() -> None:
     page = Page(made("working"))
     assert page.row("polite +16") == [
-        "polite +16", "16", "16.0 %", "all", "95.5 % [92.0, 99.0]", "+34.5 [31.0, 38.0]", "0.89 [0.85, 0.93]",
-        "9.07 [8.35, 9.80]", "1.08 [1.01, 1.15]", "0.160", "0.412 [0.399, 0.425]", "0.834 [0.823, 0.845]",
-        "0.957 [0.951, 0.963]", "0.021 [0.013, 0.029]", "38.7 [38.1, 39.3]", "240", "60", "0",
-    ]  # fmt: skip
+        "polite +16",
+        "16",
+        "16.0 %",
+        "all",
+        "95.5 % [92.0, 99.0]",
+        "+34.5 [31.0, 38.0]",
+        "0.89 [0.85, 0.93]",
+        "9.07 [8.35, 9.80]",
+        "1.08 [1.01, 1.15]",
+        "0.160",
+        "0.412 [0.399, 0.425]",
+        "0.834 [0.823, 0.845]",
+        "0.957 [0.951, 0.963]",
+        "0.021 [0.013, 0.029]",
+        "38.7 [38.1, 39.3]",
+        "240",
+        "60",
+        "0",
+    ]
     assert page.row("unsteered")[:6] == ["unsteered", "0", "0.0 %", "all", "61.0 % [52.0, 70.0]", ""]
 
 
 @pytest.mark.parametrize("make", EVALUATIONS[:-1])
-def test_every_row_has_its_line_and_every_judge_its_numbers(make: Callable[[], Document]) -> None:
-    document, page = make(), Page(made(make.__name__))
-    for row in document["rows"]:
-        cells = page.row(row["label"])
-        for numbers in row["judges"].values():
-            if numbers["rate"]:
-                found = [cell for cell in cells if cell.startswith(f"{100 * numbers['rate']['value']:.1f} %")]
-                assert found
+def test_every_condition_has_its_row_and_every_judge_its_numbers(make: Callable[[], Evaluation]) -> None:
+    page = Page(made(make.__name__))
+    for result in make().results:
+        cells = page.row(result.condition.label)
+        for judged in result.judges.values():
+            if judged.rate:
+                assert [cell for cell in cells if cell.startswith(f"{100 * judged.rate.value:.1f} %")]
 
 
 def test_settings_stand_in_the_order_of_alpha_baselines_behind() -> None:
     page = Page(made("working"))
     labels = [cells[0] for cells in page.cells if len(cells) > 10][1:]
     assert labels == [
-        "polite -8", "unsteered", "prompt “Be polite.”", "polite +4", "polite +8", "random +8",
-        "polite +16", "random +16", "polite +24",
-    ]  # fmt: skip
+        "polite -8",
+        "unsteered",
+        "prompting",
+        "polite +4",
+        "polite +8",
+        "random like polite +8",
+        "polite +16",
+        "random like polite +16",
+        "polite +24",
+    ]
 
 
 def test_infinite_perplexity_is_written_and_failed_answers_are_counted() -> None:
@@ -177,10 +219,10 @@ def test_infinite_perplexity_is_written_and_failed_answers_are_counted() -> None
 
 
 def test_a_failed_score_is_marked_and_an_absent_text_leaves_its_place_empty() -> None:
-    document, page = documents.seven(), Page(made("seven"))
+    page = Page(made("seven"))
     assert "llm failed" in page.text
     samples = [cells for cells in page.cells if len(cells) == 7 and "polite -24" in cells[0]]
-    assert len(samples) == len(document["samples"])
+    assert len(samples) == 4
     assert samples[2][6 - 1].split() == ["polite", "+16"]  # its text of the third prompt was left out
 
 
@@ -192,21 +234,22 @@ def test_judges_show_their_limits_and_warnings_and_a_note_on_top_points_there() 
 
 
 def test_all_that_is_needed_to_repeat_the_run_is_there() -> None:
-    document = documents.working()
     text = Page(made("working")).text
     for value in (
-        document["command"], document["facts"]["vectors"][0]["sha256"], "top_p 0.95", "greedy no",
-        "neutral_texts none", "2026-11-24T16:59:34+00:00",
-    ):  # fmt: skip
+        COMMAND,
+        evaluations.PROVENANCE["vectors"][0]["sha256"],
+        "top_p 0.95",
+        "greedy no",
+        "neutral_texts none",
+        "2026-11-24T16:59:34+00:00",
+    ):
         assert value in text
 
 
-def test_a_document_without_judges_has_its_costs() -> None:
-    document = documents.working()
-    for row in document["rows"]:
-        row["judges"] = {}
-    document["judges"] = []
-    page = Page(evaluation_page(document))
+def test_an_evaluation_without_judges_has_its_costs() -> None:
+    evaluation = evaluations.working()
+    results = [replace(result, judges={}) for result in evaluation.results]
+    page = Page(evaluation_page(replace(evaluation, results=results, judges=[], scores={}), COMMAND))
     assert "No judge was asked, so only the cost is known." in page.text
     assert "1.08 [1.01, 1.15]" in page.row("polite +16")
 
@@ -231,8 +274,11 @@ def test_a_calibration_names_the_recommended_alphas_and_the_expected_rates() -> 
 
 
 def test_a_calibration_that_recommends_nothing_says_so() -> None:
-    document = documents.calibration() | {"recommended": {"up": None, "down": None}, "expected": []}
-    assert "Upwards: no alpha, downwards: no alpha." in Page(calibration_page(document)).text
+    calibration = evaluations.calibration(None, None)
+    alone = calibration.model_copy(update={"curve": [at for at in calibration.curve if at.alpha == 0]})
+    text = Page(calibration_page(evaluations.working(), alone, COMMAND)).text
+    assert "Upwards: no alpha, downwards: no alpha." in text
+    assert "No tested alpha keeps the perplexity ratio within 1.25." in text
 
 
 def test_layers_show_every_row_and_where_to_steer() -> None:
@@ -265,15 +311,75 @@ def test_layers_that_were_not_steered_have_one_chart() -> None:
 def test_a_plot_of_layers_is_what_its_suffix_says(
     tmp_path: Path, name: str, start: bytes, steer: bool
 ) -> None:
-    layers_plot(documents.layers(steer=steer), tmp_path / name)
+    layers_plot(evaluations.layers(steer=steer), tmp_path / name)
     first = (tmp_path / name).read_bytes()
     assert first.startswith(start)
-    layers_plot(documents.layers(steer=steer), tmp_path / name)
+    layers_plot(evaluations.layers(steer=steer), tmp_path / name)
     assert (tmp_path / name).read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_plot_of_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"p\.pdf: a plot is a \.png or a \.svg file; name one of the two$"):
-        layers_plot(documents.layers(), tmp_path / "p.pdf")
+        layers_plot(evaluations.layers(), tmp_path / "p.pdf")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- latents ------------------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """The tags of a page, what it would fetch, and the text of its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.data = ""
+        self.in_data = False
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        self.fetched += [value for key in ("src", "href") if (value := found.get(key))]
+        self.in_data = tag == "script" and found.get("id") == "data"
+
+    def handle_data(self, data: str) -> None:
+        if self.in_data:
+            self.data += data
+            self.in_data = False
+
+
+def described(*latents: Description, hook_point: str = "blocks.2.hook_resid_post") -> Descriptions:
+    about = About(
+        format_version=1,
+        program_version="0",
+        sae_sha256="0" * 64,
+        model_id="<tiny>",
+        hook_point=hook_point,
+        d_sae=len(latents),
+        n_tokens=1234,
+        median_resid_norm=2.0,
+    )
+    return Descriptions(about, list(latents))
+
+
+def test_the_page_needs_nothing_else_and_holds_every_latent() -> None:
+    nasty = Context("</script><b>", " & ", "<!--", 1.0)
+    latents = Description(0, 0.25, (nasty,), ("up",), ("down",)), Description(1, 0.0, (), (), ())
+    text = latents_page([described(*latents)])
+    reader = Reader()
+    reader.feed(text)
+    assert reader.fetched == []
+    assert "<b>" not in text and "<tiny>" not in text
+    assert "blocks.2.hook_resid_post of &lt;tiny&gt;: 2 latents, contexts from 1,234 tokens" in text
+    assert json.loads(reader.data) == [
+        {"id": 0, "rate": 0.25, "at": [["</script><b>", " & ", "<!--", 1.0]], "up": ["up"], "down": ["down"]},
+        {"id": 1, "rate": 0.0, "at": [], "up": [], "down": []},
+    ]
+
+
+def test_latents_of_several_saes_are_told_apart_by_their_block() -> None:
+    latent = Description(0, 0.0, (), (), ())
+    text = latents_page([described(latent), described(latent, hook_point="blocks.5.hook_resid_post")])
+    reader = Reader()
+    reader.feed(text)
+    assert [record["id"] for record in json.loads(reader.data)] == ["2/0", "5/0"]

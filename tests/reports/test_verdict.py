@@ -1,33 +1,76 @@
-"""What the rows show is said as far as their intervals allow, and no further."""
+"""What the results show is said as far as their intervals allow, and no further."""
 
-from typing import Any
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from typing import Any, NamedTuple
 
 import pytest
-from support import documents
+from support import evaluations
+from support.evaluations import layer, near
 
-from neurosteer_cli.reports.tables import read_settings
-from neurosteer_cli.reports.verdict import Verdict, by_layer, verdict
-
-
-def of(document: dict[str, Any], judge: str = "data", **options: float) -> Verdict:
-    """A verdict, its blanks made plain."""
-    found = verdict(read_settings(document["rows"]), judge, **options)
-    said = tuple(sentence.replace("\u00a0", " ") for sentence in found.sentences)
-    return Verdict(found.judge, found.kind, found.headline.replace("\u00a0", " "), said)
+from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation
+from neurosteer_cli.evaluation.layers import Layer, Steered
+from neurosteer_cli.evaluation.metrics import Estimate
+from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED
+from neurosteer_cli.reports.pages import environment
+from neurosteer_cli.reports.verdict import by_layer, verdict
 
 
-def rows_of(document: dict[str, Any], baseline: str | None) -> list[dict[str, Any]]:
-    return [row for row in document["rows"] if row["baseline"] == baseline]
+class Said(NamedTuple):
+    """A verdict as a page words it, its blanks made plain."""
+
+    kind: str
+    headline: str
+    sentences: list[str]
+
+
+def plain(html: str) -> str:
+    return " ".join(unescape(html).split())
+
+
+def of(evaluation: Evaluation, judge: str = "data", **options: float) -> Said:
+    found = verdict(evaluation.results, judge, **options)
+    words: Any = environment().get_template("verdict.html").module
+    sentences = re.findall("<li>(.*?)</li>", words.evidence(found), re.DOTALL)
+    return Said(found.kind, plain(words.headline(found)), list(map(plain, sentences)))
+
+
+def said_of(layers: list[Layer]) -> list[str]:
+    words: Any = environment().get_template("verdict.html").module
+    return list(
+        map(plain, re.findall("<(?:p|li)[^>]*>(.*?)</(?:p|li)>", words.layers(by_layer(layers)), re.DOTALL))
+    )
+
+
+def changed(
+    evaluation: Evaluation, change: Callable[[ConditionResult], dict[str, Any]], baseline: str | None = None
+) -> Evaluation:
+    """The evaluation with its steered results, or those of a baseline, changed."""
+    results = [
+        replace(one, **change(one)) if one.condition.baseline == baseline else one
+        for one in evaluation.results
+    ]
+    return replace(evaluation, results=results)
+
+
+def with_judge(**numbers: Any) -> Callable[[ConditionResult], dict[str, Any]]:
+    return lambda one: {"judges": {"data": replace(one.judges["data"], **numbers)}}
+
+
+def at_alpha(alpha: float, **numbers: Any) -> Callable[[ConditionResult], dict[str, Any]]:
+    return lambda one: numbers if one.condition.alphas == (alpha,) else {}
 
 
 def test_it_works() -> None:
-    found = of(documents.working())
+    found = of(evaluations.working())
     assert found.kind == "works"
     assert found.headline == (
         "At alpha 16 the judge “data” finds 96 % [92, 99] of texts positive, against 61 % [52, 70] unsteered "
         "(+34 points [31, 38])."
     )
-    assert found.sentences == (
+    assert found.sentences == [
         "Perplexity is 1.08 [1.01, 1.15] times the unsteered one; KL on neutral text is 0.16 nats a token.",
         "A random vector of equal norm: 60 % [51, 69].",
         "Prompting instead: 83 % [78, 88].",
@@ -36,11 +79,11 @@ def test_it_works() -> None:
         "The other way: At alpha -8 the judge “data” finds 38 % [34, 42] of texts positive, against 61 % "
         "[52, 70] unsteered (-23 points [-26, -19]). Perplexity is 1.02 [0.95, 1.09] times the unsteered "
         "one; KL on neutral text is 0.04 nats a token.",
-    )
+    ]
 
 
 def test_nothing_goes_beyond_its_interval() -> None:
-    found = of(documents.without_effect())
+    found = of(evaluations.without_effect())
     assert found.kind == "nothing"
     assert found.headline == (
         "The judge “data” finds no effect beyond its interval at any of the 3 settings tried."
@@ -53,153 +96,151 @@ def test_nothing_goes_beyond_its_interval() -> None:
 
 
 def test_an_effect_that_costs_too_much_is_no_success() -> None:
-    found = of(documents.costly())
+    found = of(evaluations.costly())
     assert found.kind == "costly"
     assert found.headline == (
         "The judge “data” finds an effect beyond its interval only where perplexity is more than 1.25 times "
         "the unsteered one."
     )
-    assert found.sentences == (
+    assert found.sentences == [
         "The cheapest: At alpha 16 the judge “data” finds 55 % [50, 60] of texts positive, against 30 % "
         "[24, 36] unsteered (+25 points [20, 30]).",
         "Perplexity is 1.60 [1.40, 1.80] times the unsteered one; KL on neutral text is 0.16 nats a token.",
         "A random vector of equal norm: 31 % [25, 37].",
         "It repeats itself more: 12 % [9, 15] of its 4-grams, against 2 % [1, 3] unsteered.",
         "3 of its 240 texts are empty.",
-    )
+    ]
 
 
 def test_what_is_too_costly_is_for_the_caller_to_say() -> None:
-    assert of(documents.costly(), max_ratio=2.0).kind == "works"
+    assert of(evaluations.costly(), max_ratio=2.0).kind == "works"
 
 
 def test_one_setting_alone_shows_no_effect() -> None:
-    found = of(documents.single())
-    assert found.kind == "open"
-    assert found.headline == "No unsteered texts to compare with, so no effect can be shown."
-    assert found.sentences == ("At alpha 8 the judge “data” finds 79 % [74, 84] of texts positive.",)
+    assert of(evaluations.single()) == Said(
+        "open",
+        "No unsteered texts to compare with, so no effect can be shown.",
+        ["At alpha 8 the judge “data” finds 79 % [74, 84] of texts positive."],
+    )
 
 
 def test_one_setting_beside_the_unsteered_texts_is_called_the_one_tried() -> None:
-    document = documents.without_effect()
-    document["rows"] = document["rows"][:2]
-    assert of(document).headline == (
-        "The judge “data” finds no effect beyond its interval at the one setting tried."
-    )
+    evaluation = evaluations.without_effect()
+    found = of(replace(evaluation, results=evaluation.results[:2]))
+    assert found.headline == "The judge “data” finds no effect beyond its interval at the one setting tried."
+    assert found.sentences[0].startswith("At alpha 4 the judge")
 
 
 def test_unsteered_texts_alone_show_no_effect() -> None:
-    document = documents.working()
-    document["rows"] = rows_of(document, "unsteered")
-    assert of(document).headline == "No steered texts to compare with, so no effect can be shown."
+    evaluation = evaluations.working()
+    alone = [one for one in evaluation.results if one.condition.baseline == UNSTEERED]
+    found = of(replace(evaluation, results=alone))
+    assert found.headline == "No steered texts to compare with, so no effect can be shown."
 
 
 def test_what_a_random_vector_does_as_well_is_not_the_vector_s_doing() -> None:
-    document = documents.working()
-    for row in rows_of(document, "random"):
-        row["judges"]["data"]["rate"] = documents.near(0.93, 0.04)
-    assert of(document).kind == "unspecific"
-    assert "A random vector of equal norm: 93 % [89, 97]." in of(document).sentences
+    found = of(changed(evaluations.working(), with_judge(rate=near(0.93, 0.04)), RANDOM))
+    assert found.kind == "unspecific"
+    assert "A random vector of equal norm: 93 % [89, 97]." in found.sentences
 
 
 def test_the_random_vector_of_the_nearest_alpha_counts_and_is_named() -> None:
-    document = documents.working()
-    document["rows"] = [row for row in document["rows"] if row["label"] != "random +16"]
-    assert "A random vector of equal norm at alpha 8: 60 % [51, 69]." in of(document).sentences
+    evaluation = evaluations.working()
+    results = [one for one in evaluation.results if one.condition.label != "random like polite +16"]
+    found = of(replace(evaluation, results=results))
+    assert "A random vector of equal norm at alpha 8: 60 % [51, 69]." in found.sentences
 
 
 def test_an_effect_against_the_sign_of_alpha_is_named() -> None:
-    document = documents.working()
-    for row in rows_of(document, None):
-        row["alpha"] = -row["alpha"]
-    assert of(document).kind == "backwards"
+    def turned(one: ConditionResult) -> dict[str, Any]:
+        assert one.condition.alphas is not None
+        return {"condition": replace(one.condition, alphas=(-one.condition.alphas[0],))}
+
+    assert of(changed(evaluations.working(), turned)).kind == "backwards"
 
 
 def test_an_interval_that_reaches_beyond_the_limit_is_named() -> None:
-    document = documents.working()
-    document["rows"][4]["perplexity_ratio"] = documents.near(1.2, 0.1)
-    assert (
-        of(document)
-        .sentences[0]
-        .startswith(
-            "Perplexity is 1.20 [1.10, 1.30] times the unsteered one (its interval reaches beyond 1.25); KL"
-        )
+    found = of(changed(evaluations.working(), at_alpha(16.0, perplexity_ratio=near(1.2, 0.1))))
+    assert found.sentences[0].startswith(
+        "Perplexity is 1.20 [1.10, 1.30] times the unsteered one (its interval reaches beyond 1.25); KL"
     )
 
 
-@pytest.mark.parametrize("ratio", [None, {"value": float("inf"), "low": 2.0, "high": float("inf")}])
-def test_a_setting_without_a_finite_ratio_is_not_taken_for_cheap(ratio: Any) -> None:
-    document = documents.working()
-    document["rows"][5]["perplexity_ratio"] = ratio  # alpha 24, the largest effect
-    assert of(document).headline.startswith("At alpha 16 ")
+@pytest.mark.parametrize("ratio", [None, Estimate(float("inf"), 2.0, float("inf"))])
+def test_a_setting_without_a_finite_ratio_is_not_taken_for_cheap(ratio: Estimate | None) -> None:
+    strongest = at_alpha(24.0, perplexity_ratio=ratio)
+    assert of(changed(evaluations.working(), strongest)).headline.startswith("At alpha 16 ")
 
 
 def test_where_no_ratio_is_known_that_is_said() -> None:
-    document = documents.working()
-    for row in document["rows"]:
-        row["perplexity_ratio"] = None
-    assert of(document).sentences[0] == "Its perplexity was not compared with the unsteered one."
+    found = of(changed(evaluations.working(), lambda _: {"perplexity_ratio": None}))
+    assert found.sentences[0] == "Its perplexity was not compared with the unsteered one."
 
 
 def test_an_other_sign_without_effect_is_named() -> None:
-    document = documents.working()
-    document["rows"][1]["judges"]["data"] |= {"rate_difference": {"value": -0.02, "low": -0.1, "high": 0.06}}
-    assert of(document).sentences[-1] == (
+    difference = with_judge(rate_difference=Estimate(-0.02, -0.1, 0.06))
+    found = of(
+        changed(evaluations.working(), lambda one: difference(one) if one.condition.alphas == (-8.0,) else {})
+    )
+    assert found.sentences[-1] == (
         "The other sign of alpha has no opposite effect beyond its interval at that cost."
     )
 
 
 def test_several_vectors_are_named_by_their_label() -> None:
-    found = of(documents.two_vectors())
+    found = of(evaluations.two_vectors())
     assert found.kind == "works"
-    assert found.headline.startswith("With polite +8 happy +4 the judge “data” finds 70 % [65, 75]")
+    assert found.headline.startswith("With polite +8, happy +4 the judge “data” finds 70 % [65, 75]")
 
 
 def test_generations_without_an_alpha_are_listed() -> None:
-    found = of(documents.published(), "llm")
+    found = of(evaluations.published(), "llm")
     assert found.kind == "open"
     assert found.sentences[1] == "With system-b.jsonl the judge “llm” finds 60 % [55, 65] of texts positive."
 
 
+def test_many_conditions_that_cannot_be_compared_are_left_to_the_table() -> None:
+    evaluation = evaluations.working()
+    steered = [one for one in evaluation.results if one.condition.baseline != UNSTEERED]
+    found = of(replace(evaluation, results=steered))
+    assert len(found.sentences) == 4
+    assert found.sentences[-1] == "5 more in the table."
+
+
 def test_a_judge_that_answered_nothing_has_no_verdict() -> None:
-    assert of(documents.failed(), "llm").headline == "The judge “llm” judged no text."
+    assert of(evaluations.failed(), "llm") == Said("open", "The judge “llm” judged no text.", [])
 
 
 def test_failed_answers_are_counted() -> None:
-    found = of(documents.seven(), "llm")
-    assert "On 3 of its 240 texts the judge failed." in found.sentences
+    assert "On 3 of its 240 texts the judge failed." in of(evaluations.seven(), "llm").sentences
 
 
 def test_a_judge_without_a_rate_is_read_by_its_mean() -> None:
-    document = documents.working()
-    for row in document["rows"]:
-        numbers = row["judges"]["data"]
-        numbers |= {"mean": numbers["rate"], "rate": None, "rate_difference": None}
-    assert of(document).headline == (
+    evaluation = evaluations.working()
+    for one in evaluation.results:
+        one.judges["data"] = replace(one.judges["data"], mean=one.judges["data"].rate, rate=None)
+    assert of(evaluation).headline == (
         "At alpha 16 the judge “data” gives a mean score of 0.95 [0.92, 0.99], against 0.61 [0.52, 0.70] "
         "unsteered (+0.34 [0.22, 0.47])."
     )
 
 
 def test_layers_without_numbers_say_so() -> None:
-    assert by_layer([]) == ("No layer's separation could be measured.",)
+    assert said_of([]) == ["No layer's separation could be measured."]
 
 
 def test_the_best_layer_is_named_with_those_it_is_not_told_apart_from() -> None:
-    rows = [
-        {"layer": layer, "auroc": value, "auroc_low": value - 0.02, "auroc_high": value + 0.02, "steer": None}
-        for layer, value in enumerate((0.5, 0.9, 0.93, 0.6))
-    ]
-    assert by_layer(rows) == (
-        "The sides are told apart best after layer 2: AUROC 0.93 [0.91,\u00a00.95]. The intervals of 1 other "
+    layers = [layer(number, near(value, 0.02)) for number, value in enumerate((0.5, 0.9, 0.93, 0.6))]
+    assert said_of(layers) == [
+        "The sides are told apart best after layer 2: AUROC 0.93 [0.91, 0.95]. The intervals of 1 other "
         "layer overlap its own.",
-    )
+    ]
+    assert said_of([layers[0], layers[2]])[0].endswith("The intervals of no other layers overlap its own.")
 
 
 def test_layers_that_all_cost_too_much_are_no_place_to_steer() -> None:
-    steer = [{"alpha": 30.0, "rate": documents.near(0.9, 0.05), "perplexity_ratio": documents.near(3.0, 0.2)}]
-    row = {"layer": 0, "auroc": 0.9, "auroc_low": None, "auroc_high": None, "steer": steer}
-    assert by_layer([row]) == (
+    dose = Steered(30.0, rate=near(0.9, 0.05), perplexity_ratio=near(3.0, 0.2))
+    assert said_of([layer(0, Estimate(0.9), [dose])]) == [
         "The sides are told apart best after layer 0: AUROC 0.90.",
         "No layer keeps the perplexity ratio within 1.25 at alphas of that sign.",
-    )
+    ]

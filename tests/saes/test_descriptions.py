@@ -1,8 +1,6 @@
 """Describing latents: where they fire, what is kept in the file, finding them again, browsing."""
 
 import gzip
-import html.parser
-import json
 import math
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from neurosteer_cli.models.engine import Engine, Tokens
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.logit_lens import promoted_tokens
 from neurosteer_cli.models.residuals import MedianNorm, packed
-from neurosteer_cli.reports.pages import latents_page
 from neurosteer_cli.saes.describe import describe
 from neurosteer_cli.saes.descriptions import (
     FILE_NAME,
@@ -207,48 +204,3 @@ def test_firing_is_held_against_the_corpus(
 def test_an_empty_query_is_refused(engine: Engine, sae: SparseAutoencoder, described: Descriptions) -> None:
     with pytest.raises(InputError, match="the query is empty"):
         search(engine, sae, described, "", 3)
-
-
-# --- the page ----------------------------------------------------------------------------------
-
-
-class Reader(html.parser.HTMLParser):
-    """The tags of a page, what it would fetch, and the text of its data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.data = ""
-        self.in_data = False
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        facts = dict(attributes)
-        self.fetched += [value for key in ("src", "href") if (value := facts.get(key))]
-        self.in_data = tag == "script" and facts.get("id") == "data"
-
-    def handle_data(self, data: str) -> None:
-        if self.in_data:
-            self.data += data
-            self.in_data = False
-
-
-def test_the_page_needs_nothing_else_and_holds_every_latent() -> None:
-    nasty = Context("</script><b>", " & ", "<!--", 1.0)
-    latents = [Description(0, 0.25, (nasty,), ("up",), ("down",)), Description(1, 0.0, (), (), ())]
-    text = latents_page([by_hand(latents, model_id="<tiny>")])
-    reader = Reader()
-    reader.feed(text)
-    assert reader.fetched == []
-    assert "<b>" not in text and "<tiny>" not in text
-    assert json.loads(reader.data) == [
-        {"id": 0, "rate": 0.25, "at": [["</script><b>", " & ", "<!--", 1.0]], "up": ["up"], "down": ["down"]},
-        {"id": 1, "rate": 0.0, "at": [], "up": [], "down": []},
-    ]
-
-
-def test_latents_of_several_saes_are_told_apart_by_their_block() -> None:
-    latents = [Description(0, 0.0, (), (), ())]
-    text = latents_page([by_hand(latents), by_hand(latents, hook_point="blocks.5.hook_resid_post")])
-    reader = Reader()
-    reader.feed(text)
-    assert [record["id"] for record in json.loads(reader.data)] == ["2/0", "5/0"]

@@ -67,6 +67,7 @@ VARYING = (
     (re.compile(r'"(created|id)": ?("[^"]*"|\d+)'), r'"\1": <varies>'),
     (re.compile(r"\b\d+ (s|min) left"), "<seconds> left"),
 )
+ONCE = re.compile(r"fetching .* with pip: |converting .* \(once, ")
 WITH_POINT = re.compile(r"\d+\.\d+")
 
 
@@ -218,8 +219,8 @@ def workshop() -> Iterator[Workshop]:
 
 
 def tidied(text: str) -> str:
-    """Without blanks at the ends of lines and empty lines at the end."""
-    lines = [line.rstrip() for line in text.splitlines()]
+    """Without blanks at the ends of lines, empty lines at the end, and what is told once on a machine."""
+    lines = [line.rstrip() for line in text.splitlines() if not ONCE.match(line)]
     return "".join(f"{line}\n" for line in lines).strip("\n") + "\n" if any(lines) else ""
 
 
