@@ -13,7 +13,7 @@ from ..generation.generate import GenerationConfig
 from ..generation.prompts import tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..saes.load import BUNDLED, bundled_layers, find_saes, open_saes
+from ..saes.load import BUNDLED, find_saes, open_saes, sae_layers
 from ..vectors.from_texts import build, held_out_auroc
 from ..vectors.methods import METHODS
 from ..vectors.reading import PointReading, Reading
@@ -119,7 +119,7 @@ def sweep_layers(
     points = [HookPoint(layer) for layer in (range(engine.shape.n_layers) if layers is None else layers)]
     for point in points:
         point.check(engine.shape.n_layers)
-    bundled = bundled_layers(engine.model_id)
+    bundled = sae_layers(BUNDLED, model_id=engine.model_id)
     with_sae = [point.layer for point in points if point.layer in bundled]
     saes = open_saes(find_saes(BUNDLED, model_id=engine.model_id, layers=with_sae), engine, warn=warn)
     reading = Reading(engine, sides, points, saes, pairs=False)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .engine import Engine
 
+AT_ONCE = 256  # directions whose logits are held together
+
 
 @torch.inference_mode()
 def promoted_tokens(engine: Engine, directions: Tensor, k: int) -> list[tuple[list[str], list[str]]]:
@@ -24,14 +26,19 @@ def promoted_tokens(engine: Engine, directions: Tensor, k: int) -> list[tuple[li
     x = directions.to(engine.device, torch.float32)
     if isinstance(norm, nn.LayerNorm):
         x = x - x.mean(-1, keepdim=True)
-    logits = (x * _gain(norm) if norm is not None else x) @ head.weight.float().T
-    logits = logits[:, : len(tokenizer)]
+    if norm is not None:
+        x = x * _gain(norm)
+    unembedding = head.weight.float()[: len(tokenizer)].T  # [d_model, d_vocab]
 
     def pieces(ids: Tensor) -> list[str]:
         return [tokenizer.decode([token]) for token in ids.tolist()]
 
-    up, down = logits.topk(k).indices, (-logits).topk(k).indices
-    return [(pieces(u), pieces(d)) for u, d in zip(up, down, strict=True)]
+    found = []
+    for part in x.split(AT_ONCE):
+        logits = part @ unembedding
+        up, down = logits.topk(k).indices, (-logits).topk(k).indices
+        found += [(pieces(u), pieces(d)) for u, d in zip(up, down, strict=True)]
+    return found
 
 
 def _final_norm(model: nn.Module, d_model: int) -> Any:

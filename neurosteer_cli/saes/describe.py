@@ -17,7 +17,6 @@ from .peaks import Peaks
 from .sae import SparseAutoencoder
 
 SEQUENCES_AT_ONCE = 32
-ROWS_AT_ONCE = 256  # decoder rows taken through the output head
 
 
 class LatentLog:
@@ -46,20 +45,10 @@ class LatentLog:
     def described(self, engine: Engine, n_tokens_shown: int) -> Descriptions:
         """What was seen, and the tokens each decoder row promotes and suppresses."""
         rows = self.sae.decoder_rows(torch.arange(self.sae.d_sae))
-        tokens = [
-            found
-            for start in range(0, self.sae.d_sae, ROWS_AT_ONCE)
-            for found in promoted_tokens(engine, rows[start : start + ROWS_AT_ONCE], n_tokens_shown)
-        ]
+        rates = (self.fired.double() / max(1, self.n_tokens)).tolist()
         latents = [
-            Description(
-                latent,
-                int(self.fired[latent]) / max(1, self.n_tokens),
-                tuple(self._contexts(latent, engine)),
-                tuple(up),
-                tuple(down),
-            )
-            for latent, (up, down) in enumerate(tokens)
+            Description(latent, rates[latent], tuple(self._contexts(latent, engine)), tuple(up), tuple(down))
+            for latent, (up, down) in enumerate(promoted_tokens(engine, rows, n_tokens_shown))
         ]
         about = About(
             format_version=FORMAT_VERSION,

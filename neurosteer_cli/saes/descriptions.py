@@ -5,7 +5,7 @@ Knows the file's format and where it is kept; knows nothing of how descriptions 
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -129,15 +129,10 @@ def file_for(sae: SparseAutoencoder, sae_id: str, model_id: str) -> Path:
 
 def find(sae: SparseAutoencoder, model_id: str) -> Descriptions | None:
     """The descriptions of an SAE, if it has any; those of other weights are not its own."""
-    for file in _places(sae, model_id):
+    for file in (file_for(sae, sae.sae_id, model_id), _cached(sae)):
         if file.is_file() and (found := Descriptions.load(file)).about.sae_sha256 == sae.sha256:
             return found
     return None
-
-
-def _places(sae: SparseAutoencoder, model_id: str) -> Iterator[Path]:
-    yield file_for(sae, sae.sae_id, model_id)
-    yield _cached(sae)
 
 
 def _cached(sae: SparseAutoencoder) -> Path:

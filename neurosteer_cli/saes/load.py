@@ -161,17 +161,26 @@ def sae_folder(sae_id: str, *, model_id: str, layer: int | None = None) -> Path 
     Raises:
         SAEError: there is none for that block.
     """
-    if sae_id == BUNDLED:
-        return _bundled_folder(model_id, layer)
-    if not Path(sae_id).is_dir():
+    if sae_id != BUNDLED and not Path(sae_id).is_dir():
         return None
-    several = _members(Path(sae_id))
-    return Path(sae_id) if not several else _of_layer(several, layer, f"in {sae_id}")
+    members = _members(sae_id, model_id)
+    if not members and sae_id == BUNDLED:
+        raise SAEError(
+            f"no SAE is bundled for model {model_id!r}: give --sae FOLDER or --sae RELEASE/SAE_ID, "
+            "or a method that needs none (--method diffmean)"
+        )
+    if not members:
+        return Path(sae_id)
+    wanted = max(members) if layer is None else layer
+    if wanted not in members:
+        where = f"bundled with {model_id!r}" if sae_id == BUNDLED else f"in {sae_id}"
+        raise SAEError(f"no SAE is {where} for block {wanted}; there is one for {sorted(members)}")
+    return members[wanted]
 
 
 def sae_layers(sae_id: str, *, model_id: str) -> list[int]:
     """The blocks of a family of SAEs, `bundled` or a folder of folders; none for a single SAE."""
-    return sorted(_members(_bundled_family(model_id) if sae_id == BUNDLED else Path(sae_id)))
+    return sorted(_members(sae_id, model_id))
 
 
 def default_layers(sae_id: str, *, model_id: str, spread: bool) -> list[int | None]:
@@ -183,8 +192,11 @@ def default_layers(sae_id: str, *, model_id: str, spread: bool) -> list[int | No
     return family[-(N_SPREAD if spread else 1) :] or [None]
 
 
-def _members(family: Path) -> dict[int, Path]:
-    """The SAEs of a folder of folders, by block; none if the folder is an SAE itself."""
+def _members(sae_id: str, model_id: str) -> dict[int, Path]:
+    """The folders of a family of SAEs, by block; none if `sae_id` is an SAE itself."""
+    family = Path(sae_id)
+    if sae_id == BUNDLED:
+        family = Path(str(files(__package__))) / "bundled" / Path(model_id).name
     if (family / "cfg.json").is_file():
         return {}
     found = {}
@@ -192,32 +204,6 @@ def _members(family: Path) -> dict[int, Path]:
         with suppress(InputError):
             found[HookPoint.parse(folder.name).layer] = folder
     return found
-
-
-def _of_layer(layers: dict[int, Path], layer: int | None, where: str) -> Path:
-    wanted = max(layers) if layer is None else layer
-    if wanted not in layers:
-        raise SAEError(f"no SAE is {where} for block {wanted}; there is one for {sorted(layers)}")
-    return layers[wanted]
-
-
-def bundled_layers(model_id: str) -> dict[int, Path]:
-    """The folders of the SAEs bundled for a model, by layer."""
-    return _members(_bundled_family(model_id))
-
-
-def _bundled_family(model_id: str) -> Path:
-    return Path(str(files(__package__))) / "bundled" / Path(model_id).name
-
-
-def _bundled_folder(model_id: str, layer: int | None) -> Path:
-    layers = bundled_layers(model_id)
-    if not layers:
-        raise SAEError(
-            f"no SAE is bundled for model {model_id!r}: give --sae FOLDER or --sae RELEASE/SAE_ID, "
-            "or a method that needs none (--method diffmean)"
-        )
-    return _of_layer(layers, layer, f"bundled with {model_id!r}")
 
 
 def _from_folder(folder: Path, sae_id: str) -> SparseAutoencoder:

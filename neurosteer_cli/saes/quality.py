@@ -128,8 +128,8 @@ def tally(
     tallies = [Tally(sae) for sae in saes]
     points = [sae.hook_point for sae in saes]
     for batch in read(engine, sequences, points, lambda: tallies[0].n < n_tokens, SEQUENCES_AT_ONCE):
-        for one in tallies:
-            one.add(batch.resid[one.sae.hook_point])
+        for running in tallies:
+            running.add(batch.resid[running.sae.hook_point])
         if tallies[0].n_losses < n_loss_tokens:
             _add_losses(engine, tallies, batch)
         advance(len(batch.places))
@@ -142,15 +142,15 @@ def tally(
 def _add_losses(engine: Engine, tallies: Sequence[Tally], batch: ResidualBatch) -> None:
     """Run a batch as it is, then for each SAE with the reconstruction and with zeros spliced in."""
     plain, n = _loss(engine, batch.ids, {})
-    for one in tallies:
-        point = one.sae.hook_point
+    for running in tallies:
+        point = running.sae.hook_point
         resid = batch.resid[point]
-        kept = usual(resid, one.norms.median)
-        out, _ = reconstruct(one.sae, resid)
+        kept = usual(resid, running.norms.median)
+        out, _ = reconstruct(running.sae, resid)
         spliced, _ = _loss(engine, batch.ids, {point: _placed(batch, (out - resid) * kept[:, None])})
         zeroed, _ = _loss(engine, batch.ids, {point: _placed(batch, -resid * kept[:, None])})
-        one.losses += torch.tensor([plain, spliced, zeroed], dtype=torch.float64)
-        one.n_losses += n
+        running.losses += torch.tensor([plain, spliced, zeroed], dtype=torch.float64)
+        running.n_losses += n
 
 
 def _placed(batch: ResidualBatch, difference: Tensor) -> Tensor:

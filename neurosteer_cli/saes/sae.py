@@ -29,7 +29,7 @@ NORMALIZATIONS = ("none", "constant_norm_rescale", "layer_norm")
 class SparseAutoencoder:
     """An SAE on one residual hook point, its weights float32.
 
-    No field has a default: an absent fact is an error, never a guess.
+    No field has a default: an absent entry is an error, never a guess.
     """
 
     sae_id: str  # as given to --sae
@@ -166,14 +166,14 @@ def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) 
     """Build an SAE from sae-lens's configuration and weights.
 
     Raises:
-        SAEError: a fact or tensor is absent, or asks for something that is not supported.
+        SAEError: an entry or tensor is absent, or asks for something that is not supported.
     """
-    architecture = _fact(sae_id, config, "architecture")
+    architecture = _entry(sae_id, config, "architecture")
     if architecture not in WEIGHTS:
         raise SAEError(
             f"SAE {sae_id!r}: architecture {architecture!r} is not supported; {', '.join(WEIGHTS)} are"
         )
-    normalization = _fact(sae_id, config, "normalize_activations")
+    normalization = _entry(sae_id, config, "normalize_activations")
     if normalization not in NORMALIZATIONS:
         raise SAEError(
             f"SAE {sae_id!r}: normalize_activations={normalization!r} has not been folded into the weights, "
@@ -181,13 +181,13 @@ def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) 
         )
     if config.get("reshape_activations", "none") != "none":
         raise SAEError(f"SAE {sae_id!r} reads attention heads (hook_z), not the residual stream")
-    metadata = _fact(sae_id, config, "metadata")
+    metadata = _entry(sae_id, config, "metadata")
     try:
-        hook_point = HookPoint.parse(_fact(sae_id, metadata, "hook_name"))
+        hook_point = HookPoint.parse(_entry(sae_id, metadata, "hook_name"))
     except InputError as error:
         raise SAEError(f"SAE {sae_id!r}: {error}") from error
-    k = _fact(sae_id, config, "k") if architecture == "topk" else None
-    if k is not None and not 1 <= k <= _fact(sae_id, config, "d_sae"):
+    k = _entry(sae_id, config, "k") if architecture == "topk" else None
+    if k is not None and not 1 <= k <= _entry(sae_id, config, "d_sae"):
         raise SAEError(f"SAE {sae_id!r}: k={k}, but it has {config['d_sae']} latents")
     kwargs = metadata.get("model_from_pretrained_kwargs") or {}
     return SparseAutoencoder(
@@ -195,10 +195,10 @@ def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) 
         sha256=_sha256(weights),
         architecture=architecture,
         hook_point=hook_point,
-        model_name=_fact(sae_id, metadata, "model_name"),
+        model_name=_entry(sae_id, metadata, "model_name"),
         neuronpedia_id=metadata.get("neuronpedia_id"),
         k=k,
-        apply_b_dec_to_input=_fact(sae_id, config, "apply_b_dec_to_input"),
+        apply_b_dec_to_input=_entry(sae_id, config, "apply_b_dec_to_input"),
         normalize_activations=normalization,
         rescale_acts_by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
         centred=bool(kwargs.get("center_writing_weights", False)),
@@ -209,7 +209,7 @@ def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) 
 def _checked_weights(
     sae_id: str, architecture: str, config: dict[str, Any], weights: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    d_in, d_sae = _fact(sae_id, config, "d_in"), _fact(sae_id, config, "d_sae")
+    d_in, d_sae = _entry(sae_id, config, "d_in"), _entry(sae_id, config, "d_sae")
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     for name in WEIGHTS[architecture]:
         shape = tuple(weights[name].shape) if name in weights else None
@@ -220,15 +220,15 @@ def _checked_weights(
     return {name: kept[name] if name in kept else weights[name].float() for name in WEIGHTS[architecture]}
 
 
-def _fact(sae_id: str, facts: dict[str, Any], key: str) -> Any:
+def _entry(sae_id: str, entries: dict[str, Any], key: str) -> Any:
     # Not `SAEMetadata.get`: that answers None to any misspelled key.
-    if not isinstance(facts, dict):
+    if not isinstance(entries, dict):
         raise SAEError(f"SAE {sae_id!r}: its configuration is no JSON object; save it again with sae-lens 6")
-    if facts.get(key) is None:
+    if entries.get(key) is None:
         raise SAEError(
             f"SAE {sae_id!r}: its configuration does not say {key!r}; save it again with sae-lens 6"
         )
-    return facts[key]
+    return entries[key]
 
 
 def _sha256(weights: dict[str, Tensor]) -> str:

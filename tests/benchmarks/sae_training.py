@@ -75,7 +75,7 @@ def ours(n_tokens: int) -> dict[str, float]:
     from neurosteer_cli.saes.training.run import Training
 
     engine = Engine.load("smollm2", points=[HookPoint(LAYER)], head=False, dtype="float32", device="cpu")
-    settings = TrainingConfig(
+    config = TrainingConfig(
         model_id="smollm2", points=(f"blocks.{LAYER}.hook_resid_post",), architecture="topk", d_sae=D_SAE,
         k=K, n_tokens=n_tokens, epochs=1, rows_per_round=n_tokens, context=CONTEXT, batch_size=BATCH,
         lr=5e-4, seed=0, init=None, dtype="float32", device="cpu",
@@ -100,7 +100,7 @@ def ours(n_tokens: int) -> dict[str, float]:
         told: list[Progress] = []
         start = time.monotonic()
         parts = [Part(str(corpus), corpus.name)]
-        Training(settings, engine, parts, Path(folder) / "out", tell=told.append).run()
+        Training(config, engine, parts, Path(folder) / "out", tell=told.append).run()
         return {"tokens": told[-1].done, "seconds": time.monotonic() - start, "forward": forward}
 
 

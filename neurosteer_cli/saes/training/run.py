@@ -226,7 +226,7 @@ class Training:
         return trained
 
     def _metadata(self, number: int) -> dict[str, Any]:
-        """What is written into cfg.json beside sae-lens's own facts."""
+        """What is written into cfg.json beside sae-lens's own entries."""
         config = asdict(self.config)
         return {
             "model_name": config["model_id"],
