@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from neurosteer_cli.data.corpus import checked, corpus_files, documents
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.models.engine import Engine
-from neurosteer_cli.models.residuals import packed
 
 
 def write(path: Path, *texts: str) -> str:
@@ -101,30 +98,3 @@ def test_a_corpus_from_stdin_is_checked_whole_and_read_again(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": 3}\n'), encoding="utf-8"))
     with pytest.raises(InputError, match="^<stdin>:1: 'text' must be a string"), checked(corpus_files(["-"])):
         pass
-
-
-def test_documents_are_packed_end_to_end_with_an_end_of_text_between(engine: Engine) -> None:
-    sequences = list(packed(engine, ["abcde", "fg", "hijklmnop"], 8))
-    end = engine.tokenizer.eos_token_id
-    flat = [token for tokens in sequences for token in tokens.ids]
-    words = [engine.tokenizer(text)["input_ids"] for text in ("abcde", "fg", "hijklmnop")]
-    spelt = [token for ids in words for token in [*ids, end]]
-    assert flat == spelt
-    assert [len(tokens.ids) for tokens in sequences] == [8, 8, 3]
-    for tokens in sequences:
-        assert tokens.counts == [n > 0 and token != end for n, token in enumerate(tokens.ids)]
-
-
-def test_packing_does_not_depend_on_how_many_documents_are_tokenized_together(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts = [f"document {n} " * (n % 5 + 1) for n in range(20)]
-    whole = list(packed(engine, texts, 16))
-    monkeypatch.setattr("neurosteer_cli.models.residuals.DOCUMENTS_AT_ONCE", 3)
-    assert list(packed(engine, texts, 16)) == whole
-
-
-def test_a_long_document_is_cut_and_none_of_it_is_lost(engine: Engine) -> None:
-    sequences = list(packed(engine, ["x" * 1000], 64))
-    assert sum(len(tokens.ids) for tokens in sequences) == 1001
-    assert torch.tensor([len(tokens.ids) for tokens in sequences]).max() == 64

