@@ -42,7 +42,15 @@ class ResidualBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """A loaded model. Make one with `Engine.load`."""
+    """A loaded model: its tokenizer, its decoder blocks, and where and in what numbers they compute.
+
+    Make one with `Engine.load`:
+
+        engine = Engine.load("smollm2")
+        tokens = [engine.tokenize(Passage("here", "a text of some words"))]
+        for batch in engine.residuals(tokens, [HookPoint(20)]):
+            batch.resid[HookPoint(20)]  # [n, d_model] float32, of the tokens that count
+    """
 
     model_id: str
     shape: ModelShape

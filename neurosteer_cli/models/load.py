@@ -45,6 +45,11 @@ def model_shape(model: str, say: Callable[[str], None] = lambda _message: None) 
 
 
 def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is a GPU where there is one.
+
+    Raises:
+        InputError: not available here, or of another kind than `DEVICES`.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -60,6 +65,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number type of that name; `auto` is what the device does fastest.
+
+    Raises:
+        InputError: neither `auto` nor one of `DTYPES`.
+    """
     if name in DTYPES:
         return DTYPES[name]
     if name != "auto":
@@ -69,13 +79,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     elif device.type == "cpu":
         # Without these instructions bfloat16 is emulated, many times slower than float32.
         able = torch.cpu.get_capabilities()
-        fast = any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        fast = any(able.get(instructions, False) for instructions in ("avx512_bf16", "amx_bf16", "bf16"))
     else:
         fast = True
     return torch.bfloat16 if fast else torch.float32
 
 
 def load_tokenizer(folder: Path) -> Any:
+    """A checkpoint's tokenizer, which tells where in a text each token stands.
+
+    Raises:
+        ModelError: it cannot be read, or tells nothing of the kind.
+    """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # it raises whatever its many formats lead to
@@ -94,19 +109,17 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Any:
-    """Build the model with its first `n_blocks` blocks and read only their tensors."""
+    """Build the model with its first `n_blocks` blocks and read only their tensors.
+
+    Raises:
+        InputError: the model has fewer blocks.
+        ModelError: it is no decoder-only language model, or its weights are damaged or incomplete.
+    """
     n_layers = config.get_text_config().num_hidden_layers
     if n_blocks > n_layers:
         raise InputError(f"block {n_blocks - 1}: the model has {n_layers} blocks, 0 to {n_layers - 1}")
     _truncate(config, n_blocks)
-    if config.is_encoder_decoder:
-        raise ModelError(f"{folder}: not a decoder-only language model ({config.model_type})")
-    auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
-    try:
-        with torch.device("meta"):
-            model_class = type(auto.from_config(config))  # type: ignore[no-untyped-call]
-    except (ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{folder}: not a decoder-only language model ({one_line(error)})") from error
+    model_class = _model_class(folder, config, head)
     tensors = _read_tensors(folder, n_blocks, n_layers, dtype, device)
     try:
         with quiet_transformers():
@@ -120,12 +133,29 @@ def load_weights(
         some = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"{folder}: weights are missing from its .safetensors files: {some}")
     if device.type == "cpu" and dtype == torch.float32:
-        for module in model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = _DecodingLinear
-        if not head:
-            _narrow(model.get_input_embeddings())
+        _suit_cpu(model, head)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _model_class(folder: Path, config: Any, head: bool) -> Any:
+    """The class of a model, with its output head or without."""
+    if config.is_encoder_decoder:
+        raise ModelError(f"{folder}: not a decoder-only language model ({config.model_type})")
+    auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+    try:
+        with torch.device("meta"):
+            return type(auto.from_config(config))  # type: ignore[no-untyped-call]
+    except (ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{folder}: not a decoder-only language model ({one_line(error)})") from error
+
+
+def _suit_cpu(model: Any, head: bool) -> None:
+    """Make a float32 model quicker where it writes, and smaller where it only reads."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = _DecodingLinear
+    if not head:
+        _narrow(model.get_input_embeddings())
 
 
 class _DecodingLinear(nn.Linear):
@@ -205,9 +235,9 @@ def _read_tensors(
 def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
     """Special tokens, and those the checkpoint says end a text."""
     try:
-        facts = json.loads((folder / "generation_config.json").read_text())
+        config = json.loads((folder / "generation_config.json").read_text())
     except (OSError, ValueError):
-        facts = None
-    named = facts.get("eos_token_id") if isinstance(facts, dict) else None
+        config = None
+    named = config.get("eos_token_id") if isinstance(config, dict) else None
     listed = named if isinstance(named, list) else [] if named is None else [named]
     return frozenset(listed) | frozenset(tokenizer.all_special_ids)
