@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..evaluation.evaluate import ConditionResult
-from ..evaluation.layers import Layer, LayerSweep
+from ..evaluation.layers import LayerSweep
 from ..evaluation.metrics import known
 from ..evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
 from ..vectors.metadata import Calibration
@@ -73,9 +73,8 @@ def effect_and_cost(results: Results, judges: Sequence[str], fit: Calibration | 
     Args:
         fit: its monotone curve is drawn, the range it allows and the alphas it recommends.
     """
-    measures = [*_effects(results, judges), *_costs(results, fit.max_ppl_ratio if fit else MAX_PPL_RATIO)]
-    if any(result.kl is not None for result in results):
-        measures.append(Measure("KL (nats a token)", "damage", _damage))
+    limit = fit.max_ppl_ratio if fit else MAX_PPL_RATIO
+    measures = [*_effects(results, judges), *_costs(results, limit), *_damage(results)]
     if not measures:
         return None
     if not on_one_scale(results):
@@ -87,12 +86,9 @@ def effect_and_cost(results: Results, judges: Sequence[str], fit: Calibration | 
             _mark_calibration(axes, fit, curve=axes is panels[0])
         _dose_response(axes, results, measure)
     panels[-1].set_xlabel("alpha (% of the residual's length)")
-    title = (
-        "Dose-response curve with its monotone fit"
-        if fit
-        else "Dose-response curves: effect and cost against alpha"
-    )
-    return finished(figure, title)
+    if fit:
+        return finished(figure, "Dose-response curve with its monotone fit")
+    return finished(figure, "Dose-response curves: effect and cost against alpha")
 
 
 def _dose_response(axes: Axes, results: Results, measure: Measure) -> None:
@@ -190,26 +186,29 @@ def _effects(results: Results, judges: Sequence[str]) -> list[Measure]:
     measures = []
     for judge in judges:
         shares = any(judge in result.judges and known(result.judges[judge].rate) for result in results)
-        name, read = f"judge “{_short(judge)}”", partial(effect, judge=judge)
-        share, score = (
-            Measure(f"positive, {name}", "share", read),
-            Measure(f"mean score, {name}", "score", read),
-        )
-        measures.append(share if shares else score)
-    return [measure for measure in measures if any(map(measure.read, results))]
+        label = f"{'positive' if shares else 'mean score'}, judge “{_short(judge)}”"
+        measures.append(Measure(label, "share" if shares else "score", partial(effect, judge=judge)))
+    return _measured(measures, results)
 
 
 def _costs(results: Results, limit: float) -> list[Measure]:
     """The perplexity ratio; where nothing was compared, perplexity itself."""
-    ratio = Measure("perplexity ratio", "cost", attrgetter("perplexity_ratio"), limit)
-    if any(known(ratio.read(result)) for result in results if result.condition.baseline is None):
-        return [ratio]
-    perplexity = Measure("perplexity", "cost", attrgetter("perplexity"))
-    return [perplexity] if any(known(perplexity.read(result)) for result in results) else []
+    ratios = _measured([_ratio(limit)], [result for result in results if result.condition.baseline is None])
+    return ratios or _measured([Measure("perplexity", "cost", attrgetter("perplexity"))], results)
 
 
-def _damage(result: ConditionResult) -> float | None:
-    return 0.0 if result.condition.baseline == UNSTEERED else result.kl
+def _ratio(limit: float) -> Measure:
+    return Measure("perplexity ratio", "cost", attrgetter("perplexity_ratio"), limit)
+
+
+def _damage(results: Results) -> list[Measure]:
+    unsteered: dict[str | None, float] = {UNSTEERED: 0.0}
+    kl = Measure("KL (nats a token)", "damage", lambda r: unsteered.get(r.condition.baseline, r.kl))
+    return [kl] if any(result.kl is not None for result in results) else []
+
+
+def _measured(measures: Sequence[Measure], results: Results) -> list[Measure]:
+    return [measure for measure in measures if any(known(measure.read(result)) for result in results)]
 
 
 def _short(text: str, length: int = 22) -> str:
@@ -220,62 +219,46 @@ def _short(text: str, length: int = 22) -> str:
 # --- layers ------------------------------------------------------------------------------------
 
 
-@style()
-def separation(sweep: LayerSweep) -> Figure:
-    """How far the sides part at each layer."""
-    return _by_layer("Separation of the two sides by layer", partial(_draw_separation, sweep.layers))
+def parts_of(sweep: LayerSweep) -> list[str]:
+    """The parts that there are numbers for."""
+    return ["separation", "steering"] if sweep.judge else ["separation"]
 
 
 @style()
-def steering(sweep: LayerSweep) -> Figure | None:
-    """What steering at each layer does; None where it was not tried."""
-    if sweep.judge is None:
-        return None
-    draw_steering = partial(_draw_steering, sweep.layers, sweep.judge.name)
-    return _by_layer("Effect and cost of steering by layer", draw_steering)
-
-
-@style()
-def separation_and_steering(sweep: LayerSweep) -> Figure:
-    """Both in one, as far as there is both."""
-    parts: list[Callable[[Axes, Axes], None]] = [partial(_draw_separation, sweep.layers)]
-    if sweep.judge is not None:
-        parts.append(partial(_draw_steering, sweep.layers, sweep.judge.name))
-    return _by_layer("Separation and steering by layer", *parts)
-
-
-def _by_layer(title: str, *parts: Callable[[Axes, Axes], None]) -> Figure:
-    """Each part on a panel of effects and, beneath it, one of costs."""
+def by_layer(sweep: LayerSweep, *parts: str) -> Figure:
+    """How far the sides separate at each layer, what steering there does, or both in one figure."""
     figure, panels = figure_of([TALL, LOW] * len(parts))
-    for part, above, below in zip(parts, panels[::2], panels[1::2], strict=True):
-        part(above, below)
+    for part, effects, costs in zip(parts, panels[::2], panels[1::2], strict=True):
+        {"separation": _separation, "steering": _steering}[part](sweep, effects, costs)
     panels[-1].set_xlabel("layer")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    return finished(figure, title)
+    titles = {
+        "separation": "Separation of the two sides by layer",
+        "steering": "Effect and cost of steering by layer",
+    }
+    return finished(figure, titles[parts[0]])
 
 
-def _draw_separation(layers: Sequence[Layer], auroc: Axes, shift: Axes) -> None:
-    """How far the sides part at each layer, and how far apart they lie."""
-    means = CURVES[0] | {"label": "difference of means"}
-    draw(auroc, [(layer.layer, layer.auroc) for layer in layers], means, joined=True)
-    sae = CURVES[1] | {"label": "SAE latents"}
-    draw(auroc, [(layer.layer, layer.sae_auroc) for layer in layers], sae)
+def _separation(sweep: LayerSweep, auroc: Axes, shift: Axes) -> None:
+    means, sae = CURVES[0] | {"label": "difference of means"}, CURVES[1] | {"label": "SAE latents"}
+    draw(auroc, [(layer.layer, layer.auroc) for layer in sweep.layers], means, joined=True)
+    draw(auroc, [(layer.layer, layer.sae_auroc) for layer in sweep.layers], sae)
     auroc.set(ylabel="held-out AUROC", ylim=(min(0.47, auroc.get_ylim()[0]), 1.03))
     guide(auroc, "y", 0.5, "chance")
-    draw(shift, [(layer.layer, layer.shift_share) for layer in layers], means, joined=True)
+    draw(shift, [(layer.layer, layer.shift_share) for layer in sweep.layers], means, joined=True)
     shift.set_ylabel("shift, share of\nresidual norm")
     as_percent(shift, "y")
 
 
-def _draw_steering(layers: Sequence[Layer], judge: str, rates: Axes, ratios: Axes) -> None:
-    """One line a dose, each a little aside, or their intervals would hide one another."""
-    steered = [(layer.layer, dose) for layer in layers for dose in layer.steer]
-    alphas = sorted({dose.alpha for _, dose in steered})
-    rate = Measure(f"positive, judge “{_short(judge)}”", "share", attrgetter("rate"))
-    ratio = Measure("perplexity ratio", "cost", attrgetter("perplexity_ratio"), MAX_PPL_RATIO)
-    for axes, measure in ((rates, rate), (ratios, ratio)):
-        measure.set_axis(axes, "y", [dose for _, dose in steered])
+def _steering(sweep: LayerSweep, rates: Axes, ratios: Axes) -> None:
+    """One line an alpha, each a little aside, or their intervals would hide one another."""
+    tried = [(layer.layer, steered) for layer in sweep.layers for steered in layer.steer]
+    alphas = sorted({steered.alpha for _, steered in tried})
+    judge = _short(sweep.judge.name) if sweep.judge else ""
+    rate = Measure(f"positive, judge “{judge}”", "share", attrgetter("rate"))
+    for axes, measure in ((rates, rate), (ratios, _ratio(MAX_PPL_RATIO))):
+        measure.set_axis(axes, "y", [steered for _, steered in tried])
         for place, (look, alpha) in enumerate(zip(cycle(CURVES), alphas, strict=False)):
             aside = 0.12 * (place - (len(alphas) - 1) / 2)
-            points = [(layer + aside, measure.read(dose)) for layer, dose in steered if dose.alpha == alpha]
+            points = [(layer + aside, measure.read(at)) for layer, at in tried if at.alpha == alpha]
             draw(axes, points, look | {"label": f"alpha {alpha:+g}"}, joined=True)

@@ -105,7 +105,7 @@ def layers_page(sweep: LayerSweep, command: str) -> str:
 
     return _render(
         "layers.html",
-        {"separation": charts.separation(sweep), "steering": charts.steering(sweep)},
+        {part: charts.by_layer(sweep, part) for part in charts.parts_of(sweep)},
         page=sweep,
         command=command,
         judges=[sweep.judge] if sweep.judge else [],
@@ -124,7 +124,7 @@ def layers_plot(sweep: LayerSweep, path: Path) -> None:
     """
     from . import charts, drawing
 
-    drawing.save(charts.separation_and_steering(sweep), path)
+    drawing.save(charts.by_layer(sweep, *charts.parts_of(sweep)), path)
 
 
 def latents_page(descriptions: Sequence[Descriptions]) -> str:

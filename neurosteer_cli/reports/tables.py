@@ -100,12 +100,34 @@ class Cell(NamedTuple):
     small: str = ""
 
 
+def _plain(value: object) -> Cell:
+    return Cell(str(value))
+
+
+def _fixed(digits: int) -> Callable[[Estimate], Cell]:
+    return lambda estimate: Cell(fixed(estimate.value, digits), interval(estimate, digits))
+
+
+def _percent(estimate: Estimate) -> Cell:
+    return Cell(percent(estimate.value, 1), interval(estimate, 1, 100))
+
+
+def _points(estimate: Estimate) -> Cell:
+    return Cell(f"{100 * estimate.value:+.1f}", interval(estimate, 1, 100))
+
+
 class Column(NamedTuple):
     """A column of a table; it is left out where no row has a cell."""
 
     group: str
     heading: str
-    cell: Callable[[Any], Cell | None]
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Cell] = _plain
+
+    def cell(self, row: Any) -> Cell | None:
+        value = self.read(row)
+        value = value if self.write is _plain else known(value)
+        return None if value is None else self.write(value)
 
 
 @dataclass(frozen=True)
@@ -128,21 +150,18 @@ def evaluation_table(results: Sequence[ConditionResult], judges: Sequence[str]) 
     """A row a condition, in the order of alpha, with all that was measured of it."""
     columns = [
         Column("setting", "alpha", _alphas),
-        _number("setting", "dose", attrgetter("dose"), _percent),
-        _text("setting", "positions", attrgetter("condition.positions")),
+        Column("setting", "dose", attrgetter("dose"), _percent),
+        Column("setting", "positions", attrgetter("condition.positions")),
         *(column for judge in judges for column in _judge_columns(judge)),
-        _number("cost", "perplexity", attrgetter("perplexity")),
-        _number("cost", "ratio", attrgetter("perplexity_ratio")),
-        _number("cost", "KL, nats", attrgetter("kl"), _thousandths),
-        *(
-            _number("diversity", f"distinct {n}", attrgetter(f"distinct_{n}"), _thousandths)
-            for n in (1, 2, 3)
-        ),
-        _number("diversity", "repetition 4", attrgetter("repetition_4"), _thousandths),
-        _number("diversity", "tokens", attrgetter("length"), _tenths),
-        _text("texts", "n", attrgetter("n")),
-        _text("texts", "prompts", attrgetter("n_prompts")),
-        _text("texts", "empty", attrgetter("n_empty")),
+        Column("cost", "perplexity", attrgetter("perplexity"), _fixed(2)),
+        Column("cost", "ratio", attrgetter("perplexity_ratio"), _fixed(2)),
+        Column("cost", "KL, nats", attrgetter("kl"), _fixed(3)),
+        *(Column("diversity", f"distinct {n}", attrgetter(f"distinct_{n}"), _fixed(3)) for n in (1, 2, 3)),
+        Column("diversity", "repetition 4", attrgetter("repetition_4"), _fixed(3)),
+        Column("diversity", "tokens", attrgetter("length"), _fixed(1)),
+        Column("texts", "n", attrgetter("n")),
+        Column("texts", "prompts", attrgetter("n_prompts")),
+        Column("texts", "empty", attrgetter("n_empty")),
     ]
     return Table.of(in_alpha_order(results), columns)
 
@@ -153,28 +172,28 @@ def _judge_columns(judge: str) -> list[Column]:
 
     group = f"judge “{judge}”"
     return [
-        _number(group, "positive", read("rate"), _percent),
-        _number(group, "difference, points", read("rate_difference"), _points),
-        _number(group, "mean score", read("mean")),
-        _number(group, "fluency", read("fluency")),
-        _text(group, "failed", lambda result: read("n_failed")(result) or None),
+        Column(group, "positive", read("rate"), _percent),
+        Column(group, "difference, points", read("rate_difference"), _points),
+        Column(group, "mean score", read("mean"), _fixed(2)),
+        Column(group, "fluency", read("fluency"), _fixed(2)),
+        Column(group, "failed", lambda result: read("n_failed")(result) or None),
     ]
 
 
 def expected_table(curve: Sequence[CurvePoint]) -> Table:
     """What a calibration expects at each alpha."""
-    return Table.of(curve, [_number("positive", "expected", attrgetter("expected_rate"), _percent)])
+    return Table.of(curve, [Column("positive", "expected", attrgetter("expected_rate"), _percent)])
 
 
 def layers_table(layers: Sequence[Layer]) -> Table:
     """A row a layer, with what steering there does at each alpha."""
     alphas = sorted({steered.alpha for layer in layers for steered in layer.steer})
     columns = [
-        _text("place", "hook point", attrgetter("hook_point")),
-        _number("separation", "AUROC", attrgetter("auroc")),
-        _number("separation", "AUROC, SAE", attrgetter("sae_auroc")),
-        _number("residual", "shift", attrgetter("shift_share"), _percent),
-        _number("residual", "norm", attrgetter("resid_norm"), _tenths),
+        Column("place", "hook point", attrgetter("hook_point")),
+        Column("separation", "AUROC", attrgetter("auroc"), _fixed(2)),
+        Column("separation", "AUROC, SAE", attrgetter("sae_auroc"), _fixed(2)),
+        Column("residual", "shift", attrgetter("shift_share"), _percent),
+        Column("residual", "norm", attrgetter("resid_norm"), _fixed(1)),
         *(column for alpha in alphas for column in _steered_columns(alpha)),
     ]
     return Table.of(layers, columns)
@@ -185,52 +204,13 @@ def _steered_columns(alpha: float) -> list[Column]:
         return next((steered for steered in layer.steer if steered.alpha == alpha), None)
 
     return [
-        _number(f"alpha {alpha:g}", "positive", lambda layer: getattr(at(layer), "rate", None), _percent),
-        _number(f"alpha {alpha:g}", "ratio", lambda layer: getattr(at(layer), "perplexity_ratio", None)),
+        Column(f"alpha {alpha:g}", "positive", lambda layer: getattr(at(layer), "rate", None), _percent),
+        Column(
+            f"alpha {alpha:g}", "ratio", lambda layer: getattr(at(layer), "perplexity_ratio", None), _fixed(2)
+        ),
     ]
 
 
-def _hundredths(estimate: Estimate, digits: int = 2) -> Cell:
-    return Cell(fixed(estimate.value, digits), interval(estimate, digits))
-
-
-def _tenths(estimate: Estimate) -> Cell:
-    return _hundredths(estimate, 1)
-
-
-def _thousandths(estimate: Estimate) -> Cell:
-    return _hundredths(estimate, 3)
-
-
-def _percent(estimate: Estimate) -> Cell:
-    return Cell(percent(estimate.value, 1), interval(estimate, 1, 100))
-
-
-def _points(estimate: Estimate) -> Cell:
-    return Cell(f"{100 * estimate.value:+.1f}", interval(estimate, 1, 100))
-
-
-def _alphas(result: ConditionResult) -> Cell | None:
+def _alphas(result: ConditionResult) -> str | None:
     alphas = result.condition.alphas
-    return None if alphas is None else Cell(", ".join(f"{alpha:g}" for alpha in alphas or (0.0,)))
-
-
-def _number(
-    group: str,
-    heading: str,
-    read: Callable[[Any], Estimate | float | None],
-    write: Callable[[Estimate], Cell] = _hundredths,
-) -> Column:
-    def cell(row: Any) -> Cell | None:
-        estimate = known(read(row))
-        return write(estimate) if estimate else None
-
-    return Column(group, heading, cell)
-
-
-def _text(group: str, heading: str, read: Callable[[Any], Any]) -> Column:
-    def cell(row: Any) -> Cell | None:
-        value = read(row)
-        return None if value is None else Cell(str(value))
-
-    return Column(group, heading, cell)
+    return None if alphas is None else ", ".join(f"{alpha:g}" for alpha in alphas or (0.0,))

@@ -9,13 +9,7 @@ from support import evaluations
 
 from neurosteer_cli.evaluation.evaluate import Evaluation
 from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.reports.charts import (
-    effect_against_cost,
-    effect_and_cost,
-    separation,
-    separation_and_steering,
-    steering,
-)
+from neurosteer_cli.reports.charts import by_layer, effect_against_cost, effect_and_cost, parts_of
 from neurosteer_cli.reports.drawing import inline_svg
 
 
@@ -100,22 +94,25 @@ def test_a_calibration_marks_its_fit_the_allowed_range_and_the_recommended_alpha
 
 def test_layers_have_no_halves_and_doses_a_line_each() -> None:
     sweep = evaluations.layers()
-    assert {"difference of means", "SAE latents", "chance", "held-out AUROC"} <= texts(separation(sweep))
-    assert {"alpha -10", "alpha +10", "alpha +16", "positive, judge “data”"} <= texts(steering(sweep))
+    assert {"difference of means", "SAE latents", "chance", "held-out AUROC"} <= texts(
+        by_layer(sweep, "separation")
+    )
+    assert {"alpha -10", "alpha +10", "alpha +16", "positive, judge “data”"} <= texts(
+        by_layer(sweep, "steering")
+    )
     few = replace(sweep, layers=sweep.layers[:3])
-    assert {"0", "1", "2"} <= texts(separation(few))
-    assert not {"0.5", "1.5"} & {text for text in texts(separation(few)) if text != "0.5"}
+    assert {"0", "1", "2"} <= texts(by_layer(few, "separation"))
+    assert not {"0.5", "1.5"} & {text for text in texts(by_layer(few, "separation")) if text != "0.5"}
 
 
 def test_a_plot_has_the_panels_of_both_charts_as_far_as_there_are_both() -> None:
-    assert len(separation_and_steering(evaluations.layers()).axes) == 4
-    assert len(separation_and_steering(evaluations.layers(steer=False)).axes) == 2
-    assert steering(evaluations.layers(steer=False)) is None
+    for sweep, n_panels in ((evaluations.layers(), 4), (evaluations.layers(steer=False), 2)):
+        assert len(by_layer(sweep, *parts_of(sweep)).axes) == n_panels
 
 
 def test_an_auroc_far_below_chance_is_on_the_chart() -> None:
     sweep = evaluations.layers()
     low = replace(sweep, layers=[evaluations.layer(0, Estimate(0.2, 0.1, 0.3)), evaluations.layer(1)])
-    bottom, top = separation(low).axes[0].get_ylim()
+    bottom, top = by_layer(low, "separation").axes[0].get_ylim()
     assert bottom < 0.1
     assert math.isclose(top, 1.03)
