@@ -168,19 +168,7 @@ def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) 
     Raises:
         SAEError: an entry or tensor is absent, or asks for something that is not supported.
     """
-    architecture = _entry(sae_id, config, "architecture")
-    if architecture not in WEIGHTS:
-        raise SAEError(
-            f"SAE {sae_id!r}: architecture {architecture!r} is not supported; {', '.join(WEIGHTS)} are"
-        )
-    normalization = _entry(sae_id, config, "normalize_activations")
-    if normalization not in NORMALIZATIONS:
-        raise SAEError(
-            f"SAE {sae_id!r}: normalize_activations={normalization!r} has not been folded into the weights, "
-            "and the factor for it is not in the file; save it again with sae-lens after folding"
-        )
-    if config.get("reshape_activations", "none") != "none":
-        raise SAEError(f"SAE {sae_id!r} reads attention heads (hook_z), not the residual stream")
+    architecture, normalization = _supported(sae_id, config)
     metadata = _entry(sae_id, config, "metadata")
     try:
         hook_point = HookPoint.parse(_entry(sae_id, metadata, "hook_name"))
@@ -204,6 +192,24 @@ def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) 
         centred=bool(kwargs.get("center_writing_weights", False)),
         weights=_checked_weights(sae_id, architecture, config, weights),
     )
+
+
+def _supported(sae_id: str, config: dict[str, Any]) -> tuple[str, str]:
+    """The architecture and the normalization, if both can be computed with."""
+    architecture = _entry(sae_id, config, "architecture")
+    if architecture not in WEIGHTS:
+        raise SAEError(
+            f"SAE {sae_id!r}: architecture {architecture!r} is not supported; {', '.join(WEIGHTS)} are"
+        )
+    normalization = _entry(sae_id, config, "normalize_activations")
+    if normalization not in NORMALIZATIONS:
+        raise SAEError(
+            f"SAE {sae_id!r}: normalize_activations={normalization!r} has not been folded into the weights, "
+            "and the factor for it is not in the file; save it again with sae-lens after folding"
+        )
+    if config.get("reshape_activations", "none") != "none":
+        raise SAEError(f"SAE {sae_id!r} reads attention heads (hook_z), not the residual stream")
+    return architecture, normalization
 
 
 def _checked_weights(

@@ -7,8 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny import D_MODEL
+from support.tiny import D_MODEL, save_tiny_sae
 from torch import Tensor
+
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.models.residuals import packed
+from neurosteer_cli.saes.describe import describe
+from neurosteer_cli.saes.descriptions import Descriptions
+from neurosteer_cli.saes.load import load_sae
+from neurosteer_cli.saes.sae import SparseAutoencoder
+
+TEXTS = [f"text number {n} has some {'more ' * (n % 4)}words" for n in range(30)]
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +52,14 @@ def hub(lens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(lens.loading.pretrained_sae_loaders, "hf_hub_download", download)
     return tmp_path
+
+
+@pytest.fixture
+def sae(tmp_path: Path) -> SparseAutoencoder:
+    return load_sae(str(save_tiny_sae(tmp_path / "sae", d_sae=96)), model_id="tiny")
+
+
+@pytest.fixture
+def described(engine: Engine, sae: SparseAutoencoder) -> Descriptions:
+    (found,) = describe(engine, [sae], packed(engine, TEXTS, 32), n_tokens=10**6, n_contexts=3)
+    return found

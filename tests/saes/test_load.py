@@ -15,13 +15,14 @@ from torch import Tensor
 
 from neurosteer_cli.errors import SAEError
 from neurosteer_cli.models.engine import Engine
-from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
 from neurosteer_cli.saes.descriptions import find
 from neurosteer_cli.saes.load import (
     default_layers,
     find_saes,
     load_engine_for,
     load_sae,
+    nearest_saes,
     open_saes,
     sae_folder,
     sae_layers,
@@ -238,6 +239,16 @@ def test_saes_are_found_by_their_hook_points(family: str) -> None:
     assert list(find_saes(family, model_id="tiny", layers=[None])) == [HookPoint(3)]
     assert list(find_saes(f"{family}/{HookPoint(1)}", model_id="tiny")) == [HookPoint(1)]
     assert find_saes(family, model_id="tiny", layers=[]) == {}
+
+
+def test_the_sae_of_a_family_that_is_nearest_is_found_for_each_hook_point(family: str) -> None:
+    points = [HookPoint(0), HookPoint(2, RESID_PRE), HookPoint(9)]
+    found = nearest_saes(family, model_id="tiny", points=points)
+    assert {point: sae.hook_point.layer for point, sae in found.items()} == dict(
+        zip(points, (1, 1, 3), strict=True)
+    )
+    alone = nearest_saes(f"{family}/{HookPoint(3)}", model_id="tiny", points=points)
+    assert [sae.hook_point.layer for sae in alone.values()] == [3, 3, 3]
 
 
 def test_an_sae_that_has_changed_is_told_of(family: str) -> None:
