@@ -1,8 +1,7 @@
 """neurosteer gen: continue prompts with vectors added."""
 
 import sys
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,41 +11,27 @@ import typer
 from ..errors import InputError
 from .shared import console
 from .shared.options import (
-    BatchSize,
-    Chat,
-    Device,
-    Dtype,
-    Greedy,
+    GenerationOptions,
     Json,
-    MaxNewTokens,
-    Model,
-    N,
-    Positions,
-    RepetitionPenalty,
-    Seed,
-    System,
-    Temperature,
-    TopK,
-    TopP,
-    generation_settings,
+    ModelOptions,
+    generation_options,
+    model_options,
     parse_alphas,
 )
 from .shared.prompting import load_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from ..evaluation.plan import Plan, PlannedJob
     from ..generation.generate import Completion
     from ..vectors.metadata import Calibration
     from ..vectors.vector import SteeringVector
 
-DEFAULT_ALPHA = "8"
-SAFE_DOSE = 0.2
 ROUNDING = 1e-6  # an alpha of 20 is no more than 20 %
 AUTO, AUTO_AWAY = "auto", "-auto"
 
 
+@generation_options()
+@model_options
 def gen(
     prompts: Annotated[
         list[str] | None,
@@ -65,7 +50,7 @@ def gen(
             "--alpha",
             "-a",
             help="Strength of the vector in the same place, in percent of the residual's median norm; "
-            f"0,4,8 writes one continuation a value. [default: {DEFAULT_ALPHA}]",
+            "0,4,8 writes one continuation a value. [default: 8]",
         ),
     ] = None,
     level: Annotated[
@@ -75,24 +60,12 @@ def gen(
             "expected to be this, 0.8 say."
         ),
     ] = None,
-    chat: Chat = False,
-    system: System = None,
-    max_new_tokens: MaxNewTokens = 64,
-    temperature: Temperature = 0.9,
-    top_p: TopP = 0.9,
-    top_k: TopK = 0,
-    repetition_penalty: RepetitionPenalty = 1.0,
-    greedy: Greedy = False,
-    n: N = 1,
-    seed: Seed = 0,
-    positions: Positions = "all",
-    batch_size: BatchSize = 32,
+    *,
+    generation: GenerationOptions,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show unsteered and steered side by side.")
     ] = False,
-    model: Model = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    where: ModelOptions,
     json: Json = False,
 ) -> None:
     """Continue prompts while vectors are added to the residual stream.
@@ -107,39 +80,27 @@ def gen(
     from ..generation.prompts import tokenize
     from ..vectors.vector import SteeringVector
 
-    settings = generation_settings(
-        n=n,
-        greedy=greedy,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        positions=positions,
-        batch_size=batch_size,
-    )
-    paths = vector or []
+    config, as_chat = generation.config(), generation.as_chat
+    paths, names = vector or [], tuple(map(str, vector or []))
     _check_alphas(paths, alpha or [], level, compare)
     vectors = [SteeringVector.load(path) for path in paths]
     if level is not None or {AUTO, AUTO_AWAY} & set(alpha or []):
-        _warn_of_other_settings(vectors, positions, as_chat=chat or system is not None)
-    alphas = _alphas(list(zip(map(str, paths), vectors, strict=True)), alpha or [], level, compare)
+        _warn_of_other_settings(vectors, config.positions, as_chat=as_chat)
+    combinations = _alphas(names, vectors, alpha or [], level, compare)
     records = read_prompts(prompts or [])
-    engine = load_engine(model, paths, vectors, dtype, device)
-    asked = tokenize(
-        records, engine, as_chat=chat or system is not None, system=system, max_new_tokens=max_new_tokens
+    engine = load_engine(where.model, paths, vectors, where.dtype, where.device)
+    found = tokenize(
+        records, engine, as_chat=as_chat, system=generation.system, max_new_tokens=config.max_new_tokens
     )
-    names = tuple(map(str, paths))
-    conditions = [(Condition(names, of_each, positions), of_each) for of_each in alphas]
-    run = _Run(plan(engine, asked, vectors, conditions, settings, n=n), len(alphas))
-    run.warn_of_dose()
+    conditions = [(Condition(names, alphas, config.positions), alphas) for alphas in combinations]
+    jobs = plan(engine, found, vectors, conditions, config, n=generation.n)
+    _warn_of_dose(jobs, len(conditions))
     if json:
-        run.write_json()
+        _write_json(jobs)
     elif compare:
-        run.write_columns()
+        _write_columns(jobs, len(conditions))
     else:
-        run.write_text()
+        _write_text(jobs)
 
 
 def _check_alphas(paths: list[Path], given: list[str], level: float | None, compare: bool) -> None:
@@ -163,18 +124,24 @@ def _check_alphas(paths: list[Path], given: list[str], level: float | None, comp
 
 
 def _alphas(
-    vectors: "list[tuple[str, SteeringVector]]", given: list[str], level: float | None, compare: bool
+    names: tuple[str, ...],
+    vectors: "list[SteeringVector]",
+    given: list[str],
+    level: float | None,
+    compare: bool,
 ) -> list[tuple[float, ...]]:
     """Every combination of the alphas of each vector, in the order given."""
+    from ..vectors.vector import DEFAULT_ALPHA
+
     if level is not None:
-        values = [[calibration_of(*vectors[0]).alpha_at(level)]]
+        values = [[_calibration(names[0], vectors[0]).alpha_at(level)]]
         console.note(f"level {level:g}: alpha {values[0][0]:g}")
     else:
-        texts = given or [DEFAULT_ALPHA] * len(vectors)
-        values = [_values(text, *named) for text, named in zip(texts, vectors, strict=True)]
-    settings = list(product(*values))
+        texts = given or [f"{DEFAULT_ALPHA:g}"] * len(vectors)
+        values = [_values(*each) for each in zip(texts, names, vectors, strict=True)]
+    combinations = list(product(*values))
     unsteered = (0.0,) * len(vectors)
-    return [unsteered, *settings] if compare and unsteered not in settings else settings
+    return [unsteered, *combinations] if compare and unsteered not in combinations else combinations
 
 
 def _warn_of_other_settings(vectors: "list[SteeringVector]", positions: str, *, as_chat: bool) -> None:
@@ -193,82 +160,75 @@ def _warn_of_other_settings(vectors: "list[SteeringVector]", positions: str, *, 
 def _values(text: str, name: str, vector: "SteeringVector") -> list[float]:
     if text not in (AUTO, AUTO_AWAY):
         return parse_alphas(text)
-    alpha = calibration_of(name, vector).recommended(text == AUTO)
+    alpha = _calibration(name, vector).recommended(text == AUTO)
     console.note(f"{name}: alpha {text} is {alpha:g}")
     return [alpha]
 
 
-def calibration_of(name: str, vector: "SteeringVector") -> "Calibration":
+def _calibration(name: str, vector: "SteeringVector") -> "Calibration":
     if vector.metadata.calibration is None:
         raise InputError(f"{name} is not calibrated: run `neurosteer calibrate {name}`, or give --alpha")
     return vector.metadata.calibration
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A plan's continuations, written as they are finished."""
+# --- what a person or a program reads ----------------------------------------------------------
 
-    plan: "Plan"
-    n_alphas: int
 
-    def warn_of_dose(self) -> None:
-        dose = max(map(self.plan.dose, self.plan.jobs[: self.n_alphas]))
-        if dose > SAFE_DOSE + ROUNDING:
-            console.warn(
-                f"the push is {dose:.0%} as long as the residual; "
-                f"above {SAFE_DOSE:.0%} text tends to break down"
-            )
+def _warn_of_dose(plan: "Plan", n_alphas: int) -> None:
+    from ..vectors.vector import SAFE_DOSE
 
-    @contextmanager
-    def _progress(self) -> "Iterator[Callable[[int], None]]":
-        with console.progress("writing", len(self.plan.jobs), beside_results=True) as advance:
-            yield advance
+    dose = max(map(plan.dose, plan.jobs[:n_alphas]))
+    if dose > SAFE_DOSE + ROUNDING:
+        console.warn(
+            f"the push is {dose:.0%} as long as the residual; above {SAFE_DOSE:.0%} text tends to break down"
+        )
 
-    def write_json(self) -> None:
-        from ..data.records import write_record
 
-        with self._progress() as advance:
-            for number, generation in self.plan.run_in_order():
-                write_record(self.plan.record(number, generation))
-                advance(1)
+def _finished(plan: "Plan") -> "Iterator[tuple[int, Completion]]":
+    """Write a plan's continuations, in the order of its jobs, while a bar shows how far it is."""
+    with console.progress("writing", len(plan.jobs), beside_results=True) as advance:
+        for number, completion in plan.run_in_order():
+            yield number, completion
+            advance(1)
 
-    def write_text(self) -> None:
-        jobs = self.plan.jobs
-        if len(jobs) == 1 and sys.stdout.isatty():
-            self._stream()
-            return
-        with self._progress() as advance:
-            for number, generation in self.plan.run_in_order():
-                if len(jobs) > 1:
-                    typer.echo(f"[{self.heading(jobs[number])}]")
-                typer.echo(jobs[number].prompt.shown + generation.text)
-                if len(jobs) > 1:
-                    typer.echo()
-                advance(1)
 
-    def _stream(self) -> None:
-        typer.echo(self.plan.jobs[0].prompt.shown, nl=False)
-        for _ in self.plan.run_in_order(lambda _row, text: typer.echo(text, nl=False)):
+def _write_json(plan: "Plan") -> None:
+    from ..data.records import write_record
+
+    for number, completion in _finished(plan):
+        write_record(plan.record(number, completion))
+
+
+def _write_text(plan: "Plan") -> None:
+    if len(plan.jobs) > 1:
+        for number, completion in _finished(plan):
+            planned = plan.jobs[number]
+            typer.echo(f"[{_heading(plan, planned)}]\n{planned.prompt.shown}{completion.text}\n")
+    elif sys.stdout.isatty():
+        typer.echo(plan.jobs[0].prompt.shown, nl=False)
+        for _ in plan.run_in_order(lambda _number, text: typer.echo(text, nl=False)):
             typer.echo()
+    else:
+        for number, completion in _finished(plan):
+            typer.echo(plan.jobs[number].prompt.shown + completion.text)
 
-    def write_columns(self) -> None:
-        """A table a prompt and sample, a column an alpha, unsteered first."""
-        found: dict[int, Completion] = {}
-        with self._progress() as advance:
-            for number, generation in self.plan.run_in_order():
-                found[number] = generation
-                advance(1)
-                group = range(number + 1 - self.n_alphas, number + 1)
-                if (number + 1) % self.n_alphas == 0 and all(i in found for i in group):
-                    jobs = [self.plan.jobs[i] for i in group]
-                    cells = [job.prompt.shown + found.pop(i).text for i, job in zip(group, jobs, strict=True)]
-                    console.columns([self.heading(job) for job in jobs], cells)
 
-    def heading(self, job: "PlannedJob") -> str:
-        if not any(job.job.alphas):
-            return "unsteered"
-        parts = [
-            f"{Path(name).stem} {alpha:+g}"
-            for name, alpha in zip(job.condition.vectors, job.job.alphas, strict=True)
-        ]
-        return f"{', '.join(parts)} (dose {self.plan.dose(job):.1%})"
+def _write_columns(plan: "Plan", n_alphas: int) -> None:
+    """A table a prompt and sample, a column an alpha, unsteered first."""
+    texts: dict[int, str] = {}
+    for number, completion in _finished(plan):
+        texts[number] = plan.jobs[number].prompt.shown + completion.text
+        group = range(number + 1 - n_alphas, number + 1)
+        if (number + 1) % n_alphas == 0 and all(i in texts for i in group):
+            headings = [_heading(plan, plan.jobs[i]) for i in group]
+            console.columns(headings, [texts.pop(i) for i in group])
+
+
+def _heading(plan: "Plan", planned: "PlannedJob") -> str:
+    alphas = planned.job.alphas
+    if not any(alphas):
+        return "unsteered"
+    parts = [
+        f"{Path(name).stem} {alpha:+g}" for name, alpha in zip(planned.condition.vectors, alphas, strict=True)
+    ]
+    return f"{', '.join(parts)} (dose {plan.dose(planned):.1%})"

@@ -52,7 +52,7 @@ class TextStream:
         tokenizer = self._engine.tokenizer.backend_tokenizer
         try:
             return self._stream.step(tokenizer, token)
-        except Exception:  # a decoder that changes what came before, such as WordPiece's
+        except Exception:  # half a character that another follows may take back the one before it
             self._stream = DecodeStream(skip_special_tokens=True)
             return self._stream.step(tokenizer, token)
 

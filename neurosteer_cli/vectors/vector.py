@@ -23,6 +23,7 @@ METADATA_KEY = "neurosteer"
 NO_TEXTS = torch.empty(0, dtype=torch.int64)  # the hashes of a vector that was not fitted on texts
 
 UNIT_DOSE = 0.01  # of alpha 1: its pushes together are 1 % of the median residual norm long
+SAFE_DOSE = 0.2  # above it text tends to break down
 DEFAULT_ALPHA = 8.0
 MAX_ALPHA = 1e6  # whatever a person asks for: nothing they meant lies beyond
 MAX_REQUEST_ALPHA = 1e3  # a stranger's request to a server: ten times as long as the residual is noise

@@ -106,23 +106,23 @@ def test_a_space_between_prompt_and_text_is_the_texts(engine: Engine, prompt: li
     assert stream.text == llama.decode(prompt, [2, 5, 3, 4])
 
 
+def with_byte_fallback(engine: Engine) -> Engine:
+    words = ["▁a", "<0xE2>", "<0x82>", "<0xAC>", "▁b", "<0xF0>"]
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    return with_decoder(engine, words, decoders.Sequence(parts))
+
+
 def test_bytes_that_fall_back_are_held_till_they_are_a_character(engine: Engine) -> None:
-    words = ["▁a", "<0xE2>", "<0x82>", "<0xAC>", "▁b"]
-    sequence = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    stream = TextStream(with_decoder(engine, words, sequence), [0])
+    stream = TextStream(with_byte_fallback(engine), [0])
     assert [stream.take(token) for token in (4, 1, 2, 3, 4)] == [" b", "", "", "€", " b"]
 
 
-def test_a_decoder_that_mends_what_came_before_does_not_end_the_text(engine: Engine) -> None:
-    words = ["so", "it", "'", "s", "here"]
-    wordpiece = with_decoder(engine, words, decoders.WordPiece(cleanup=True))
-    stream, written = TextStream(wordpiece, [0]), [1, 2, 3, 4]
-    pieces = [stream.take(token) for token in written]
-    assert pieces[:2] == [" it", " '"]  # of which the next token makes "it's"
+def test_a_decoder_that_takes_text_back_does_not_end_the_stream(engine: Engine) -> None:
+    llama, written = with_byte_fallback(engine), [1, 2, 3, 5, 4]  # half a character spoils the one before it
+    stream = TextStream(llama, [0])
+    assert [stream.take(token) for token in written] == ["", "", "€", "", "b"]
     stream.finish()
-    assert stream.text == wordpiece.decode([0], written) == " it's here"
+    assert stream.text == llama.decode([0], written) == "\ufffd\ufffd\ufffd\ufffd b"
 
 
 def test_every_byte_has_its_token(engine: Engine) -> None:
