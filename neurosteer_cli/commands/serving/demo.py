@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..shared.options import Device, Dtype, Model
+from ..shared.options import Device, Dtype, Model, ModelOptions
 from .server import LOOPBACK, Port, Vectors, bound, check_installed, load, run
 
 SECONDS_TO_START = 1.0
@@ -33,11 +33,12 @@ def demo(
     from ...serving.app import ServerConfig
 
     listener = bound("127.0.0.1", port)
+    where = ModelOptions(model=model, dtype=dtype, device=device)
     if vectors or model not in (None, DEFAULT_MODEL):
-        engine, registry = load(vectors or [], model, dtype, device)
+        completions = load(vectors or [], where)
     else:
         with as_file(files("neurosteer_cli.vectors") / "bundled") as folder:
-            engine, registry = load([folder], model, dtype, device)
+            completions = load([folder], where)
 
     def open_page(address: str) -> None:
         if browser:
@@ -45,10 +46,5 @@ def demo(
             timer.daemon = True
             timer.start()
 
-    run(
-        engine,
-        registry,
-        ServerConfig(page=True, fitting=True, hosts=LOOPBACK, shutdown_seconds=5),
-        listener,
-        listening=open_page,
-    )
+    config = ServerConfig(page=True, fitting=True, hosts=LOOPBACK, shutdown_seconds=5)
+    run(completions, config, listener, open_page)

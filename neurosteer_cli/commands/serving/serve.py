@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ...errors import InputError
-from ..shared.options import Device, Dtype, Model, parse_count
+from ..shared.options import Device, Dtype, Model, ModelOptions, parse_count
 from .server import LOOPBACK, Host, MaxBatch, Port, Vectors, bound, check_installed, check_numbers, load, run
 
 
@@ -47,28 +47,30 @@ def serve(
     """
     check_installed()
     check_numbers(
-        max_batch=max_batch, max_waiting=max_waiting, max_new_tokens=max_new_tokens, time_limit=time_limit,
-        shutdown_time=shutdown_time,
-    )  # fmt: skip
-    if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
-        raise InputError("--api-key must be printable ASCII, at least one character")
-    max_bytes = parse_count(max_request, "--max-request")
-    from ...serving.app import ServerConfig
-
-    listener = bound(host, port)
-    engine, registry = load(vectors or [], model, dtype, device)
-    run(
-        engine,
-        registry,
-        ServerConfig(
-            max_bytes=max_bytes,
-            api_key=api_key,
-            hosts=LOOPBACK if host in LOOPBACK and api_key is None else None,
-            shutdown_seconds=shutdown_time,
-        ),
-        listener,
         max_batch=max_batch,
         max_waiting=max_waiting,
         max_new_tokens=max_new_tokens,
         time_limit=time_limit,
+        shutdown_time=shutdown_time,
     )
+    if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
+        raise InputError("--api-key must be printable ASCII, at least one character")
+    max_bytes = parse_count(max_request, "--max-request")
+    from ...serving.app import ServerConfig
+    from ...serving.completions import Limits
+
+    listener = bound(host, port)
+    completions = load(
+        vectors or [],
+        ModelOptions(model=model, dtype=dtype, device=device),
+        Limits(max_new_tokens=max_new_tokens, seconds=time_limit),
+        max_batch=max_batch,
+        max_waiting=max_waiting,
+    )
+    config = ServerConfig(
+        max_bytes=max_bytes,
+        api_key=api_key,
+        hosts=LOOPBACK if host in LOOPBACK and api_key is None else None,
+        shutdown_seconds=shutdown_time,
+    )
+    run(completions, config, listener)

@@ -12,15 +12,15 @@ import typer
 
 from ...errors import InputError, NeurosteerError
 from ..shared import console
+from ..shared.options import ModelOptions
 from ..shared.prompting import load_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from ...models.engine import Engine
     from ...serving.app import ServerConfig
-    from ...serving.registry import VectorRegistry
+    from ...serving.completions import Completions, Limits
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 MAX_CONNECTIONS = 1024
@@ -48,29 +48,38 @@ def check_installed() -> None:
         )
 
 
-def load(paths: list[Path], model: str | None, dtype: str, device: str) -> "tuple[Engine, VectorRegistry]":
-    """The vectors, and the model named or their own; every file is read before the model is."""
+def load(
+    paths: list[Path],
+    where: ModelOptions,
+    limits: "Limits | None" = None,
+    *,
+    max_batch: int = 32,
+    max_waiting: int = 64,
+) -> "Completions":
+    """Text by the model named or the vectors' own; every file is read before the model is.
+
+    Args:
+        max_batch, max_waiting: as for `Scheduler`.
+    """
     from ...models.resolve import DEFAULT_MODEL
+    from ...serving.completions import Completions, Limits
     from ...serving.registry import VectorRegistry, vector_files
+    from ...serving.scheduler import Scheduler
     from ...vectors.vector import SteeringVector
 
     files = vector_files(paths)
     vectors = [SteeringVector.load(file) for file in files]
-    engine = load_engine(model, files, vectors, dtype, device)
+    engine = load_engine(where.model, files, vectors, where.dtype, where.device)
     name = engine.model_id if engine.model_id == DEFAULT_MODEL else Path(engine.model_id).name
-    return engine, VectorRegistry.of_files(zip(files, vectors, strict=True), engine.shape, name)
+    registry = VectorRegistry.of_files(zip(files, vectors, strict=True), engine.shape, name)
+    scheduler = Scheduler(engine, max_batch=max_batch, max_waiting=max_waiting)
+    return Completions(engine, registry, scheduler, limits or Limits())
 
 
 def run(
-    engine: "Engine",
-    registry: "VectorRegistry",
-    options: "ServerConfig",
+    completions: "Completions",
+    config: "ServerConfig",
     listener: socket.socket,
-    *,
-    max_batch: int = 32,
-    max_waiting: int = 64,
-    max_new_tokens: int = 1024,
-    time_limit: float = 120,
     listening: "Callable[[str], None]" = lambda _address: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; what runs then is finished.
@@ -82,43 +91,47 @@ def run(
     import uvicorn
 
     from ...serving.app import create_app
-    from ...serving.completions import Completions, Limits
-    from ...serving.scheduler import Scheduler
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    scheduler = Scheduler(engine, max_batch=max_batch, max_waiting=max_waiting)
-    limits = Limits(max_new_tokens=max_new_tokens, seconds=time_limit)
-    app = create_app(Completions(engine, registry, scheduler, limits), options)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=math.ceil(options.shutdown_seconds) + 2,  # then all have been told
-    )
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: "FrameType | None") -> None:
             """Begin to end what runs at once, so that what cannot be finished is still answered."""
-            threading.Thread(target=scheduler.close, args=(options.shutdown_seconds,)).start()
+            close = completions.scheduler.close
+            threading.Thread(target=close, args=(config.shutdown_seconds,)).start()
             super().handle_exit(sig, frame)
 
-    names = ", ".join(registry) or "no vector"
-    numbers = str(engine.dtype).removeprefix("torch.")
-    place = address if options.page else f"{address}/v1"
-    console.note(f"serving {registry.model_id} ({numbers}) with {names} on {place}; Ctrl-C ends it")
-    if host not in LOOPBACK and options.api_key is None:
-        console.warn(f"{host} may be reached from other machines, and no --api-key is set")
-    listening(address)
+    server = Server(
+        uvicorn.Config(
+            create_app(completions, config),
+            log_config=None,
+            access_log=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=math.ceil(config.shutdown_seconds) + 2,  # then all have been told
+        )
+    )
+    listening(_announced(completions, config, listener))
     try:
-        Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     except (KeyboardInterrupt, SystemExit):  # the signal, once more, after everything has been finished
         pass
     finally:
         listener.close()
     console.note("stopped")
+
+
+def _announced(completions: "Completions", config: "ServerConfig", listener: socket.socket) -> str:
+    """The address, which has been said on stderr with what is served there."""
+    engine, registry = completions.engine, completions.registry
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    names = ", ".join(registry) or "no vector"
+    numbers = str(engine.dtype).removeprefix("torch.")
+    place = address if config.page else f"{address}/v1"
+    console.note(f"serving {registry.model_id} ({numbers}) with {names} on {place}; Ctrl-C ends it")
+    if host not in LOOPBACK and config.api_key is None:
+        console.warn(f"{host} may be reached from other machines, and no --api-key is set")
+    return address
 
 
 def check_numbers(**values: float) -> None:
