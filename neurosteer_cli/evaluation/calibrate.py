@@ -5,10 +5,9 @@ Knows results of an evaluation; knows nothing of how they were generated, nor of
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timezone
 
 from ..errors import NeurosteerError
-from ..vectors.metadata import Calibration, CurvePoint
+from ..vectors.metadata import Calibration, CurvePoint, now
 from .evaluate import ConditionResult, Evaluation
 from .samples import MAX_PPL_RATIO
 
@@ -47,7 +46,7 @@ def calibrate(evaluation: Evaluation, max_ppl_ratio: float = MAX_PPL_RATIO) -> C
         curve=_curve(evaluation.results, judge.name),
         alpha_up=None,
         alpha_down=None,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=now(),
     )
     allowed = calibration.allowed()
     up = _largest_effect(allowed, [point for point in allowed if point.alpha > 0])

@@ -5,7 +5,6 @@ Knows the engine, judges and metrics; knows nothing of files or the terminal.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from .. import __version__
 from ..data.prompts import neutral_texts
 from ..models.engine import Engine
+from ..vectors.metadata import now
 from .judges.judge import Judge, Scores
 from .likelihood import damage, log_probs
 from .metrics import Bootstrap, Estimate, Sums, distinct, mean_log_prob, repetition
@@ -112,11 +112,24 @@ def evaluate(
     Every interval is a percentile bootstrap over prompts with the same draws for all conditions (Efron &
     Tibshirani 1993), so that differences to the unsteered continuations are paired.
 
+        polite = SteeringVector.load(Path("polite.st"))
+        comparison = Comparison(vectors=[("polite", polite)], alphas=[(0,), (8,), (16,)])
+        run = comparison.write(engine, prompts_of(None))
+        for result in evaluate(run, [load_judge("sentiment")]).results:
+            print(result.condition.label, result.judges["sentiment"].rate, result.perplexity_ratio)
+
     Args:
-        run: the continuations; `write` makes them, `recorded` takes those that exist.
-        judges: see `load_judge`; without one only fluency is scored.
-        ppl_engine: gives the log-probabilities in place of the run's unsteered engine.
+        run: the continuations; `Comparison.write` makes them, `recorded` takes those that exist.
+        judges: what to look for, see `load_judge`; without one only fluency is scored.
+        ppl_engine: gives the log-probabilities in place of the run's own engine, which is not steered.
         progress: opens a bar (label, total) and yields what advances it.
+
+    Returns:
+        a result a condition, in the order of the run: rates and means of each judge, perplexity and its
+        ratio to the unsteered one, n-gram diversity and repetition, KL on neutral text in nats a token.
+
+    Raises:
+        ModelError: a judge behind an endpoint cannot be reached any more.
     """
     with progress("perplexity", len(run.samples)) as advance:
         texts = _token_log_probs(ppl_engine or run.engine, run.samples, advance)
@@ -141,7 +154,7 @@ def stamp() -> dict[str, str]:
     """What wrote a result, and when."""
     return {
         "program_version": __version__,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
     }
 
 

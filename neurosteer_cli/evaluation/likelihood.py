@@ -1,6 +1,6 @@
 """How probable texts are to a model, and how far a push moves its next-token distributions.
 
-Knows the engine; knows nothing of settings, judges or files.
+Knows the engine; knows nothing of conditions, judges or files.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +13,11 @@ from ..models.hooks import HookPoint, add
 from .metrics import kl_divergence
 
 
-def _silent(_n: int) -> None:
-    pass
-
-
 @torch.inference_mode()
 def log_probs(
     engine: Engine,
     pairs: Sequence[tuple[list[int], list[int]]],
-    advance: Callable[[int], None] = _silent,
+    advance: Callable[[int], None] = lambda _n: None,
 ) -> list[Tensor]:
     """Log-probability of each continuation token given all before it, unsteered.
 
@@ -51,7 +47,7 @@ def damage(
     engine: Engine,
     texts: Sequence[list[int]],
     pushes: Sequence[Mapping[HookPoint, Tensor]],
-    advance: Callable[[int], None] = _silent,
+    advance: Callable[[int], None] = lambda _n: None,
 ) -> list[float]:
     """KL(steered || unsteered) of next-token distributions, mean over tokens of texts, in nats.
 
@@ -59,8 +55,8 @@ def damage(
 
     Args:
         texts: token ids of texts the push was not meant for.
-        pushes: for each setting a push [d_model] at each hook point, raw residual units.
-        advance: told how many settings times texts are done.
+        pushes: for each condition a push [d_model] at each hook point, raw residual units.
+        advance: told how many conditions times texts are done.
     """
     totals, n_tokens = [0.0] * len(pushes), 0
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))

@@ -100,7 +100,7 @@ class Sums(NamedTuple):
 class Bootstrap:
     """Percentile intervals from resampling units (prompts, say) with replacement.
 
-    Every quantity is resampled with the same draws, so differences between settings are paired.
+    Every quantity is resampled with the same draws, so differences between conditions are paired.
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
 

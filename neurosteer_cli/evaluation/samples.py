@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..files import check_target
 
 UNSTEERED, RANDOM, PROMPTING = "unsteered", "random", "prompt"
-MAX_PPL_RATIO = 1.25  # perplexity, against the unsteered one, up to which a condition counts as affordable
+MAX_PPL_RATIO = 1.25  # perplexity, over the unsteered one, up to which a condition counts as affordable
 
 Record = dict[str, Any]
 

@@ -1,9 +1,10 @@
-"""Plans of prompts, samples and settings, and what their records say when they are read again."""
+"""Plans of prompts, samples and conditions, and what their records say when they are read again."""
 
 import json
 
 import pytest
 import torch
+from support.tiny import tiny_vector
 
 from neurosteer_cli.data.records import Located
 from neurosteer_cli.evaluation.plan import Plan, plan, random_counterpart, write_all
@@ -13,20 +14,15 @@ from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
-from neurosteer_cli.vectors.metadata import PointMetadata, VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINTS = (HookPoint(1), HookPoint(2))
 
 
 def vector(shape: ModelShape, *pushes: float) -> SteeringVector:
-    points = {str(point): PointMetadata.without_texts(10.0) for point in POINTS}
-    metadata = VectorMetadata.new("tiny", shape, "diffmean", points)
-    found = {
-        point: torch.full((shape.d_model,), length / shape.d_model**0.5)
-        for point, length in zip(POINTS, pushes, strict=True)
-    }
-    return SteeringVector(metadata, found, {}, torch.zeros(0, dtype=torch.int64))
+    """A vector with pushes of these lengths, one a hook point."""
+    directions = [torch.full((shape.d_model,), length / shape.d_model**0.5) for length in pushes]
+    return tiny_vector(shape, dict(zip(POINTS, directions, strict=True)))
 
 
 @pytest.fixture
@@ -49,13 +45,13 @@ def planned(engine: Engine) -> Plan:
     )
 
 
-def test_a_plan_is_every_prompt_sample_and_setting(planned: Plan) -> None:
+def test_a_plan_is_every_prompt_sample_and_condition(planned: Plan) -> None:
     assert [(job.prompt.shown, job.job.sample, job.condition.alpha) for job in planned.jobs] == [
         (prompt, sample, alpha) for prompt in "ab" for sample in (0, 1) for alpha in (0.0, 9.0)
     ]
 
 
-def test_instructed_prompts_are_read_in_the_prompting_setting_only(engine: Engine) -> None:
+def test_instructed_prompts_are_read_in_the_prompting_condition_only(engine: Engine) -> None:
     prompts = [Prompt({"prompt": "a"}, "a", [1])]
     instructed = [Prompt({"prompt": "a"}, "a", [7, 8])]
     conditions = [(Condition(), ()), (Condition(baseline=PROMPTING), ())]

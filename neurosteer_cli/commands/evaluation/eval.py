@@ -91,8 +91,7 @@ def eval_(
         )
         check_save(save, resume)
         records = prompts_of(prompts)
-    # what can fail is loaded before there is anything to lose
-    load = partial(load_engine, dtype=where.dtype, device=where.device)
+    load = partial(load_engine, dtype=where.dtype, device=where.device)  # before there is anything to lose
     ppl_engine = None if ppl_model is None else load(ppl_model, [], [])
     if generations:
         engine = load(where.model or next((sample.model for sample in samples if sample.model), None), [], [])
@@ -101,10 +100,8 @@ def eval_(
     else:
         steering = [steering for _, steering in comparison.vectors]
         judges = results.load_judges_of(specs, judging, steering)
-        engine = load(where.model, paths, steering)
-        run = comparison.write(
-            engine, records, save=save, resume=resume, say=console.note, progress=console.progress
-        )
+        write = partial(comparison.write, save=save, resume=resume, say=console.note)
+        run = write(load(where.model, paths, steering), records, progress=console.progress)
     run = replace(run, provenance={**run.provenance, "ppl_model": ppl_model})
     evaluation = evaluate(run, judges, ppl_engine=ppl_engine, progress=console.progress)
     results.announce(evaluation.judges, evaluation.n_prompts)

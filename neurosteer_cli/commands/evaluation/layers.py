@@ -52,7 +52,6 @@ def layers_(
     from ...data.sides import open_sides
     from ...evaluation.layers import Steering, sweep_layers
     from ...models.engine import Engine
-    from ...models.resolve import DEFAULT_MODEL
 
     specs = results.check_judges(judging, Path(texts[0]).stem)
     if steer and len(specs) != 1:
@@ -72,7 +71,7 @@ def layers_(
         fitted_on = {text for side in sides for text in side.hashes}
         judges = results.load_judges(specs, judging, sides[0].label, fitted_on)
         engine = Engine.load(
-            where.model or DEFAULT_MODEL, head=steer, dtype=where.dtype, device=where.device, say=console.note
+            where.name, head=steer, dtype=where.dtype, device=where.device, say=console.note
         )
         steering = None
         if steer:

@@ -73,20 +73,22 @@ def test_a_long_text_is_cut_at_its_end(folder: Path) -> None:
     assert embed(short, ["y" * 5000, text]).isfinite().all()
 
 
-def test_texts_of_similar_length_run_together(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_adds_up_and_no_texts_have_no_embeddings(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(encoders, "BATCH_SIZE", 3)
-    assert [places for places, _, _ in encoder.batches(TEXTS)] == [[1, 0, 4], [3, 6, 2], [5]]
-
-
-def test_no_texts_have_no_embeddings(encoder: Encoder) -> None:
+    advanced: list[int] = []
+    embed(encoder, TEXTS, advanced.append)
+    assert advanced == [3, 3, 1]
     assert embed(encoder, []).shape == (0, D_MODEL)
 
 
 def test_a_model_without_a_pad_token_reads_texts_one_by_one(folder: Path) -> None:
     alone = load_encoder(folder)
     alone.tokenizer.pad_token = None
-    assert [len(places) for places, _, _ in alone.batches(TEXTS[:3])] == [1, 1, 1]
-    found = embed(alone, TEXTS[:3])
+    advanced: list[int] = []
+    found = embed(alone, TEXTS[:3], advanced.append)
+    assert advanced == [1, 1, 1]
     torch.testing.assert_close(found, embed(load_encoder(folder), TEXTS[:3]), atol=1e-5, rtol=0)
 
 
