@@ -44,7 +44,7 @@ from neurosteer_cli.vectors.vector import SteeringVector
 
 BOUNDS = (1.1, 1.25, 1.5)
 DOSES = (4.0, 8.0, 14.0, 20.0, 28.0)
-SETTINGS = GenerationConfig(max_new_tokens=30, batch_size=64)
+CONFIG = GenerationConfig(max_new_tokens=30, batch_size=64)
 TOP_K = 100
 SINGLE = HookPoint(20)
 DEFAULT = "neurosteer 14,17,20"
@@ -183,15 +183,15 @@ def write(
             only = tuple(alpha if other == number else 0.0 for other in range(len(names)))
             if alpha:
                 conditions.append((Condition((name,), (alpha,)), only))
-    settings = replace(SETTINGS, sampling=replace(SETTINGS.sampling, seed=seed))
+    config = replace(CONFIG, sampling=replace(CONFIG.sampling, seed=seed))
     chosen = [vectors[name] for name in names]
-    planned = plan(engine, prompts, chosen, conditions, settings, n=n, instructed=instructed)
+    planned = plan(engine, prompts, chosen, conditions, config, n=n, instructed=instructed)
     return write_all(planned, lambda _n: None)
 
 
-def key_of(setting: Condition) -> tuple[str, float]:
-    """A setting as cells and curves name it: method and strength."""
-    return setting.baseline or setting.vectors[0], sum(setting.alphas or ())
+def key_of(condition: Condition) -> tuple[str, float]:
+    """A condition as cells and curves name it: method and strength."""
+    return condition.baseline or condition.vectors[0], sum(condition.alphas or ())
 
 
 def outcomes(
