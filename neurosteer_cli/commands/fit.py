@@ -10,6 +10,7 @@ import typer
 from ..errors import InputError
 from .shared import console
 from .shared.options import Json, ModelOptions, model_options, parse_layers
+from .shared.prompting import load_engine_with
 
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
@@ -71,8 +72,7 @@ def fit_(
     """
     from ..data.sides import open_sides
     from ..models.load import model_shape
-    from ..models.resolve import DEFAULT_MODEL
-    from ..saes.load import BUNDLED, load_engine_for
+    from ..saes.load import BUNDLED
     from ..vectors import from_texts
 
     if latent:
@@ -85,15 +85,12 @@ def fit_(
     _check_method(method, top_k, sae)
     file = _target(out, texts, target)
     points = _points(layers, hook_point)
-    model = where.model or DEFAULT_MODEL
+    model = where.name
     with open_sides(texts, target, source) as sides:
         option = "--layers" if hook_point is None else "--hook-point"
         saes = from_texts.choose_saes(method, model, points, sae or BUNDLED, option=option)
         points = list(saes) or points or [from_texts.default_point(model_shape(model, console.note).n_layers)]
-        engine, saes = load_engine_for(
-            saes, model, points=points, dtype=where.dtype, device=where.device,
-            say=console.note, warn=console.warn,
-        )  # fmt: skip
+        engine, saes = load_engine_with(saes, where, points)
         with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
             vector, report = from_texts.fit(
                 engine, sides, points, method=method, saes=saes, top_k=top_k, advance=advance
@@ -216,8 +213,6 @@ def _fit_latents(
     """Write the vector of `--latent` options; texts, if any, are what the residual's norm is measured on."""
     from ..data.corpus import corpus_files, documents
     from ..files import check_target
-    from ..models.resolve import DEFAULT_MODEL
-    from ..saes.load import load_engine_for
     from ..vectors.from_latents import (
         N_TOKENS,
         described,
@@ -227,16 +222,13 @@ def _fit_latents(
         parse_latents,
     )
 
-    model = where.model or DEFAULT_MODEL
+    model = where.name
     chosen = parse_latents(latents)
     check_target(out)
     files = corpus_files(texts)
     saes, weights = find_latents(chosen, model, sae, parse_layers(layers) if layers is not None else None)
     choices = [] if files else described(saes, weights, model)
-    engine, saes = load_engine_for(
-        saes, model, points=saes if files else [], dtype=where.dtype, device=where.device,
-        say=console.note, warn=console.warn,
-    )  # fmt: skip
+    engine, saes = load_engine_with(saes, where, saes if files else [])
     if files:
         name = ", ".join(part.name for part in files)
         with console.progress("measuring", N_TOKENS) as advance:

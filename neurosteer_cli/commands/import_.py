@@ -91,10 +91,10 @@ def _converted(
     from ..models.engine import Engine
     from ..models.load import read_config
     from ..models.residuals import median_norms
-    from ..models.resolve import DEFAULT_MODEL, resolve
+    from ..models.resolve import resolve
     from ..vectors.gguf import from_control_vector
 
-    model = where.model or DEFAULT_MODEL
+    model = where.name
     found = control.at_points(origin)
     points = _chosen(list(found), layers, control.path)
     passages = list(read_passages(texts)) if texts is not None else neutral_texts()

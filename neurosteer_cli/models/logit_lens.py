@@ -28,14 +28,14 @@ def promoted_tokens(engine: Engine, directions: Tensor, k: int) -> list[tuple[li
         x = x - x.mean(-1, keepdim=True)
     if norm is not None:
         x = x * _gain(norm)
-    unembedding = head.weight.float()[: len(tokenizer)].T  # [d_model, d_vocab]
+    unembedding = head.weight.float().T  # [d_model, d_vocab]
 
     def pieces(ids: Tensor) -> list[str]:
         return [tokenizer.decode([token]) for token in ids.tolist()]
 
     found = []
-    for part in x.split(AT_ONCE):
-        logits = part @ unembedding
+    for part in torch.split(x, AT_ONCE):
+        logits = (part @ unembedding)[:, : len(tokenizer)]
         up, down = logits.topk(k).indices, (-logits).topk(k).indices
         found += [(pieces(u), pieces(d)) for u, d in zip(up, down, strict=True)]
     return found

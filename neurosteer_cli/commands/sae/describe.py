@@ -7,7 +7,8 @@ import typer
 
 from ..shared import console, options
 from ..shared.options import ModelOptions, parse_count
-from .common import CONTEXT, check_least, load_engine, load_family
+from ..shared.prompting import load_engine_with
+from .common import CONTEXT, check_least, load_family
 
 
 @options.model_options
@@ -35,7 +36,6 @@ def describe(
     """
     from ...data.corpus import corpus_files, documents
     from ...models.residuals import packed
-    from ...models.resolve import DEFAULT_MODEL
     from ...reports.pages import latents_page
     from ...saes.describe import describe as describe_latents
     from ...saes.descriptions import file_for
@@ -43,15 +43,14 @@ def describe(
 
     check_least({"--contexts": contexts}, 1)
     check_least({"--before": before, "--after": after, "--tokens-shown": shown}, 0)
-    model = where.model or DEFAULT_MODEL
     n_tokens = parse_count(tokens, "--tokens")
     files = corpus_files(corpus)
-    saes = load_family(sae, model, layers)
-    targets = [file_for(one, sae, model) for one in saes.values()]
+    saes = load_family(sae, where.name, layers)
+    targets = [file_for(one, sae, where.name) for one in saes.values()]
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
     check_targets(*targets, report)
-    engine, saes = load_engine(where, model, saes, points=saes, head=True)
+    engine, saes = load_engine_with(saes, where, saes, head=True)
     with console.progress("reading", n_tokens) as advance:
         found = describe_latents(
             engine, [*saes.values()], packed(engine, documents(files), CONTEXT), n_tokens=n_tokens,

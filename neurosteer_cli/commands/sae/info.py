@@ -6,7 +6,8 @@ import typer
 
 from ..shared import console, options
 from ..shared.options import ModelOptions, parse_count
-from .common import CONTEXT, load_engine, load_family
+from ..shared.prompting import load_engine_with
+from .common import CONTEXT, load_family
 
 if TYPE_CHECKING:
     from ...data.corpus import Part
@@ -41,26 +42,23 @@ def info(
     """
     from ...data.corpus import corpus_files
     from ...data.records import write_record
-    from ...models.resolve import DEFAULT_MODEL
 
-    model = where.model or DEFAULT_MODEL
     n_tokens = parse_count(tokens, "--tokens")
     n_loss = 0 if loss_tokens == "0" else parse_count(loss_tokens, "--loss-tokens")
     files = corpus_files(texts) if texts else []
-    saes = load_family(sae, model, layers)
-    measured = _measure(where, model, saes, files, n_tokens, n_loss) if files else [None] * len(saes)
+    saes = load_family(sae, where.name, layers)
+    measured = _measure(where, saes, files, n_tokens, n_loss) if files else [None] * len(saes)
     for number, (one, figures) in enumerate(zip(saes.values(), measured, strict=True)):
         if json:
-            write_record({**_card(one, model), **(figures.to_json() if figures else {})})
+            write_record({**_card(one, where.name), **(figures.to_json() if figures else {})})
         else:
-            _show(_card(one, model), figures, apart=number > 0)
+            _show(_card(one, where.name), figures, apart=number > 0)
     if not files and not json:
         console.note("give texts to measure explained variance, L0, dead latents and cross-entropy on")
 
 
 def _measure(
     where: ModelOptions,
-    model: str,
     saes: "dict[HookPoint, SparseAutoencoder]",
     files: "list[Part]",
     n_tokens: int,
@@ -71,7 +69,7 @@ def _measure(
     from ...saes.quality import tally
 
     whole = n_loss_tokens > 0
-    engine, saes = load_engine(where, model, saes, points=None if whole else saes, head=whole)
+    engine, saes = load_engine_with(saes, where, None if whole else saes, head=whole)
     with console.progress("measuring", n_tokens) as advance:
         found = tally(
             engine, [*saes.values()], packed(engine, documents(files), CONTEXT), n_tokens=n_tokens,

@@ -8,7 +8,8 @@ import typer
 from ...errors import InputError, SAEError
 from ..shared import console, options
 from ..shared.options import ModelOptions
-from .common import load_engine, load_family
+from ..shared.prompting import load_engine_with
+from .common import load_family
 
 if TYPE_CHECKING:
     from ...saes.search import Hit
@@ -29,7 +30,6 @@ def search(
     Example: neurosteer sae search bundled "complaining about service" --layer 20
     """
     from ...data.records import write_record
-    from ...models.resolve import DEFAULT_MODEL
     from ...saes.descriptions import find
     from ...saes.search import check_query
     from ...saes.search import search as search_latents
@@ -37,16 +37,15 @@ def search(
     if n < 1:
         raise InputError(f"-n must be at least 1, got {n}")
     check_query(query)
-    model = where.model or DEFAULT_MODEL
-    saes = load_family(sae, model, layers)
-    described = {point: find(one, model) for point, one in saes.items()}
+    saes = load_family(sae, where.name, layers)
+    described = {point: find(one, where.name) for point, one in saes.items()}
     for point, found in described.items():
         if found is None:
             raise SAEError(
                 f"SAE {saes[point].sae_id!r} has no descriptions; "
                 f"run `neurosteer sae describe {sae} CORPUS` first"
             )
-    engine, saes = load_engine(where, model, saes, points=saes)
+    engine, saes = load_engine_with(saes, where, saes)
     for point, found in described.items():
         assert found is not None
         hits = search_latents(engine, saes[point], found, query, n)

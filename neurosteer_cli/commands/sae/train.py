@@ -9,7 +9,8 @@ import typer
 from ...errors import InputError
 from ..shared import console, options
 from ..shared.options import ModelOptions, parse_count, parse_layers
-from .common import check_least, load_engine
+from ..shared.prompting import load_engine_with
+from .common import check_least
 
 if TYPE_CHECKING:
     from ...models.engine import Engine
@@ -138,18 +139,16 @@ def train(
     from ...data.corpus import checked, corpus_files
     from ...data.records import write_record
     from ...models.hooks import HookPoint
-    from ...models.resolve import DEFAULT_MODEL
 
     points = [HookPoint(layer) for layer in parse_layers(layers)]
     training.check()
     check_least({"--checkpoint-every": checkpoint_every}, 1)
     parts = corpus_files(corpus)
     _check_folder(out, points, resume=resume)
-    model = where.model or DEFAULT_MODEL
-    init = _find_init(training, model, points)
+    init = _find_init(training, where.name, points)
     with checked(parts) as readable:
-        needed = _check_model(model, points, init)
-        engine, init = load_engine(where, model, init, points=needed)
+        needed = _check_model(where.name, points, init)
+        engine, init = load_engine_with(init, where, needed)
         config = training.config(engine, points, init)
         _say_cost(config, engine.d_model)
         from ...saes.training.run import Training  # sae-lens: many seconds

@@ -147,6 +147,13 @@ class ModelOptions:
     dtype: Dtype = "auto"
     device: Device = "auto"
 
+    @property
+    def name(self) -> str:
+        """The model named, or the embedded default."""
+        from ...models.resolve import DEFAULT_MODEL
+
+        return self.model or DEFAULT_MODEL
+
 
 def model_options(command: Command) -> Command:
     """Give a command, as `where`, the options of a model."""

@@ -1,13 +1,16 @@
-"""What gen, eval and calibrate share: loading the model that vectors belong to."""
+"""Loading a model: the one that vectors belong to, or one with SAEs on it."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import ModelError
 from ..shared import console
+from .options import ModelOptions
 
 if TYPE_CHECKING:
     from ...models.engine import Engine
+    from ...models.hooks import HookPoint
+    from ...saes.sae import SparseAutoencoder
     from ...vectors.vector import SteeringVector
 
 
@@ -20,15 +23,27 @@ def load_engine(
     from ...models.resolve import DEFAULT_MODEL
     from ...vectors.combine import check_same_model
 
-    name = model or (vectors[0].metadata.model_id if vectors else DEFAULT_MODEL)
+    name = model or DEFAULT_MODEL
     if vectors:
         check_same_model([(str(path), vector) for path, vector in zip(paths, vectors, strict=True)])
-        if not model and Path(name).is_absolute() and not Path(name).exists():
-            raise ModelError(
-                f"{paths[0]} was fitted on {name!r}, which is not there any more: "
-                "pass --model with the place where it is now"
-            )
+        name = model or vectors[0].own_model(str(paths[0]))
         shape = model_shape(name, console.note)
         for path, vector in zip(paths, vectors, strict=True):
             vector.check_fits(shape, name, str(path))
     return Engine.load(name, dtype=dtype, device=device, say=console.note)
+
+
+def load_engine_with(
+    saes: "Mapping[HookPoint, SparseAutoencoder]",
+    where: ModelOptions,
+    points: "Iterable[HookPoint] | None",
+    *,
+    head: bool = False,
+) -> "tuple[Engine, dict[HookPoint, SparseAutoencoder]]":
+    """Load the blocks that hook points need, all of them if None, and the SAEs onto the model."""
+    from ...saes.load import load_engine_for
+
+    return load_engine_for(
+        saes, where.name, points=points, head=head, dtype=where.dtype, device=where.device,
+        say=console.note, warn=console.warn,
+    )  # fmt: skip
