@@ -148,7 +148,7 @@ def effect_against_cost(results: Results, judges: Sequence[str]) -> Figure | Non
                 if draw(axes, [(x, y)], look) and x and y and baseline is None:
                     alpha = single_alpha(result)
                     name = _short(result.condition.label) if alpha is None else f"{alpha:+g}"
-                    beside = (5, (7, -7)[place % 2])  # neighbours on different sides
+                    beside = (5, -7 if alpha is None and place % 2 else 7)  # names are long
                     at: dict[str, Any] = {
                         "xytext": beside,
                         "textcoords": "offset points",
