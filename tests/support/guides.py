@@ -11,8 +11,8 @@ README.md and the guides
 A line `...` in an output stands for lines that are left out. All documents run in one folder with the
 files of examples/ and the happy.st that comes along, README.md first, so what one writes is there for the
 next; a command that stands again is not run again. One that ends in `&` runs until its document ends, and
-its first line is shown. `neurosteer` takes float32 for
-`--dtype auto` and two threads on every machine, so that texts are the same on all.
+its first line is shown. `neurosteer` takes float32 for `--dtype auto` and two threads on every machine, so
+that texts are the same on all.
 
 To write what commands print into the documents, from the folder tests/:
 
@@ -35,21 +35,30 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 GUIDES = ("fitting", "generating", "evaluating", "exporting", "serving", "saes")
-DOCUMENTS = (ROOT / "README.md", *(EXAMPLES / "guides" / f"{name}.md" for name in GUIDES))
+DOCUMENTS = (
+    ROOT / "README.md",
+    *(EXAMPLES / "guides" / f"{name}.md" for name in GUIDES),
+    EXAMPLES / "README.md",
+)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# (\w+\.py)\n")
 PROMPT, LEFT_OUT = "$ ", "..."
 SECONDS_TO_START = 120
 
-WRAPPER = """\
-#!{python}
+PROGRAMS = {
+    "python": f"""\
+#!/bin/sh
+exec {shlex.quote(sys.executable)} "$@"
+""",
+    "neurosteer": f"""\
+#!{sys.executable}
 import torch
 torch.cpu.get_capabilities = dict  # no bfloat16 instructions: `--dtype auto` is float32
-torch.set_num_threads(2)
 from neurosteer_cli.cli import main
 main()
-"""
+""",
+}
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "2",
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait do not slow down others on a busy machine
@@ -64,7 +73,6 @@ VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(\+\d\d:\d\d|Z)"), "<date>"),
     (re.compile(r"neurosteer \d+\.\d+\.\d+\w*"), "neurosteer <version>"),
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "<hash>"),
-    (re.compile(r'"(created|id)": ?("[^"]*"|\d+)'), r'"\1": <varies>'),
     (re.compile(r"\b\d+ (s|min) left"), "<seconds> left"),
 )
 ONCE = re.compile(r"fetching .* with pip: |converting .* \(once, ")
@@ -126,7 +134,7 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 @dataclass
-class Workshop:
+class Runner:
     """A folder to run documents in, and what commands have printed there."""
 
     folder: Path
@@ -199,20 +207,20 @@ class Workshop:
 
 
 @contextmanager
-def workshop() -> Iterator[Workshop]:
+def runner() -> Iterator[Runner]:
     """A folder with the example texts, and the programs to run there."""
     with tempfile.TemporaryDirectory() as name:
         folder, programs = Path(name) / "examples", Path(name) / "bin"
         shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("*.md", "*.png", "*.sh"))
         shutil.copy(ROOT / "neurosteer_cli" / "vectors" / "bundled" / "happy.st", folder)
         programs.mkdir()
-        (programs / "neurosteer").write_text(WRAPPER.format(python=sys.executable))
-        (programs / "neurosteer").chmod(0o755)
-        (programs / "python").symlink_to(sys.executable)
+        for program, text in PROGRAMS.items():
+            (programs / program).write_text(text)
+            (programs / program).chmod(0o755)
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         unset = ("NEUROSTEER_MODEL", "NEUROSTEER_API_KEY", "FORCE_COLOR")
         own = {key: value for key, value in os.environ.items() if key not in unset}
-        yield Workshop(folder, {**own, **ENVIRONMENT, "PATH": path})
+        yield Runner(folder, {**own, **ENVIRONMENT, "PATH": path})
 
 
 # --- comparing ---------------------------------------------------------------------------------
@@ -259,10 +267,10 @@ def last_place(number: str) -> float:
 
 def write() -> None:
     """Run all documents and write what is printed into them."""
-    with workshop() as shop:
+    with runner() as runs:
         for document in DOCUMENTS:
             text = document.read_text()
-            document.write_text(shop.run(text))
+            document.write_text(runs.run(text))
 
 
 if __name__ == "__main__":
