@@ -5,7 +5,7 @@ texts it judges came about.
 """
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -90,8 +90,10 @@ class DataJudge(ThresholdJudge):
                 "give --judge-data more, or more clearly different, texts"
             )
 
-    def _numbers(self, texts: list[str]) -> list[float]:
-        embeddings = embed(self._encoder, texts).numpy()  # [n_texts, d_model]
+    def _numbers(self, texts: Sequence[str], advance: Callable[[int], None]) -> list[float]:
+        if not texts:
+            return []
+        embeddings = embed(self._encoder, texts, advance).numpy()  # [n_texts, d_model]
         return list(map(float, self._classifier.predict_proba(embeddings)[:, 1]))  # classes: False, True
 
 

@@ -6,6 +6,7 @@ numbers are taken for.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,12 @@ class Encoder:
         Yields:
             The texts' places, the model's output, and the attention mask [batch, pos].
         """
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        read = partial(self.tokenizer, truncation=True, max_length=self.max_tokens)
+        order = sorted(range(len(texts)), key=lambda i: len(read(texts[i])["input_ids"]))
         size = BATCH_SIZE if self._can_pad() else 1
         for start in range(0, len(order), size):
             places = order[start : start + size]
-            batch = self.tokenizer(
-                [texts[i] for i in places],
-                truncation=True,
-                max_length=self.max_tokens,
-                padding=size > 1,
-                return_tensors="pt",
-            )
+            batch = read([texts[i] for i in places], padding=size > 1, return_tensors="pt")
             with torch.inference_mode():
                 yield places, self.model(**batch), batch["attention_mask"]
 
@@ -122,7 +118,7 @@ def minilm_folder(say: Callable[[str], None] = lambda _message: None) -> Path:
     return made_once(cache_folder() / f"{MINILM.lower()}-{MINILM_WHEEL.sha256[:12]}", make)
 
 
-def embed(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+def embed(encoder: Encoder, texts: Sequence[str], advance: Callable[[int], None] = lambda _n: None) -> Tensor:
     """Sentence embeddings [n_texts, d_model], float32, of unit norm, in the texts' order.
 
     The mean of the last block's output over a text's tokens, the special ones included and pads
@@ -136,6 +132,7 @@ def embed(encoder: Encoder, texts: Sequence[str]) -> Tensor:
         weight = mask[..., None].to(output.last_hidden_state.dtype)  # [batch, pos, 1]
         mean = (output.last_hidden_state * weight).sum(1) / weight.sum(1).clamp(min=1)  # [batch, d_model]
         embeddings[places] = torch.nn.functional.normalize(mean, dim=-1)
+        advance(len(places))
     return embeddings
 
 

@@ -4,7 +4,7 @@ Knows the forms of judges' names and the shape of an answer; knows nothing of ho
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,8 +51,8 @@ class ThresholdJudge(ABC):
         self.warnings: list[str] = []
 
     @abstractmethod
-    def _numbers(self, texts: list[str]) -> list[float]:
-        """One number a text, in order."""
+    def _numbers(self, texts: Sequence[str], advance: Callable[[int], None]) -> list[float]:
+        """One number a text, in order; `advance` as in `score`."""
 
     def score(
         self,
@@ -60,9 +60,13 @@ class ThresholdJudge(ABC):
         texts: Sequence[str],
         advance: Callable[[int], None],
     ) -> Scores:
-        numbers: list[float] = []
-        for start in range(0, len(texts), BATCH):
-            batch = list(texts[start : start + BATCH])
-            numbers += self._numbers(batch)
-            advance(len(batch))
+        numbers = self._numbers(texts, advance)
         return Scores([*numbers], [number >= self.threshold for number in numbers])
+
+
+def in_batches(texts: Sequence[str], advance: Callable[[int], None]) -> Iterator[list[str]]:
+    """Some texts at a time; `advance` is told of them when the next are asked for."""
+    for start in range(0, len(texts), BATCH):
+        batch = list(texts[start : start + BATCH])
+        yield batch
+        advance(len(batch))

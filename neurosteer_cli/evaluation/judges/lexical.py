@@ -4,12 +4,12 @@ Knows words; knows nothing of what they are about, and needs no model of ours.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from ...errors import InputError, ModelError
-from .judge import ThresholdJudge
+from .judge import ThresholdJudge, in_batches
 
 
 class SentimentJudge(ThresholdJudge):
@@ -32,8 +32,9 @@ class SentimentJudge(ThresholdJudge):
         vader = version("vaderSentiment")
         super().__init__({"vadersentiment": vader, "range": [-1, 1], "threshold": self.threshold})
 
-    def _numbers(self, texts: list[str]) -> list[float]:
-        return [float(self._vader.polarity_scores(text)["compound"]) for text in texts]
+    def _numbers(self, texts: Sequence[str], advance: Callable[[int], None]) -> list[float]:
+        polarity = self._vader.polarity_scores
+        return [polarity(text)["compound"] for batch in in_batches(texts, advance) for text in batch]
 
 
 class ToxicityJudge(ThresholdJudge):
@@ -61,8 +62,8 @@ class ToxicityJudge(ThresholdJudge):
         packages = {name.replace("-", "_"): version(name) for name in ("alt-profanity-check", "scikit-learn")}
         super().__init__({**packages, "threshold": self.threshold})
 
-    def _numbers(self, texts: list[str]) -> list[float]:
-        return [float(probability) for probability in self._predict(texts)]
+    def _numbers(self, texts: Sequence[str], advance: Callable[[int], None]) -> list[float]:
+        return [float(share) for batch in in_batches(texts, advance) for share in self._predict(batch)]
 
 
 class RegexJudge(ThresholdJudge):
@@ -88,5 +89,6 @@ class RegexJudge(ThresholdJudge):
         self.name = f"regex:{pattern}"
         super().__init__({"pattern": pattern})
 
-    def _numbers(self, texts: list[str]) -> list[float]:
-        return [float(self._pattern.search(text) is not None) for text in texts]
+    def _numbers(self, texts: Sequence[str], advance: Callable[[int], None]) -> list[float]:
+        search = self._pattern.search
+        return [float(bool(search(text))) for batch in in_batches(texts, advance) for text in batch]
