@@ -1,0 +1,148 @@
+"""Requests for text, by the official client: what they write, and what is refused by name."""
+
+from typing import Any
+
+import openai
+import pytest
+from support.serving import CHAT, PLAIN, post, written
+
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.serving.completions import Completions
+from neurosteer_cli.vectors.vector import SteeringVector
+
+
+@pytest.mark.parametrize("alphas", [{}, {"polite": 3.0}, {"happy": -2.0}, {"polite": 3.0, "happy": -2.0}])
+def test_a_completion_is_what_gen_writes(
+    client: openai.OpenAI, engine: Engine, vectors: dict[str, SteeringVector], alphas: dict[str, float]
+) -> None:
+    found = client.completions.create(
+        model="tiny", prompt="to be", max_tokens=12, temperature=0, extra_body={"steering": alphas}
+    )
+    choice = found.choices[0]
+    assert choice.text == written(engine, vectors, "to be", alphas, 12)
+    assert choice.finish_reason in ("length", "stop")
+    assert found.usage is not None
+    assert found.usage.prompt_tokens == 5
+    assert found.usage.completion_tokens <= 12
+    steering = found.model_extra["steering"]  # type: ignore[index]
+    assert steering["alphas"] == alphas
+    assert (steering["dose"] > 0) == bool(alphas)
+
+
+def test_a_models_name_steers_as_the_field_does(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"prompt": "to be", "max_tokens": 9, "seed": 4}
+    named = client.completions.create(model="tiny+polite:3+happy:-2", **asked)
+    given = client.completions.create(
+        model="tiny", **asked, extra_body={"steering": {"polite": 3, "happy": -2}}
+    )
+    mixed = client.completions.create(model="tiny+polite:3", **asked, extra_body={"steering": {"happy": -2}})
+    plain = client.completions.create(model="tiny", **asked)
+    assert named.choices[0].text == given.choices[0].text == mixed.choices[0].text
+    assert named.choices[0].text != plain.choices[0].text
+
+
+def test_the_same_seed_gives_the_same_text_and_none_another(client: openai.OpenAI) -> None:
+    def text(**options: Any) -> str:
+        return client.completions.create(model="tiny", prompt="x", max_tokens=16, **options).choices[0].text
+
+    assert text(seed=7) == text(seed=7)
+    assert text(seed=7) != text(seed=8)
+    assert text() != text()
+
+
+def test_several_prompts_as_texts_and_as_tokens(client: openai.OpenAI, engine: Engine) -> None:
+    prompts = ["to be", "or not"]
+    asked: dict[str, Any] = {"model": "tiny", "max_tokens": 5, "temperature": 0, "n": 2}
+    texts = client.completions.create(prompt=prompts, **asked)
+    tokens = client.completions.create(prompt=[engine.prompt_ids(one) for one in prompts], **asked)
+    assert [one.index for one in texts.choices] == [0, 1, 2, 3]
+    assert [one.text for one in texts.choices] == [one.text for one in tokens.choices]
+    assert texts.choices[0].text == texts.choices[1].text != texts.choices[2].text
+
+
+def test_the_same_prompt_several_times_gives_different_samples(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "max_tokens": 12, "seed": 3}
+    three = [one.text for one in client.completions.create(prompt=["x"] * 3, **asked).choices]
+    assert len(set(three)) == 3
+    assert three == [one.text for one in client.completions.create(prompt="x", n=3, **asked).choices]
+
+
+def test_a_text_ends_before_a_stop_string(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "prompt": "to be",
+        "max_tokens": 30,
+        "temperature": 1,
+        "seed": 5,
+    }
+    free = client.completions.create(**asked).choices[0].text
+    stop = free[10:13]
+    assert stop
+    expected = free[: free.find(stop)]
+    stopped = client.completions.create(**asked, stop=["never so", stop])
+    assert (stopped.choices[0].text, stopped.choices[0].finish_reason) == (expected, "stop")
+    streamed = client.completions.create(**asked, stop=stop, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == expected
+
+
+def test_positions_decide_where_a_request_is_steered(client: openai.OpenAI) -> None:
+    def text(positions: str) -> str:
+        body = {"steering": {"polite": 9}, "positions": positions}
+        asked = client.completions.create(
+            model="tiny", prompt="to be or", max_tokens=12, temperature=0, extra_body=body
+        )
+        return asked.choices[0].text
+
+    assert len({text("all"), text("prompt"), text("generated")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "message"),
+    [
+        ({"steering": {"rude": 3}}, 404, "no vector is named 'rude'; known: happy, polite"),
+        ({"steering": {"../../etc/passwd": 3}}, 404, "no vector is named '../../etc/passwd'"),
+        ({"steering": {"polite": 1e9}}, 400, "alpha of 'polite' must be a number from -1000 to 1000"),
+        ({"steering": {"polite": "much"}}, 400, "steering.polite: Input should be a valid number"),
+        ({"model": "gpt-4"}, 404, "model 'gpt-4' is not served; ask for 'tiny'"),
+        ({"model": "tiny+polite"}, 400, "give the alpha of 'polite', as polite:8"),
+        ({"model": "tiny+polite:x"}, 400, "alpha 'x' is not a number"),
+        ({"model": "tiny+polite:nan"}, 400, "alpha of 'polite' must be a number"),
+        ({"model": "tiny+polite:1+polite:2"}, 400, "vector 'polite' is named twice"),
+        ({"model": "tiny+polite:1", "steering": {"polite": 2}}, 400, "'polite' is named twice"),
+        ({"prompt": None}, 400, "prompt: Input should be a valid string"),
+        ({"prompt": ""}, 400, "at least 1 character"),
+        ({"prompt": [1, 300]}, 400, "prompt: token 300 is none of the model's 300"),
+        ({"prompt": "x" * 120}, 400, "120 tokens and 16 new ones exceed the model's context of 128"),
+        ({"max_tokens": 5000}, 400, "max_tokens 5000: this server writes at most 1024"),
+        ({"temperature": -1}, 400, "temperature: Input should be greater than or equal to 0"),
+        ({"sterring": {"polite": 3}}, 400, "sterring: Extra inputs are not permitted"),
+        ({"echo": True}, 400, "echo: Input should be False"),
+        ({"presence_penalty": 1}, 400, "presence_penalty: Input should be less than or equal to 0"),
+        ({"n": 9}, 400, "1 prompts, n 9: at most 8 continuations"),
+        ({"positions": "last"}, 400, "positions: Input should be 'all', 'prompt' or 'generated'"),
+    ],
+)
+def test_bad_completions_are_refused_by_name(
+    server: tuple[str, Completions], changes: dict[str, Any], status: int, message: str
+) -> None:
+    found = post(server[0], "/v1/completions", {**PLAIN, **changes})
+    assert (found.status_code, found.json()["error"]["type"]) == (status, "invalid_request_error")
+    assert message in found.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("completions", {"model": "tiny"}, 400, "prompt: Field required"),
+        ("chat/completions", {**CHAT, "messages": []}, 400, "messages: List should have at least 1 item"),
+        ("chat/completions", {**CHAT, "top_logprobs": 2}, 400, "top_logprobs: only with logprobs true"),
+        ("chat/completions", {**CHAT, "tools": [{}]}, 400, "tools: List should have at most 0 items"),
+        ("dose", {"steering": {"rude": 1}}, 404, "no vector is named 'rude'"),
+    ],
+)
+def test_other_bad_requests_are_refused_by_name(
+    server: tuple[str, Completions], path: str, body: Any, status: int, message: str
+) -> None:
+    found = post(server[0], f"/v1/{path}", body)
+    assert (found.status_code, found.json()["error"]["type"]) == (status, "invalid_request_error")
+    assert message in found.json()["error"]["message"]

@@ -1,0 +1,127 @@
+"""Vectors fitted while the server runs."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from support.serving import PLAIN, post, served
+
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.serving.scheduler import Scheduler
+from neurosteer_cli.vectors.vector import SteeringVector
+
+
+def test_a_vector_is_fitted_used_and_sent(
+    engine: Engine, vectors: dict[str, SteeringVector], tmp_path: Path
+) -> None:
+    form = {
+        "name": "ab", "method": "diffmean",
+        "positive": [f"aaa bbb aab {'ab' * n} number {n}" for n in range(20)],
+        "negative": [f"zzz yyy zzy {'zy' * n} number {n}" for n in range(20)],
+    }  # fmt: skip
+    with served(engine, vectors, fitting=True) as (address, completions):
+        found = post(address, "/v1/vectors", form).json()
+        assert (found["id"], found["towards"], found["away"], found["n_texts"]) == ("ab", "ab", "not-ab", 40)
+        assert found["warnings"]
+        plain, steered = (
+            post(
+                address, "/v1/completions", {**PLAIN, "max_tokens": 9, "temperature": 0, "steering": steering}
+            )
+            for steering in ({}, {"ab": 90})
+        )
+        assert plain.json()["choices"][0]["text"] != steered.json()["choices"][0]["text"]
+        file = tmp_path / "ab.st"
+        file.write_bytes(httpx.get(f"{address}/v1/vectors/ab/file").content)
+        loaded, own = SteeringVector.load(file), completions.registry["ab"]
+        assert loaded.metadata == own.metadata
+        assert all(torch.equal(loaded.pushes[point], push) for point, push in own.pushes.items())
+        again = post(address, "/v1/vectors", form)
+        assert (again.status_code, "already" in again.json()["error"]["message"]) == (400, True)
+        for changes, message in (
+            ({"name": "../x"}, "name: String should match pattern"),
+            ({"name": "few", "positive": ["a", "b"]}, "2 distinct texts; at least 8 a side are needed"),
+            ({"name": "same", "negative": form["positive"]}, "this text stands on both sides"),
+            ({"name": "sae", "method": "neurosteer"}, "bundled"),
+        ):
+            refused = post(address, "/v1/vectors", {**form, **changes})
+            assert refused.status_code == 400
+            assert message in refused.json()["error"]["message"]
+        blank = post(address, "/v1/vectors", {**form, "name": "blank", "positive": [" "] * 9})
+        assert blank.json()["error"]["message"].startswith("blank.jsonl:1: ")
+        assert httpx.get(f"{address}/v1/vectors/nothing/file").status_code == 404
+
+
+def test_texts_are_written_while_a_vector_is_fitted_and_no_two_vectors_at_once(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    yield_to_batch, begun = Scheduler.yield_to_batch, threading.Event()
+
+    def noted(scheduler: Scheduler) -> None:
+        begun.set()
+        time.sleep(0.5)
+        before = scheduler.n_tokens_written
+        yield_to_batch(scheduler)
+        written.append(scheduler.n_tokens_written - before)
+
+    monkeypatch.setattr(Scheduler, "yield_to_batch", noted)
+    form = {
+        "method": "diffmean", "positive": [f"aaa {'b' * 30} {n}" for n in range(40)],
+        "negative": [f"zzz {'y' * 30} {n}" for n in range(40)],
+    }  # fmt: skip
+    with served(engine, vectors, fitting=True) as (address, _), ThreadPoolExecutor(2) as pool:
+        fitted = pool.submit(post, address, "/v1/vectors", {**form, "name": "one"})
+        assert begun.wait(10)
+        other = post(address, "/v1/vectors", {**form, "name": "two"})
+        assert (other.status_code, "another vector" in other.text) == (429, True)
+        assert post(address, "/v1/completions", {**PLAIN, "max_tokens": 3, "temperature": 0}).is_success
+        assert fitted.result().status_code == 200
+    assert sum(written) > 0
+
+
+def test_a_fit_ends_when_its_client_leaves(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yield_to_batch = Scheduler.yield_to_batch
+
+    def slowly(scheduler: Scheduler) -> None:
+        time.sleep(0.3)
+        yield_to_batch(scheduler)
+
+    texts = [f"{'b' * 60} {n}" for n in range(300)]
+    form = {"name": "ab", "method": "diffmean", "positive": texts, "negative": [f"{one} z" for one in texts]}
+    with served(engine, vectors, fitting=True) as (address, completions):
+        with monkeypatch.context() as patch:
+            patch.setattr(Scheduler, "yield_to_batch", slowly)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{address}/v1/vectors", json=form, timeout=0.5)
+            time.sleep(1.2)  # till that is seen, and the batch at hand is read
+        few = {**form, "positive": texts[:20], "negative": [f"{one} z" for one in texts[:20]]}
+        again = post(address, "/v1/vectors", few)  # neither busy nor is the name taken
+        assert (again.status_code, again.json().get("n_texts")) == (200, 40)
+        assert len(completions.registry) == 3
+
+
+def test_a_fit_ends_when_the_server_does(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yield_to_batch = Scheduler.yield_to_batch
+
+    def slowly(scheduler: Scheduler) -> None:
+        time.sleep(0.3)
+        yield_to_batch(scheduler)
+
+    monkeypatch.setattr(Scheduler, "yield_to_batch", slowly)
+    texts = [f"{'b' * 60} {n}" for n in range(300)]
+    form = {"name": "ab", "method": "diffmean", "positive": texts, "negative": [f"{one} z" for one in texts]}
+    with ThreadPoolExecutor(1) as pool, served(engine, vectors, fitting=True) as (address, completions):
+        fitted = pool.submit(post, address, "/v1/vectors", form)
+        time.sleep(0.5)
+        start = time.monotonic()
+        completions.scheduler.close(0.1)
+        assert time.monotonic() - start < 3
+        assert fitted.result().status_code == 503
