@@ -9,16 +9,21 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Comparison": ".evaluation.run",
     "Engine": ".models.engine",
-    "HookPoint": ".models.hooks",
-    "NeurosteerError": ".errors",
-    "Job": ".generation.generate",
-    "Sampling": ".generation.sampling",
     "GenerationConfig": ".generation.generate",
+    "HookPoint": ".models.hooks",
+    "Job": ".generation.generate",
+    "NeurosteerError": ".errors",
+    "Sampling": ".generation.sampling",
     "SparseAutoencoder": ".saes.sae",
     "SteeringVector": ".vectors.vector",
+    "calibrate": ".evaluation.calibrate",
     "combine": ".vectors.combine",
+    "evaluate": ".evaluation.evaluate",
+    "fit": ".vectors.from_texts",
     "generate": ".generation.generate",
+    "load_judge": ".evaluation.judges.load",
     "load_sae": ".saes.load",
     "open_sides": ".data.sides",
 }
