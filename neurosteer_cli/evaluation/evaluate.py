@@ -180,7 +180,7 @@ def _divergences(run: Run, progress: Progress) -> dict[Condition, float]:
 
 
 class _Table:
-    """Every continuation's figures, and sums of them over the units that are resampled.
+    """Every continuation's figures by row, and sums of them over the units that are resampled.
 
     A unit is a prompt; where there is only one prompt, one of its continuations.
     """
@@ -192,7 +192,7 @@ class _Table:
         one_prompt = len({sample.prompt for sample in samples}) == 1
         keys = [(sample.prompt, sample.number if one_prompt else 0) for sample in samples]
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        self.unit = torch.tensor([number[key] for key in keys], dtype=torch.int64)  # [n_samples]
+        self.unit = [number[key] for key in keys]  # of each sample
         self.bootstrap = Bootstrap(max(1, len(number)))
         self.rows: dict[Condition, list[int]] = {}
         for row, sample in enumerate(samples):
@@ -201,15 +201,15 @@ class _Table:
 
     def sums(self, rows: Sequence[int], values: Sequence[float | None]) -> Sums:
         """Sum values a unit; None is not counted."""
-        pairs = zip(self.unit[list(rows)].tolist(), values, strict=True)
-        known = [(unit, value) for unit, value in pairs if value is not None]
-        units = torch.tensor([unit for unit, _ in known], dtype=torch.int64)
-        empty = torch.zeros(self.bootstrap.n_units, dtype=torch.float64)
-        given = torch.tensor([value for _, value in known], dtype=torch.float64)
-        return Sums(empty.index_add(0, units, given), empty.index_add(0, units, torch.ones_like(given)))
+        totals, counts = [0.0] * self.bootstrap.n_units, [0] * self.bootstrap.n_units
+        for row, value in zip(rows, values, strict=True):
+            if value is not None:
+                totals[self.unit[row]] += value
+                counts[self.unit[row]] += 1
+        return Sums(*(torch.tensor(sums, dtype=torch.float64) for sums in (totals, counts)))
 
     def results(self, divergences: Mapping[Condition, float]) -> list[ConditionResult]:
-        return [self._result(*of_one, divergences.get(of_one[0])) for of_one in self.rows.items()]
+        return [self._result(c, rows, divergences.get(c)) for c, rows in self.rows.items()]
 
     def _result(self, condition: Condition, rows: list[int], kl: float | None) -> ConditionResult:
         mean = self.bootstrap.mean

@@ -1,4 +1,4 @@
-"""What eval, calibrate and layers share: judges from options, and what a person reads of results.
+"""What eval, calibrate and layers share: jobs and judges from options, and results as people read them.
 
 Knows options, tables and how intervals are written; knows nothing of how a score is made.
 """
