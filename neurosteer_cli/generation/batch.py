@@ -60,8 +60,8 @@ class Batch:
 
     def _has_room(self, newcomers: list[Continuation]) -> bool:
         rows = [*self.continuations, *newcomers]
-        longest = max(one.n_tokens for one in rows)
-        longest_prompt = max(len(one.ids) for one in newcomers)
+        longest = max(continuation.n_tokens for continuation in rows)
+        longest_prompt = max(len(continuation.ids) for continuation in newcomers)
         return len(rows) == 1 or (
             len(rows) <= self.max_rows
             and len(rows) * longest <= TOKENS_IN_CACHE
@@ -74,11 +74,11 @@ class Batch:
         Those of one key, sample and seed that join together share each draw of their noise.
         """
         shared: dict[tuple[int, str, int], torch.Generator] = {}
-        for one in continuations:
-            noise = (one.sampling.seed, one.key, one.sample)
-            one.generator = shared[noise] = shared.get(noise) or generator(*noise)
-            one.stream = TextStream(self.engine, one.ids, one.stops)
-            self._newcomers.append(one)
+        for continuation in continuations:
+            noise = (continuation.sampling.seed, continuation.key, continuation.sample)
+            continuation.generator = shared[noise] = shared.get(noise) or generator(*noise)
+            continuation.stream = TextStream(self.engine, continuation.ids, continuation.stops)
+            self._newcomers.append(continuation)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Continuation, Delta]]:
@@ -109,10 +109,12 @@ class Batch:
             return Delta(error=error)
 
     def _drop_finished(self) -> None:
-        kept = [row for row, one in enumerate(self._rows.continuations) if not one.finish_reason]
+        kept = [
+            row for row, continuation in enumerate(self._rows.continuations) if not continuation.finish_reason
+        ]
         if len(kept) < len(self._rows.continuations):
             self._rows = self._rows.kept(kept)
-        self._newcomers = [one for one in self._newcomers if not one.finish_reason]
+        self._newcomers = [continuation for continuation in self._newcomers if not continuation.finish_reason]
 
 
 def _choose(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:
@@ -129,7 +131,7 @@ def _choose(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:
             for row, continuation in enumerate(alike):
                 seen[row, continuation.ids + continuation.written] = True
         of_these = logits if len(rows) == len(continuations) else logits[rows]
-        chosen[rows] = choose(of_these, [one.generator for one in alike], sampling, seen)
+        chosen[rows] = choose(of_these, [continuation.generator for continuation in alike], sampling, seen)
     return chosen
 
 

@@ -41,7 +41,7 @@ class Rows:
     @classmethod
     def of(cls, engine: Engine, continuations: list[Continuation]) -> "Rows":
         """Before the prompts' pass."""
-        ids, mask = _left_padded([one.ids for one in continuations], engine.device)
+        ids, mask = _left_padded([continuation.ids for continuation in continuations], engine.device)
         pushes = _stacked(continuations, "generated", engine.device)
         rows = cls(engine, continuations, ids, mask, pushes, DynamicCache(config=engine.model.config))
         if rows.is_padded:
@@ -159,7 +159,7 @@ def _stacked(
 
     Hook points at which nothing is added are left out.
     """
-    steered = [one.pushes if one.positions != but else {} for one in continuations]
+    steered = [continuation.pushes if continuation.positions != but else {} for continuation in continuations]
     zeros = {point: torch.zeros_like(push) for pushes in steered for point, push in pushes.items()}
     return {
         point: torch.stack([pushes.get(point, zero) for pushes in steered])[:, None].to(device)

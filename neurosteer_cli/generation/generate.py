@@ -107,7 +107,9 @@ def generate(
     """
     for job in jobs:
         _check(engine, job, len(vectors), config)
-    numbers = {one: number for number, one in enumerate(_continuations(jobs, vectors, config))}
+    numbers = {
+        continuation: number for number, continuation in enumerate(_continuations(jobs, vectors, config))
+    }
     waiting, batch = deque(numbers), Batch(engine, config.batch_size)
     while waiting or len(batch):
         if len(batch) <= REFILL_AT * config.batch_size:

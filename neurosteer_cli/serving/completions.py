@@ -44,7 +44,7 @@ class CheckedRequest:
     @property
     def usage(self) -> dict[str, int]:
         """Tokens read and written so far."""
-        written = sum(len(one.written) for one in self.continuations)
+        written = sum(len(continuation.written) for continuation in self.continuations)
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": written,

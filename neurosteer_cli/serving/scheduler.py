@@ -184,7 +184,9 @@ class Scheduler:
             if continuation.deadline < now and not continuation.finish_reason:
                 continuation.cancel()
                 _tell(continuation, Delta(error=TimeLimitError("the time limit of a request is over")))
-        self._waiting = deque(one for one in self._waiting if not one.finish_reason)
+        self._waiting = deque(
+            continuation for continuation in self._waiting if not continuation.finish_reason
+        )
 
     def _admit(self) -> None:
         """Newcomers hold up the others for a step, so between two lots of them the others have one."""
