@@ -103,7 +103,7 @@ def open_saes(
         SAEError: an SAE is of another width, or of a block that the model does not have.
     """
     name = name or engine.model_id
-    _check_blocks(saes, name, engine.shape.n_layers)
+    check_blocks(saes, name, engine.shape.n_layers)
     for sae in saes.values():
         for warning in check_fits(sae, model_id=name, model_names=engine.model_names, d_model=engine.d_model):
             warn(warning)
@@ -113,37 +113,12 @@ def open_saes(
     }
 
 
-def load_engine_for(
-    saes: Mapping[HookPoint, SparseAutoencoder],
-    model: str,
-    *,
-    points: Iterable[HookPoint] | None = None,
-    head: bool = False,
-    dtype: str = "auto",
-    device: str = "auto",
-    say: Callable[[str], None] = lambda _message: None,
-    warn: Callable[[str], None] = lambda _warning: None,
-) -> "tuple[Engine, dict[HookPoint, SparseAutoencoder]]":
-    """Load a model and open SAEs on it; one of a block that it does not have is told of before.
-
-    Args:
-        model, points, head, dtype, device, say: as for `Engine.load`.
-        warn: as for `open_saes`.
+def check_blocks(saes: Mapping[HookPoint, SparseAutoencoder], model_id: str, n_layers: int) -> None:
+    """Hold SAEs against a model's number of blocks, which its configuration tells before it is loaded.
 
     Raises:
-        SAEError: as `open_saes`.
-        ModelError, InputError: as `Engine.load`.
+        SAEError: the model does not have the block of one.
     """
-    from ..models.engine import Engine
-    from ..models.load import model_shape
-
-    if saes:
-        _check_blocks(saes, model, model_shape(model, say).n_layers)
-    engine = Engine.load(model, points=points, head=head, dtype=dtype, device=device, say=say)
-    return engine, open_saes(saes, engine, name=model, warn=warn)
-
-
-def _check_blocks(saes: Mapping[HookPoint, SparseAutoencoder], model_id: str, n_layers: int) -> None:
     for sae in saes.values():
         if sae.hook_point.layer >= n_layers:
             raise SAEError(

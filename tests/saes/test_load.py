@@ -18,9 +18,9 @@ from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
 from neurosteer_cli.saes.descriptions import find
 from neurosteer_cli.saes.load import (
+    check_blocks,
     default_layers,
     find_saes,
-    load_engine_for,
     load_sae,
     nearest_saes,
     open_saes,
@@ -284,21 +284,13 @@ def test_an_sae_of_another_model_is_opened_with_a_warning_or_not_at_all(
         open_saes(wide, engine)
 
 
-def test_a_block_that_the_model_does_not_have_is_told_of_before_its_weights_are_read(
-    tmp_path: Path, engine: Engine, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_block_that_the_model_does_not_have_is_named_with_those_it_has(
+    tmp_path: Path, engine: Engine
 ) -> None:
     found = find_saes(str(save_tiny_sae(tmp_path, hook_name="blocks.7.hook_resid_post")), model_id="tiny")
-    message = (
-        "belongs to blocks.7.hook_resid_post; model .* has 4 blocks, 0 to 3: choose the SAE of this model$"
-    )
+    message = "belongs to blocks.7.hook_resid_post; model .* has 4 blocks, 0 to 3: choose the SAE of this"
     with pytest.raises(SAEError, match=message):
         open_saes(found, engine)
-    monkeypatch.setattr(Engine, "load", None)
     with pytest.raises(SAEError, match=message):
-        load_engine_for(found, str(tiny_folder))
-
-
-def test_a_model_is_loaded_with_the_saes_on_it(family: str, tiny_folder: Path) -> None:
-    found = find_saes(family, model_id="tiny", layers=[1])
-    engine, saes = load_engine_for(found, str(tiny_folder), points=[HookPoint(1)], dtype="float32")
-    assert (len(engine.blocks), list(saes)) == (2, [HookPoint(1)])
+        check_blocks(found, "tiny", 4)
+    check_blocks(found, "deeper", 8)

@@ -41,9 +41,13 @@ def load_engine_with(
     head: bool = False,
 ) -> "tuple[Engine, dict[HookPoint, SparseAutoencoder]]":
     """Load the blocks that hook points need, all of them if None, and the SAEs onto the model."""
-    from ...saes.load import load_engine_for
+    from ...models.engine import Engine
+    from ...models.load import model_shape
+    from ...saes.load import check_blocks, open_saes
 
-    return load_engine_for(
-        saes, where.name, points=points, head=head, dtype=where.dtype, device=where.device,
-        say=console.note, warn=console.warn,
-    )  # fmt: skip
+    if saes:
+        check_blocks(saes, where.name, model_shape(where.name, console.note).n_layers)
+    engine = Engine.load(
+        where.name, points=points, head=head, dtype=where.dtype, device=where.device, say=console.note
+    )
+    return engine, open_saes(saes, engine, name=where.name, warn=console.warn)

@@ -8,6 +8,7 @@ from support.tiny import save_tiny_sae
 from typer.testing import CliRunner, Result
 
 from neurosteer_cli.cli import app
+from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINTS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
@@ -101,6 +102,16 @@ def test_info_says_what_an_sae_is_and_measures_it(
     one = run("sae", "info", trained[0], corpus, "-m", tiny_folder, "--layer", "2", "--loss-tokens", "0")
     assert "explained variance: 0." in one.stdout
     assert "cross-entropy" not in one.stdout
+
+
+def test_an_sae_of_a_block_that_is_not_there_is_told_of_before_a_model_is_loaded(
+    corpus: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae = save_tiny_sae(tmp_path / "deep", hook_name="blocks.7.hook_resid_post")
+    monkeypatch.setattr(Engine, "load", None)
+    result = CliRunner().invoke(app, ["sae", "info", str(sae), str(corpus), "-m", str(tiny_folder)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "belongs to blocks.7.hook_resid_post; model" in result.stderr
 
 
 def test_described_latents_are_searched_named_and_steered_by(
