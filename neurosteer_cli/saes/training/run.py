@@ -59,7 +59,8 @@ class Training:
             tell: told how far it has come.
 
         Raises:
-            InputError: the folder holds a training with another configuration, or a damaged checkpoint.
+            InputError: the folder holds a training with another configuration.
+            OutputError: it cannot be written to.
         """
         self.config, self.engine, self.corpus, self.folder = config, engine, corpus, folder
         self.init, self.checkpoint_steps, self.dtype, self.tell = init, checkpoint_steps, dtype, tell
@@ -92,7 +93,8 @@ class Training:
         """Read, train and save; the folder's state is removed in the end.
 
         Raises:
-            InputError: the corpus cannot be trained on, or has changed since the training began.
+            InputError: the corpus cannot be trained on, or has changed since the training began; or the
+                checkpoint is damaged.
             OutputError: something cannot be written; what was written before stays for a resumed run.
         """
         try:
