@@ -222,10 +222,7 @@ class Engine:
 
     @torch.inference_mode()
     def residuals(
-        self,
-        texts: Sequence[Tokens],
-        points: Sequence[HookPoint],
-        tokens_per_batch: int | None = None,
+        self, texts: Sequence[Tokens], points: Sequence[HookPoint], tokens_per_batch: int | None = None
     ) -> Iterator[ResidualBatch]:
         """Run texts through the model up to the last hook point and yield residuals batch by batch.
 
@@ -234,8 +231,7 @@ class Engine:
         """
         budget = tokens_per_batch or TOKENS_PER_BATCH[self.device.type]
         order = sorted(
-            (i for i, tokens in enumerate(texts) if any(tokens.counts)),
-            key=lambda i: len(texts[i].ids),
+            (i for i, tokens in enumerate(texts) if any(tokens.counts)), key=lambda i: len(texts[i].ids)
         )
         for rows in batches(order, [len(tokens.ids) for tokens in texts], budget):
             yield self._residual_batch(texts, rows, points)

@@ -101,13 +101,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_weights(
-    folder: Path,
-    config: Any,
-    n_blocks: int,
-    *,
-    head: bool,
-    dtype: torch.dtype,
-    device: torch.device,
+    folder: Path, config: Any, n_blocks: int, *, head: bool, dtype: torch.dtype, device: torch.device
 ) -> Any:
     """Build the model with its first `n_blocks` blocks and read only their tensors.
 
