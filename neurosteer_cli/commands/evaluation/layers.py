@@ -22,8 +22,7 @@ FIXED = ("chat", "system", "temperature", "top_p", "top_k", "repetition_penalty"
 @options.model_options
 def layers_(
     texts: Annotated[
-        list[str],
-        typer.Argument(metavar="POS NEG", help="Texts of the two sides, as for `fit`."),
+        list[str], typer.Argument(metavar="POS NEG", help="Texts of the two sides, as for `fit`.")
     ],
     target: Annotated[str | None, typer.Option(help="With one file: the label of the one side.")] = None,
     source: Annotated[str | None, typer.Option(help="With one file: the label of the other.")] = None,
@@ -70,9 +69,7 @@ def layers_(
     with open_sides(texts, target, source) as sides:
         fitted_on = {text for side in sides for text in side.hashes}
         judges = results.load_judges(specs, judging, sides[0].label, fitted_on)
-        engine = Engine.load(
-            where.name, head=steer, dtype=where.dtype, device=where.device, say=console.note
-        )
+        engine = Engine.load(where.name, head=steer, dtype=where.dtype, device=where.device, say=console.note)
         steering = None
         if steer:
             steering = Steering(alphas=alphas, prompts=records, judge=judges[0], config=config, n=n)
