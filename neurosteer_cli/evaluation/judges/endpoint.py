@@ -21,9 +21,8 @@ WORKERS = 4  # requests under way at once
 GIVE_UP = 8  # questions without an answer in a row, after which no more are asked
 TIMEOUT, CONNECT_TIMEOUT = 120.0, 10.0  # seconds
 _ABOUT_THE_TEXT = (400, 413, 422)  # statuses that a text can bring about, by a content filter, say
-_HEADERS = set(  # of a request; the client's others tell of this machine
-    "host accept accept-encoding authorization connection content-length content-type user-agent "
-    "x-stainless-retry-count".split()
+_HEADER = re.compile(  # that a request needs; the client's others tell of this machine
+    "host|accept.*|authorization|connection|content-.*|user-agent|x-stainless-retry-count"
 )
 
 _SPEC = re.compile(
@@ -138,8 +137,9 @@ def _client(url: str) -> "openai.AsyncOpenAI":
         raise InputError("OPENAI_API_KEY holds characters that no key has; set it again")
 
     async def strip(request: Any) -> None:
-        for name in set(request.headers) - (_HEADERS if key else _HEADERS - {"authorization"}):
-            del request.headers[name]
+        for name in list(request.headers):
+            if not _HEADER.fullmatch(name) or (name == "authorization" and not key):
+                del request.headers[name]
 
     return openai.AsyncOpenAI(
         base_url=url,
