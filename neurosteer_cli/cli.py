@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .commands.combine import combine
+from .commands.combine import combine_
 from .commands.evaluation.calibrate import calibrate_
 from .commands.evaluation.eval import eval_
 from .commands.evaluation.layers import layers_
@@ -59,7 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for command in (fit_, gen, combine, inspect, eval_, calibrate_, layers_, export, serve, demo):
+for command in (fit_, gen, combine_, inspect, eval_, calibrate_, layers_, export, serve, demo):
     app.command(command.__name__.rstrip("_"))(command)  # `eval_`, beside the library's or Python's own
 app.command("import")(import_vector)  # `import` is no name for a function
 app.add_typer(sae, name="sae")

@@ -10,7 +10,7 @@ from ..errors import InputError
 from .shared import console
 
 
-def combine(
+def combine_(
     parts: Annotated[
         list[str],
         typer.Argument(metavar="FILE[:WEIGHT]...", help="Vector files; the weight is 1 if not given."),
@@ -23,22 +23,18 @@ def combine(
 
     Example: neurosteer combine polite.st:1 happy.st:0.5 -o warm.st
     """
-    from ..files import check_target, file_sha256
-    from ..vectors.combine import Part, cosine
-    from ..vectors.combine import combine as sum_vectors
-    from ..vectors.vector import SteeringVector
+    from ..files import check_target
+    from ..vectors.combine import Part, combine, cosine
 
     check_target(out)
     named = [_split(part) for part in parts]
-    loaded = [(path, SteeringVector.load(path), weight) for path, weight in named]
-    result = sum_vectors(
-        [Part(str(path), vector, weight, file_sha256(path)) for path, vector, weight in loaded]
-    )
+    terms = [Part.load(path, weight) for path, weight in named]
+    result = combine(terms)
     result.save(out)
-    for (left, one, _), (right, other, _) in combinations(loaded, 2):
-        similarity = cosine(one, other)
+    for left, right in combinations(terms, 2):
+        similarity = cosine(left.vector, right.vector)
         shown = "no hook point in common" if similarity is None else f"cosine {similarity:+.3f}"
-        console.note(f"{left} and {right}: {shown}")
+        console.note(f"{left.name} and {right.name}: {shown}")
     console.note(f"wrote {out}: alpha 1 is a dose of {result.dose(1):.2%}")
 
 

@@ -1,18 +1,14 @@
 """neurosteer export: a vector as llama.cpp's control vector, or baked into a checkpoint."""
 
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .. import __version__
-from ..errors import InputError, ModelError
+from ..errors import InputError
 from .shared import console
 from .shared.options import Model, parse_alphas
-
-if TYPE_CHECKING:
-    from ..vectors.vector import SteeringVector
 
 FORMS = ("gguf", "model")
 
@@ -79,17 +75,18 @@ def _to_model(path: Path, out: Path, alpha: float, model: str | None) -> None:
     from ..models.resolve import resolve
     from ..models.shape import shape_of
     from ..vectors.bake import bake
+    from ..vectors.metadata import now
     from ..vectors.vector import SteeringVector
 
     check_new_folder(out)
     vector = SteeringVector.load(path)
-    name = model or _own_model(vector, path)
+    name = model or vector.own_model(str(path))
     folder = resolve(name, console.note)
     config = read_config(folder)
     vector.check_fits(shape_of(config), name, str(path))
     note = {
         "alpha": alpha,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": now(),
         "dose": vector.dose(alpha),
         "model": name,
         "program_version": __version__,
@@ -99,14 +96,3 @@ def _to_model(path: Path, out: Path, alpha: float, model: str | None) -> None:
     }
     bake(folder, config, vector.after_blocks(alpha), out, model_id=name, note=note)
     console.note(f"wrote {out}: {name} with {path} at alpha {alpha:g}, a dose of {vector.dose(alpha):.2%}")
-
-
-def _own_model(vector: "SteeringVector", path: Path) -> str:
-    """The model a vector was fitted on, if it is still where it was."""
-    name = vector.metadata.model_id
-    if Path(name).is_absolute() and not Path(name).exists():
-        raise ModelError(
-            f"{path} was fitted on {name!r}, which is not there any more: "
-            "pass --model with the place where it is now"
-        )
-    return name

@@ -1,6 +1,6 @@
 """neurosteer inspect: everything a vector file says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +11,17 @@ from .shared import console
 from .shared.options import Json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.engine import Engine
     from ..models.hooks import HookPoint
-    from ..vectors.metadata import Calibration
+    from ..saes.sae import SparseAutoencoder
+    from ..vectors.metadata import Calibration, VectorMetadata
     from ..vectors.vector import SteeringVector
 
 N_TOKENS = 5  # promoted, and suppressed, a latent
+
+Row = dict[str, Any]  # a latent, or the whole push, of which some things may be unknown
 
 
 def inspect(
@@ -32,8 +38,8 @@ def inspect(
     if latents < 0:
         raise InputError(f"--latents must be at least 0, got {latents}")
     vector = SteeringVector.load(file)
-    tables = {point: _latent_rows(vector, point, latents) for point in vector.pushes}
-    _add_tokens(vector, tables)
+    engine = _engine(vector)
+    tables = {point: _rows(vector, point, latents, engine) for point in vector.pushes}
     if json:
         from ..data.records import write_record
 
@@ -42,17 +48,66 @@ def inspect(
             for point, push in vector.pushes.items()
         }
         write_record({"vector": str(file), **vector.metadata.model_dump(), "pushes": points})
-    else:
-        _show(file, vector, tables)
+        return
+    for name, text in _lines(file, vector):
+        typer.echo(f"{name}: {text}")
+    for point, rows in tables.items():
+        if rows:
+            console.table(str(point), *_table(vector.metadata, rows), stdout=True)
 
 
-def _latent_rows(vector: "SteeringVector", point: "HookPoint", n: int) -> list[dict[str, Any]]:
+# --- latents, and the tokens they promote ------------------------------------------------------
+
+
+def _engine(vector: "SteeringVector") -> "Engine | None":
+    """The model's output head, where it is at hand; without, promoted tokens are left out."""
+    from ..models.engine import Engine
+    from ..models.resolve import is_local
+
+    model_id = vector.metadata.model_id
+    if not is_local(model_id):
+        console.note(f"model {model_id!r} is not on this machine: promoted tokens are left out")
+        return None
+    try:
+        engine = Engine.load(model_id, points=[], say=console.note)
+    except NeurosteerError as error:
+        console.note(f"promoted tokens are left out: {error}")
+        return None
+    if engine.shape != vector.metadata.model_shape:
+        console.note(
+            f"model {model_id!r} is not the one the vector was fitted on: promoted tokens are left out"
+        )
+        return None
+    return engine
+
+
+def _rows(vector: "SteeringVector", point: "HookPoint", n: int, engine: "Engine | None") -> list[Row]:
+    """The whole push, if its tokens are known, and its first n latents."""
+    from ..saes.descriptions import find, names
+
+    rows = _latent_rows(vector, point, n)
+    if engine is None:
+        return rows
+    whole: Row = {"latent_id": None, "weight": None}
+    _add_tokens([whole], engine, vector.pushes[point][None])
+    sae = _sae(vector, point) if rows else None
+    if sae is not None:
+        latent_ids = vector.latents[point].ids[:n]
+        described = names(find(sae, vector.metadata.model_id), latent_ids.tolist())
+        for row in rows:
+            row["name"] = described.get(row["latent_id"])
+        _add_tokens(rows, engine, sae.decoder_rows(latent_ids))
+    return [whole, *rows]
+
+
+def _latent_rows(vector: "SteeringVector", point: "HookPoint", n: int) -> list[Row]:
     """The first n latents; none for a method without an SAE."""
     if point not in vector.latents:
         return []
     latents = vector.latents[point]
     sae = vector.metadata.points[str(point)].sae
     page = sae.neuronpedia_id if sae else None
+    rates = latents.firing_rates.T.tolist()
     return [
         {
             "latent_id": latent,
@@ -61,89 +116,59 @@ def _latent_rows(vector: "SteeringVector", point: "HookPoint", n: int) -> list[d
             "negative_rate": negative,
             "neuronpedia": f"https://www.neuronpedia.org/{page}/{latent}" if page else None,
         }
-        for latent, weight, positive, negative in zip(
-            latents.ids.tolist()[:n],
-            latents.weights.tolist(),
-            *latents.firing_rates.tolist(),
-            strict=False,
+        for latent, weight, (positive, negative) in zip(
+            latents.ids.tolist()[:n], latents.weights.tolist(), rates, strict=False
         )
     ]
 
 
-def _add_tokens(vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str, Any]]]") -> None:
-    """Add the tokens each push and latent promotes and suppresses, where the model is at hand."""
-    from ..models.resolve import is_local
-
-    model_id = vector.metadata.model_id
-    if not is_local(model_id):
-        console.note(f"model {model_id!r} is not on this machine: promoted tokens are left out")
-        return
-    import torch
-
-    from ..models.engine import Engine
-    from ..models.logit_lens import promoted_tokens
-    from ..saes.descriptions import find, names
+def _sae(vector: "SteeringVector", point: "HookPoint") -> "SparseAutoencoder | None":
+    """The SAE that the latents at a hook point are of, where it is at hand."""
     from ..saes.load import load_sae
 
+    sae = vector.metadata.points[str(point)].sae
+    if sae is None:
+        return None
     try:
-        engine = Engine.load(model_id, points=[], say=console.note)
+        return load_sae(sae.sae_id, model_id=vector.metadata.model_id, layer=point.layer, sha256=sae.sha256)
     except NeurosteerError as error:
-        console.note(f"promoted tokens are left out: {error}")
-        return
-    if engine.shape != vector.metadata.model_shape:
-        console.note(
-            f"model {model_id!r} is not the one the vector was fitted on: promoted tokens are left out"
-        )
-        return
-    for point, push in vector.pushes.items():
-        rows = tables[point]
-        directions = [push]
-        sae = vector.metadata.points[str(point)].sae
-        if rows and sae:
-            try:
-                loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer, sha256=sae.sha256)
-            except NeurosteerError as error:
-                console.note(f"tokens of single latents are left out: {error}")
-            else:
-                described = names(find(loaded, model_id), [row["latent_id"] for row in rows])
-                for row in rows:
-                    row["name"] = described.get(row["latent_id"])
-                directions += list(loaded.decoder_rows(torch.tensor([row["latent_id"] for row in rows])))
-        found = promoted_tokens(engine, torch.stack(directions), N_TOKENS)
-        whole = {"latent_id": None, "weight": None}
-        for row, (promoted, suppressed) in zip([whole, *rows], found, strict=False):
-            row.update(promoted=promoted, suppressed=suppressed)
-        tables[point] = [whole, *rows]
+        console.note(f"tokens of single latents are left out: {error}")
+        return None
 
 
-def _show(file: Path, vector: "SteeringVector", tables: "dict[HookPoint, list[dict[str, Any]]]") -> None:
-    facts = vector.metadata
-    shape = facts.model_shape
-    origin = f"format {facts.format_version}, neurosteer {facts.program_version}, {facts.created}"
-    lines = [
-        ("vector", f"{file} ({origin})"),
-        (
-            "model",
-            f"{facts.model_id} ({shape.architecture}, d_model {shape.d_model}, {shape.n_layers} blocks)",
-        ),
-        ("method", " ".join([facts.method, *(f"{key}={value}" for key, value in facts.parameters.items())])),
-    ]
-    for name, side in (("towards", facts.positive), ("away", facts.negative)):
+def _add_tokens(rows: list[Row], engine: "Engine", directions: "Tensor") -> None:
+    """Add the tokens that each row's direction [d_model] promotes and suppresses."""
+    from ..models.logit_lens import promoted_tokens
+
+    for row, (promoted, suppressed) in zip(rows, promoted_tokens(engine, directions, N_TOKENS), strict=True):
+        row.update(promoted=promoted, suppressed=suppressed)
+
+
+# --- what a person reads -----------------------------------------------------------------------
+
+
+def _lines(file: Path, vector: "SteeringVector") -> Iterator[tuple[str, str]]:
+    """Everything but latents: a name and what there is to say under it."""
+    metadata, shape = vector.metadata, vector.metadata.model_shape
+    written = f"format {metadata.format_version}, neurosteer {metadata.program_version}, {metadata.created}"
+    yield "vector", f"{file} ({written})"
+    yield (
+        "model",
+        f"{metadata.model_id} ({shape.architecture}, d_model {shape.d_model}, {shape.n_layers} blocks)",
+    )
+    parameters = [f"{key}={value}" for key, value in metadata.parameters.items()]
+    yield "method", " ".join([metadata.method, *parameters])
+    for name, side in (("towards", metadata.positive), ("away", metadata.negative)):
         if side is not None:
             counts = f"{side.n_texts} texts, {side.n_tokens} tokens"
-            lines.append((name, f"{side.label}: {counts}, sha256 {side.sha256[:12]}..."))
-    for parent in facts.parents:
-        lines.append(
-            ("parent", f"{parent['weight']:+g} x {parent['name']} (sha256 {parent['sha256'][:12]}...)")
-        )
-    lines += [(name, _point_line(vector, name)) for name in facts.points]
-    if facts.calibration is not None:
-        lines.append(("calibration", _calibration_line(facts.calibration)))
-    for name, text in lines:
-        typer.echo(f"{name}: {text}")
-    for point, rows in tables.items():
-        if rows:
-            console.table(str(point), *_table(vector, rows), stdout=True)
+            yield name, f"{side.label}: {counts}, sha256 {side.sha256[:12]}..."
+    for parent in metadata.parents:
+        hash_ = f" (sha256 {parent['sha256'][:12]}...)" if parent["sha256"] else ""
+        yield "parent", f"{parent['weight']:+g} x {parent['name']}{hash_}"
+    for name in metadata.points:
+        yield name, _point_line(vector, name)
+    if metadata.calibration is not None:
+        yield "calibration", _calibration_line(metadata.calibration)
 
 
 def _calibration_line(found: "Calibration") -> str:
@@ -161,9 +186,9 @@ def _calibration_line(found: "Calibration") -> str:
 
 def _point_line(vector: "SteeringVector", name: str) -> str:
     point = vector.metadata.points[name]
-    push = next(push for hook, push in vector.pushes.items() if str(hook) == name)
+    length = next(float(push.norm()) for hook, push in vector.pushes.items() if str(hook) == name)
     parts = [
-        f"alpha 1 adds {float(push.norm()):.2f}, {float(push.norm()) / point.resid_norm:.2%} of the median "
+        f"alpha 1 adds {length:.2f}, {length / point.resid_norm:.2%} of the median "
         f"residual norm {point.resid_norm:.1f}"
     ]
     if point.auroc is not None:
@@ -175,15 +200,12 @@ def _point_line(vector: "SteeringVector", name: str) -> str:
     return "; ".join(parts)
 
 
-def _table(
-    vector: "SteeringVector", rows: list[dict[str, Any]]
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _table(metadata: "VectorMetadata", rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and cells; columns that no row fills are left out."""
-    facts = vector.metadata
-    sides = [side.label if side else "" for side in (facts.positive, facts.negative)]
+    sides = [side.label if side else "" for side in (metadata.positive, metadata.negative)]
     if sides[0] == sides[1]:
         sides = ["towards", "away"]
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+    columns: dict[str, Callable[[Row], str]] = {
         ">latent": lambda row: "whole push" if row["latent_id"] is None else str(row["latent_id"]),
         ">weight": lambda row: "" if row["weight"] is None else f"{row['weight']:+.3f}",
         f">fires {sides[0]}": lambda row: _rate(row, "positive_rate"),
@@ -197,7 +219,7 @@ def _table(
     return tuple(filled), [tuple(cell(row) for cell in filled.values()) for row in rows]
 
 
-def _rate(row: dict[str, Any], key: str) -> str:
+def _rate(row: Row, key: str) -> str:
     return f"{row[key]:.1%}" if key in row else ""
 
 

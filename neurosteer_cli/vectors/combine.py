@@ -1,16 +1,18 @@
 """The weighted sum of vectors, and how alike two are.
 
-Knows vectors; knows nothing of files or models.
+Knows vectors and their metadata; knows nothing of models.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import IncompatibleVectorError, InputError
+from ..files import file_sha256
 from ..models.hooks import HookPoint
 from .metadata import PointMetadata, VectorMetadata
 from .vector import SteeringVector, mean_norms, total_pushes
@@ -23,6 +25,15 @@ class Part(NamedTuple):
     vector: SteeringVector
     weight: float
     sha256: str = ""  # of its file; none of a vector that was not saved
+
+    @classmethod
+    def load(cls, path: Path, weight: float) -> "Part":
+        """A vector of a file.
+
+        Raises:
+            InputError, VectorFileError: as `SteeringVector.load`.
+        """
+        return cls(str(path), SteeringVector.load(path), weight, file_sha256(path))
 
 
 def combine(parts: Sequence[Part | tuple[str, SteeringVector, float]]) -> SteeringVector:

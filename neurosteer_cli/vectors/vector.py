@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import IncompatibleVectorError, InputError, OutputError, VectorFileError
+from ..errors import IncompatibleVectorError, InputError, ModelError, OutputError, VectorFileError
 from ..files import replace_file
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
@@ -104,6 +104,20 @@ class SteeringVector:
                 f"{name} was fitted on {self.metadata.model_id!r} ({own}), model {model_id!r} is "
                 f"{shape}: pass --model {self.metadata.model_id} or fit a vector on this model"
             )
+
+    def own_model(self, name: str) -> str:
+        """The model it was fitted on; `name` is what errors call the vector.
+
+        Raises:
+            ModelError: a local one that is not where it was.
+        """
+        model_id = self.metadata.model_id
+        if Path(model_id).is_absolute() and not Path(model_id).exists():
+            raise ModelError(
+                f"{name} was fitted on {model_id!r}, which is not there any more: "
+                "pass --model with the place where it is now"
+            )
+        return model_id
 
     def after_blocks(self, alpha: float) -> dict[int, Tensor]:
         """What alpha adds to the output of each block it adds to, [d_model] float32; -1 is the embedding.

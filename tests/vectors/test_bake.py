@@ -18,7 +18,7 @@ from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add
 from neurosteer_cli.models.load import read_config
 from neurosteer_cli.vectors import bake as bake_module
-from neurosteer_cli.vectors.bake import NO_PLACE, NOTE_FILE, PLACES, bake, find_place
+from neurosteer_cli.vectors.bake import BIAS_SITES, NO_BIAS_SITE, NOTE_FILE, bake, find_site
 
 _SIZES = {
     "vocab_size": D_VOCAB, "hidden_size": D_MODEL, "intermediate_size": 32, "num_hidden_layers": N_LAYERS,
@@ -116,7 +116,7 @@ def test_the_folder_gives_the_steered_logits_at_every_token(tmp_path: Path, fami
 
 
 def test_every_family_with_a_place_is_held_to_that() -> None:
-    assert {make().model_type for make in FAMILIES.values()} == set(PLACES)
+    assert {make().model_type for make in FAMILIES.values()} == set(BIAS_SITES)
 
 
 def test_the_check_above_can_fail(tmp_path: Path) -> None:
@@ -312,12 +312,12 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 )  # fmt: skip
 def test_a_model_without_a_place_is_refused_by_name(config: Callable[[], Any], reason: str) -> None:
     with pytest.raises(IncompatibleVectorError, match=f"^model 'some' {reason}") as caught:
-        find_place(config(), "some")
+        find_site(config(), "some")
     assert str(caught.value).endswith("`neurosteer gen` steers it, and so does llama.cpp (--to gguf)")
 
 
 def test_no_family_is_both_known_and_refused() -> None:
-    assert not set(PLACES) & set(NO_PLACE)
+    assert not set(BIAS_SITES) & set(NO_BIAS_SITE)
 
 
 def test_a_push_before_block_0_is_refused(tmp_path: Path) -> None:
