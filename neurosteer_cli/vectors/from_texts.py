@@ -20,9 +20,9 @@ from ..saes.descriptions import find, names
 from ..saes.load import BUNDLED, default_layers, find_saes, open_saes
 from ..saes.sae import SparseAutoencoder
 from .metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
-from .methods import METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Direction, Method, check_method
+from .methods import METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method
 from .reading import BEFORE, PointReading, Reading
-from .statistics import auroc, welch_t
+from .statistics import Selection, auroc, welch_t
 from .vector import Latents, SteeringVector, unit_pushes
 
 Texts = tuple[Sequence[str | Record], Sequence[str | Record]]  # positive, negative
@@ -174,33 +174,32 @@ def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int
     Raises:
         NeurosteerError: the sides do not differ at all.
     """
-    found = {point: METHODS[method](reading.at[point].all, top_k) for point in points}
+    at = {point: reading.at[point] for point in points}
+    found = {point: METHODS[method](here.all, top_k) for point, here in at.items()}
     directions = {point: direction.vector for point, direction in found.items()}
     if not all(direction.any() for direction in directions.values()):
         raise NeurosteerError("the two sides do not differ at this hook point: nothing to steer along")
-    norms = {point: reading.at[point].norms.median for point in points}
     hashes = torch.tensor([text for side in reading.sides for text in side.hashes], dtype=torch.int64)
-    return SteeringVector(
-        metadata=_metadata(reading, points, method, top_k),
-        pushes=unit_pushes(directions, norms),
-        latents={
-            point: latents for point in points if (latents := _latents(reading.at[point], found[point]))
-        },
-        text_hashes=hashes.unique(),  # type: ignore[no-untyped-call]
-    )
-
-
-def _metadata(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int) -> VectorMetadata:
-    return VectorMetadata.new(
+    metadata = VectorMetadata.new(
         reading.engine.model_id,
         reading.engine.shape,
         method,
-        {str(point): _measured(reading.at[point], METHODS[method], top_k) for point in points},
+        {str(point): _measured(here, METHODS[method], top_k) for point, here in at.items()},
         parameters={"top_k": top_k} if method in NEEDS_SAE else {},
         sides=[
             SideMetadata(label=side.label, n_texts=side.n_texts, n_tokens=n_tokens, sha256=side.sha256)
             for side, n_tokens in zip(reading.sides, reading.n_tokens, strict=True)
         ],
+    )
+    return SteeringVector(
+        metadata,
+        unit_pushes(directions, {point: here.norms.median for point, here in at.items()}),
+        {
+            point: _latents(at[point], made.latents)
+            for point, made in found.items()
+            if made.latents is not None
+        },
+        hashes.unique(),  # type: ignore[no-untyped-call]
     )
 
 
@@ -223,12 +222,9 @@ def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None
     return auroc(positive, negative)
 
 
-def _latents(at: PointReading, direction: Direction) -> Latents | None:
-    if direction.latents is None:
-        return None
-    ids, weights = direction.latents
-    rates = torch.stack([side.firing_rate[ids] for side in at.all.latents]).float()
-    return Latents(ids, weights, rates)
+def _latents(at: PointReading, selection: Selection) -> Latents:
+    ids, weights = selection
+    return Latents(ids, weights, torch.stack([side.firing_rate[ids] for side in at.all.latents]).float())
 
 
 # --- what there is to tell ---------------------------------------------------------------------
