@@ -21,7 +21,7 @@ from neurosteer_cli.cli import app
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.evaluation import plan as runs
 from neurosteer_cli.vectors.from_texts import FitReport, LatentRow
-from neurosteer_cli.vectors.vector import SteeringVector, VectorMetadata
+from neurosteer_cli.vectors.vector import DEFAULT_ALPHA, SteeringVector, VectorMetadata
 
 GEN = ("gen", "--max-new-tokens", "5")
 POINT = "blocks.2.hook_resid_post"
@@ -645,3 +645,8 @@ def test_errors_of_the_library_are_lines_only_in_the_program() -> None:
     result = CliRunner().invoke(app, ["inspect", "none.st"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == "error: none.st: no such file; `neurosteer fit` writes one\n"
+
+
+def test_the_help_of_gen_names_the_alpha_that_is_taken() -> None:
+    # not read from there: it would load torch on the way to --help
+    assert f"[default: {DEFAULT_ALPHA:g}]" in run("gen", "--help").stdout

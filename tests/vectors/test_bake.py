@@ -168,10 +168,10 @@ OLDER = {
 def test_a_configuration_of_an_older_transformers_becomes_llamas(tmp_path: Path, family: str) -> None:
     make, left_out = OLDER[family]
     source = save(tmp_path / "model", make())
-    facts = json.loads((source / "config.json").read_text())
-    facts["rope_theta"] = facts.pop("rope_parameters")["rope_theta"]
-    del facts[left_out]
-    (source / "config.json").write_text(json.dumps(facts))
+    config = json.loads((source / "config.json").read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    del config[left_out]
+    (source / "config.json").write_text(json.dumps(config))
     target = baked(source, tmp_path / "baked")
     assert (plain_logits(target) - steered_logits(source, PUSHES)).abs().max() < 2e-6
     written = json.loads((target / "config.json").read_text())

@@ -141,11 +141,7 @@ def unit(vector: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_vector_equals_its_methods_formula(
-    engine: Engine,
-    sae: SparseAutoencoder,
-    scratch: Scratch,
-    sources: tuple[Path, Path],
-    method: str,
+    engine: Engine, sae: SparseAutoencoder, scratch: Scratch, sources: tuple[Path, Path], method: str
 ) -> None:
     vector, _ = fitted(engine, sources, sae=sae if method in ("neurosteer", "paper") else None, method=method)
     push, expected = vector.pushes[POINT], scratch.direction(method, UP, DOWN)
@@ -233,10 +229,7 @@ def test_a_vector_does_not_depend_on_how_texts_are_batched(
 
 
 def test_a_vector_does_not_depend_on_how_many_activations_are_held(
-    engine: Engine,
-    sae: SparseAutoencoder,
-    sources: tuple[Path, Path],
-    monkeypatch: pytest.MonkeyPatch,
+    engine: Engine, sae: SparseAutoencoder, sources: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = fitted(engine, sources, sae=sae)
     monkeypatch.setattr(reading_module, "ENCODED_AT_ONCE", 7 * sae.d_sae)
@@ -272,9 +265,7 @@ def test_sides_exchanged_give_the_opposite_vector(
 
 
 def test_duplicates_are_counted_and_change_nothing(
-    engine: Engine,
-    sources: tuple[Path, Path],
-    write_texts: Callable[[str, list[str]], Path],
+    engine: Engine, sources: tuple[Path, Path], write_texts: Callable[[str, list[str]], Path]
 ) -> None:
     vector, report = fitted(engine, sources, method="diffmean")
     assert report.n_duplicates == 0
@@ -296,9 +287,9 @@ def test_two_layers_share_the_push_equally(engine: Engine, sources: tuple[Path, 
     for point in (one, two):
         alone, _ = fitted(engine, sources, point, method="diffmean")
         torch.testing.assert_close(both.pushes[point], alone.pushes[point] / 2)
-        facts = both.metadata.points[str(point)]
-        assert facts == alone.metadata.points[str(point)]
-        assert float(both.pushes[point].norm()) == pytest.approx(0.005 * facts.resid_norm)
+        metadata = both.metadata.points[str(point)]
+        assert metadata == alone.metadata.points[str(point)]
+        assert float(both.pushes[point].norm()) == pytest.approx(0.005 * metadata.resid_norm)
     assert both.dose(8) == pytest.approx(0.08)
 
 
@@ -314,18 +305,18 @@ def test_what_enters_a_block_is_what_left_the_one_before(engine: Engine, sources
 def test_the_metadata_says_what_was_fitted_on_what(
     engine: Engine, sae: SparseAutoencoder, scratch: Scratch, sources: tuple[Path, Path]
 ) -> None:
-    facts = fitted(engine, sources, sae=sae)[0].metadata
-    assert facts.method == "neurosteer"
-    assert facts.parameters == {"top_k": TOP_K}
-    assert facts.model_shape == engine.shape
-    assert Path(facts.model_id).is_absolute()
-    assert facts.parents == []
-    assert facts.positive is not None
-    assert facts.negative is not None
-    for side, texts in ((facts.positive, UP), (facts.negative, DOWN)):
+    metadata = fitted(engine, sources, sae=sae)[0].metadata
+    assert metadata.method == "neurosteer"
+    assert metadata.parameters == {"top_k": TOP_K}
+    assert metadata.model_shape == engine.shape
+    assert Path(metadata.model_id).is_absolute()
+    assert metadata.parents == []
+    assert metadata.positive is not None
+    assert metadata.negative is not None
+    for side, texts in ((metadata.positive, UP), (metadata.negative, DOWN)):
         assert side.n_texts == 20
         assert side.n_tokens == sum(len(text) - 1 for text in texts)  # position 0 is left out
-    point = facts.points[str(POINT)]
+    point = metadata.points[str(POINT)]
     assert point.sae is not None
     assert (point.sae.d_sae, point.sae.model_name) == (64, "tiny")
     shift = scratch.direction("diffmean", UP, DOWN).norm()
@@ -451,10 +442,7 @@ def test_texts_that_do_not_separate_are_warned_of(
 def test_texts_that_separate_are_not_warned_of(
     engine: Engine, write_texts: Callable[[str, list[str]], Path]
 ) -> None:
-    sources = (
-        write_texts("up.jsonl", noisy("abcd", 1, 50)),
-        write_texts("down.jsonl", noisy("wxyz", 2, 50)),
-    )
+    sources = (write_texts("up.jsonl", noisy("abcd", 1, 50)), write_texts("down.jsonl", noisy("wxyz", 2, 50)))
     vector, report = fitted(engine, sources, method="diffmean")
     assert vector.metadata.points[str(POINT)].auroc == 1.0
     assert report.warnings == []
@@ -509,10 +497,7 @@ def test_a_side_with_hardly_a_text_of_more_than_one_token_is_refused(
     bare = write_texts("bare.jsonl", ["a", "b", "c", "d", "text", "e", "f", "g"])
     with refusal(InputError, "bare: 1 distinct texts of more than one token; at least 8 a side are needed"):
         fitted(
-            engine,
-            (bare, sources[1]),
-            sae=sae if method in ("neurosteer", "paper") else None,
-            method=method,
+            engine, (bare, sources[1]), sae=sae if method in ("neurosteer", "paper") else None, method=method
         )
 
 

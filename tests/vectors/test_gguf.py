@@ -85,12 +85,12 @@ def as_float32(*numbers: float) -> Any:
 
 def test_the_file_is_what_llama_cpp_reads(tmp_path: Path) -> None:
     reader = gguf.GGUFReader(exported(vector_at(post2=ONE, post5=TWO), tmp_path / "v.gguf", alpha=8.0))
-    facts = {name: field.contents() for name, field in reader.fields.items()}
-    assert facts["general.architecture"] == "controlvector"
-    assert facts["controlvector.model_hint"] == "llama"
-    assert facts["controlvector.layer_count"] == 2
-    assert facts["neurosteer.alpha"] == 8.0
-    assert facts["neurosteer.vector_sha256"] == "abc"
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["general.architecture"] == "controlvector"
+    assert fields["controlvector.model_hint"] == "llama"
+    assert fields["controlvector.layer_count"] == 2
+    assert fields["neurosteer.alpha"] == 8.0
+    assert fields["neurosteer.vector_sha256"] == "abc"
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     assert list(tensors) == ["direction.2", "direction.5"]
     for name, push in (("direction.2", ONE), ("direction.5", TWO)):
@@ -277,7 +277,7 @@ def test_other_gguf_files_and_damaged_ones_are_named(tmp_path: Path) -> None:
         read_control_vector(tmp_path)
 
 
-def test_a_file_whose_facts_and_directions_differ_is_refused(tmp_path: Path) -> None:
+def test_a_file_whose_metadata_and_directions_differ_is_refused(tmp_path: Path) -> None:
     path = exported(vector_at(post2=ONE), tmp_path / "v.gguf")
     control = read_control_vector(path)
     moved = replace(control, directions={3: ONE})

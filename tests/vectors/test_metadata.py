@@ -66,11 +66,7 @@ def test_a_file_of_version_2_holds_what_was_put_in_then() -> None:
                 shift_norm=2.25,
                 auroc=0.75,
                 sae=SAEMetadata(
-                    sae_id="family/blocks.1",
-                    sha256="5ae",
-                    model_name="tiny",
-                    d_sae=64,
-                    neuronpedia_id=None,
+                    sae_id="family/blocks.1", sha256="5ae", model_name="tiny", d_sae=64, neuronpedia_id=None
                 ),
             ),
             "blocks.3.hook_resid_post": PointMetadata.without_texts(12.0),

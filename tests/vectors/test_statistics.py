@@ -247,9 +247,7 @@ def test_text_means_average_each_texts_tokens() -> None:
     assert means.tolist() == [[2.0, 2.0], [15.0, 1.0]]
 
 
-def test_text_means_of_batches_of_any_order_are_those_of_each_text(
-    generator: torch.Generator,
-) -> None:
+def test_text_means_of_batches_of_any_order_are_those_of_each_text(generator: torch.Generator) -> None:
     resid = torch.randn(50, 6, generator=generator)
     owner = torch.randint(4, (50,), generator=generator)
     expected = torch.stack([resid[owner == text].mean(0) for text in range(4)])
@@ -288,9 +286,7 @@ def test_mean_stats_do_not_lose_small_vectors_among_large_ones() -> None:
 # --- pairs -------------------------------------------------------------------------------------
 
 
-def test_the_first_component_is_the_first_right_singular_vector(
-    generator: torch.Generator,
-) -> None:
+def test_the_first_component_is_the_first_right_singular_vector(generator: torch.Generator) -> None:
     differences = torch.randn(40, 6, generator=generator) @ torch.diag(torch.arange(1.0, 7.0))
     stats = PairStats.empty(6)
     for part in differences.split(7):

@@ -1,4 +1,4 @@
-"""A vector file holds every bit and every fact, and says what is wrong when it does not."""
+"""A vector file holds every bit and all its metadata, and says what is wrong when it does not."""
 
 import json
 import pickle
@@ -14,13 +14,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from neurosteer_cli.errors import IncompatibleVectorError, InputError, OutputError, VectorFileError
+from neurosteer_cli.errors import (
+    IncompatibleVectorError,
+    InputError,
+    ModelError,
+    OutputError,
+    VectorFileError,
+)
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
 from neurosteer_cli.vectors import vector as vector_module
-from neurosteer_cli.vectors.combine import Part, combine, cosine
 from neurosteer_cli.vectors.metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
-from neurosteer_cli.vectors.vector import Latents, SteeringVector, total_dose
+from neurosteer_cli.vectors.vector import Latents, SteeringVector, total_dose, unit_pushes, unit_scale
 
 D_MODEL = 4
 SHAPE = ModelShape(architecture="TinyForCausalLM", d_model=D_MODEL, n_layers=6, d_vocab=300)
@@ -39,7 +44,7 @@ def make(
     sae: SAEMetadata | None = None,
 ) -> SteeringVector:
     """A vector with these pushes, by layer."""
-    facts = PointMetadata(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, sae=sae)
+    measured = PointMetadata(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, sae=sae)
     metadata = VectorMetadata(
         format_version=2,
         program_version="0.1.0",
@@ -50,7 +55,7 @@ def make(
         parameters={"top_k": 2},
         positive=POSITIVE,
         negative=NEGATIVE,
-        points={str(HookPoint(layer)): facts for layer in pushes},
+        points={str(HookPoint(layer)): measured for layer in pushes},
         parents=[],
         calibration=None,
     )
@@ -71,10 +76,6 @@ def with_latents() -> SteeringVector:
     return replace(vector, latents={HookPoint(1): latents})
 
 
-def add_up(*parts: tuple[str, SteeringVector, float]) -> SteeringVector:
-    return combine([Part(name, vector, weight, f"sha256 of {name}") for name, vector, weight in parts])
-
-
 def same_bits(left: Tensor, right: Tensor) -> bool:
     return left.dtype == right.dtype and left.numpy().tobytes() == right.numpy().tobytes()
 
@@ -92,9 +93,7 @@ def test_a_vector_comes_back_bit_for_bit(tmp_path: Path) -> None:
         assert same_bits(loaded.pushes[point], push)
     assert list(loaded.latents) == [HookPoint(1)]
     for one, other in zip(
-        vars(loaded.latents[HookPoint(1)]).values(),
-        vars(saved.latents[HookPoint(1)]).values(),
-        strict=True,
+        vars(loaded.latents[HookPoint(1)]).values(), vars(saved.latents[HookPoint(1)]).values(), strict=True
     ):
         assert same_bits(one, other)
     assert same_bits(loaded.text_hashes, saved.text_hashes)
@@ -118,8 +117,8 @@ def test_the_file_names_its_tensors_by_hook_point(tmp_path: Path) -> None:
             "text_hashes",
         ]
         assert list(file.metadata()) == ["neurosteer"]
-        facts = json.loads(file.metadata()["neurosteer"])
-    assert facts == with_latents().metadata.model_dump()
+        metadata = json.loads(file.metadata()["neurosteer"])
+    assert metadata == with_latents().metadata.model_dump()
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(
@@ -149,17 +148,16 @@ def rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     monkeypatch.chdir(tmp_path)
 
     def rewritten(
-        facts: dict[str, Any] | str | None = None,
-        tensors: dict[str, Tensor | None] | None = None,
+        metadata: dict[str, Any] | str | None = None, tensors: dict[str, Tensor | None] | None = None
     ) -> str:
         with_latents().save(Path("good.st"))
         with safe_open("good.st", framework="pt") as file:
             old = {name: file.get_tensor(name) for name in list(file.keys())}
             text = file.metadata()["neurosteer"]
         changed = {name: tensor for name, tensor in {**old, **(tensors or {})}.items() if tensor is not None}
-        if isinstance(facts, dict):
-            facts = json.dumps({**json.loads(text), **facts})
-        save_file(changed, "v.st", metadata={"neurosteer": text if facts is None else facts})
+        if isinstance(metadata, dict):
+            metadata = json.dumps({**json.loads(text), **metadata})
+        save_file(changed, "v.st", metadata={"neurosteer": text if metadata is None else metadata})
         with pytest.raises(VectorFileError) as caught:
             SteeringVector.load(Path("v.st"))
         return str(caught.value)
@@ -167,17 +165,17 @@ def rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     return rewritten
 
 
-def without(facts: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in facts.items() if key not in keys}
+def without(metadata: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if key not in keys}
 
 
 @pytest.mark.parametrize("field", list(VectorMetadata.model_fields))
 def test_metadata_without_a_field_is_refused(rewrite: Callable[..., str], field: str) -> None:
-    facts = without(with_latents().metadata.model_dump(), field)
+    metadata = without(with_latents().metadata.model_dump(), field)
     message = {"format_version": "its metadata has no format_version"}.get(
         field, f"its metadata lacks ['{field}']"
     )
-    assert rewrite(json.dumps(facts)) == f"v.st: {message}; fit the vector again"
+    assert rewrite(json.dumps(metadata)) == f"v.st: {message}; fit the vector again"
 
 
 @pytest.mark.parametrize(
@@ -189,22 +187,22 @@ def test_metadata_without_a_field_is_refused(rewrite: Callable[..., str], field:
     ],
 )
 def test_a_part_without_a_field_is_refused(rewrite: Callable[..., str], part: str, field: str) -> None:
-    facts = with_latents().metadata.model_dump()
-    assert rewrite({part: without(facts[part], field)}) == (
+    metadata = with_latents().metadata.model_dump()
+    assert rewrite({part: without(metadata[part], field)}) == (
         f"v.st: its metadata lacks ['{field}']; fit the vector again"
     )
 
 
 @pytest.mark.parametrize("field", list(PointMetadata.model_fields))
-def test_a_hook_point_without_a_fact_is_refused(rewrite: Callable[..., str], field: str) -> None:
+def test_a_hook_point_without_a_field_is_refused(rewrite: Callable[..., str], field: str) -> None:
     points = with_latents().metadata.model_dump()["points"]
     points["blocks.1.hook_resid_post"].pop(field)
     assert rewrite({"points": points}) == (f"v.st: its metadata lacks ['{field}']; fit the vector again")
 
 
 def test_all_fields_that_are_missing_are_named(rewrite: Callable[..., str]) -> None:
-    facts = without(with_latents().metadata.model_dump(), "method", "created", "points")
-    assert rewrite(json.dumps(facts)) == (
+    metadata = without(with_latents().metadata.model_dump(), "method", "created", "points")
+    assert rewrite(json.dumps(metadata)) == (
         "v.st: its metadata lacks ['created', 'method', 'points']; fit the vector again"
     )
 
@@ -233,7 +231,7 @@ def test_metadata_that_is_no_json_object_is_refused(
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "metadata",
     [
         {"points": []},
         {"points": "blocks.1.hook_resid_post"},
@@ -253,8 +251,8 @@ def test_metadata_that_is_no_json_object_is_refused(
             "resid_norm": 0.0, "shift_norm": 1.0, "auroc": 1.0, "sae": None}}},
     ],
 )  # fmt: skip
-def test_metadata_of_the_wrong_kind_is_refused(rewrite: Callable[..., str], facts: dict[str, Any]) -> None:
-    assert rewrite(facts).startswith("v.st: ")
+def test_metadata_of_the_wrong_kind_is_refused(rewrite: Callable[..., str], metadata: dict[str, Any]) -> None:
+    assert rewrite(metadata).startswith("v.st: ")
 
 
 POINT = "blocks.1.hook_resid_post"
@@ -347,8 +345,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"architecture": "OtherForCausalLM"}, {"d_model": 8}, {"n_layers": 7}, {"d_vocab": 9}],
+    "change", [{"architecture": "OtherForCausalLM"}, {"d_model": 8}, {"n_layers": 7}, {"d_vocab": 9}]
 )
 def test_a_vector_of_a_model_of_another_shape_is_refused(change: dict[str, Any]) -> None:
     vector = make({1: [1.0, 0.0, 0.0, 0.0]})
@@ -364,122 +361,7 @@ def test_a_vector_of_a_model_of_another_shape_is_refused(change: dict[str, Any])
     )
 
 
-def test_vectors_of_different_models_are_not_summed() -> None:
-    other = make({1: [1.0, 0.0, 0.0, 0.0]}, shape=SHAPE.model_copy(update={"n_layers": 12}), model_id="large")
-    with pytest.raises(IncompatibleVectorError) as caught:
-        add_up(("a.st", make({1: [1.0, 0.0, 0.0, 0.0]}), 1.0), ("b.st", other, 1.0))
-    assert str(caught.value) == (
-        "b.st was fitted on 'large' (TinyForCausalLM, d_model=4, 12 blocks, d_vocab=300), "
-        "a.st on 'tiny' (TinyForCausalLM, d_model=4, 6 blocks, d_vocab=300): "
-        "only vectors of one model can be summed"
-    )
-
-
-# --- sums --------------------------------------------------------------------------------------
-
-
-def test_weights_multiply_pushes_and_nothing_is_rescaled() -> None:
-    one, two = make({1: [1.0, 2.0, 0.0, 0.0]}), make({1: [0.0, 4.0, 8.0, 0.0]})
-    result = add_up(("a.st", one, 2.0), ("b.st", two, -0.5))
-    assert result.pushes[HookPoint(1)].tolist() == [2.0, 2.0, -4.0, 0.0]
-
-
-def test_vectors_at_different_layers_join() -> None:
-    one = make({3: [1.0, 0.0, 0.0, 0.0], 4: [0.0, 1.0, 0.0, 0.0]})
-    two = make({4: [0.0, 0.0, 1.0, 0.0], 1: [0.0, 0.0, 0.0, 1.0]})
-    result = add_up(("a.st", one, 1.0), ("b.st", two, 3.0))
-    assert {str(point): push.tolist() for point, push in result.pushes.items()} == {
-        "blocks.1.hook_resid_post": [0.0, 0.0, 0.0, 3.0],
-        "blocks.3.hook_resid_post": [1.0, 0.0, 0.0, 0.0],
-        "blocks.4.hook_resid_post": [0.0, 1.0, 3.0, 0.0],
-    }
-    assert list(result.pushes) == [HookPoint(1), HookPoint(3), HookPoint(4)]
-
-
-def test_a_sum_says_what_it_is_and_comes_back_from_a_file(tmp_path: Path) -> None:
-    one, two = with_latents(), make({1: [0.0, 1.0, 0.0, 0.0]}, resid_norm=20.0, hashes=(5, 9))
-    result = add_up(("a.st", one, 1.0), ("b.st", two, 0.25))
-    assert result.metadata == VectorMetadata(
-        format_version=2,
-        program_version="0.1.0",
-        created=result.metadata.created,
-        model_id="tiny",
-        model_shape=SHAPE,
-        method="combine",
-        parameters={},
-        positive=None,
-        negative=None,
-        points={
-            # each parent measured the norm on its own texts
-            "blocks.1.hook_resid_post": PointMetadata(
-                resid_norm=15.0, shift_norm=None, auroc=None, sae=None
-            ),
-            "blocks.3.hook_resid_post": PointMetadata(
-                resid_norm=10.0, shift_norm=None, auroc=None, sae=None
-            ),
-        },
-        parents=[
-            {"name": "a.st", "weight": 1.0, "sha256": "sha256 of a.st",
-             "metadata": one.metadata.model_dump()},
-            {"name": "b.st", "weight": 0.25, "sha256": "sha256 of b.st",
-             "metadata": two.metadata.model_dump()},
-        ],
-        calibration=None,
-    )  # fmt: skip
-    assert result.latents == {}
-    assert result.text_hashes.tolist() == [-3, 5, 9]
-    result.save(tmp_path / "sum.st")
-    assert SteeringVector.load(tmp_path / "sum.st").metadata == result.metadata
-
-
-def test_a_sum_of_sums_keeps_the_whole_descent() -> None:
-    inner = add_up(("a.st", make({1: [1.0, 0.0, 0.0, 0.0]}), 2.0))
-    outer = add_up(("inner.st", inner, 3.0))
-    assert outer.pushes[HookPoint(1)].tolist() == [6.0, 0.0, 0.0, 0.0]
-    assert outer.metadata.parents[0]["metadata"]["parents"][0]["name"] == "a.st"
-
-
-@pytest.mark.parametrize("weight", [0.0, float("nan"), float("inf")])
-def test_a_weight_that_is_0_or_not_finite_is_refused(weight: float) -> None:
-    with pytest.raises(InputError) as caught:
-        add_up(("a.st", make({1: [1.0, 0.0, 0.0, 0.0]}), weight))
-    assert str(caught.value) == (f"a.st: weight must be a finite number other than 0, got {weight}")
-
-
-def test_a_sum_that_is_nothing_is_refused() -> None:
-    vector = make({2: [1.0, 2.0, 0.0, 0.0]})
-    with pytest.raises(InputError) as caught:
-        add_up(("a.st", vector, 1.0), ("b.st", vector, -1.0))
-    assert str(caught.value) == (
-        "the weighted sum at blocks.2.hook_resid_post is zero: nothing would be steered"
-    )
-    with pytest.raises(InputError, match="^nothing to combine: give one or more vector files"):
-        add_up()
-
-
-@pytest.mark.parametrize("weight", [1e39, 1e300, -1e300])
-def test_a_sum_too_large_for_its_numbers_is_refused(weight: float) -> None:
-    # It would be written, and then refused by everything that reads it.
-    with pytest.raises(InputError) as caught:
-        add_up(("a.st", make({2: [1.0, 2.0, 0.0, 0.0]}), weight))
-    assert str(caught.value) == (
-        "the weighted sum at blocks.2.hook_resid_post is not finite: a weight is too large for 32-bit numbers"
-    )
-
-
-# --- cosine and dose ---------------------------------------------------------------------------
-
-
-def test_cosine_is_over_all_hook_points_together() -> None:
-    one = make({1: [3.0, 0.0, 0.0, 0.0], 2: [0.0, 4.0, 0.0, 0.0]})
-    two = make({1: [1.0, 0.0, 0.0, 0.0], 3: [0.0, 1.0, 0.0, 0.0]})
-    assert cosine(one, two) == pytest.approx(3 / (5 * 2**0.5))
-    assert cosine(one, one) == pytest.approx(1.0)
-    assert cosine(one, make({2: [0.0, -1.0, 0.0, 0.0]})) == pytest.approx(-0.8)
-
-
-def test_vectors_without_a_common_hook_point_have_no_cosine() -> None:
-    assert cosine(make({1: [1.0, 0.0, 0.0, 0.0]}), make({2: [1.0, 0.0, 0.0, 0.0]})) is None
+# --- the unit of alpha, and doses ----------------------------------------------------------------
 
 
 def test_alpha_8_of_a_fitted_vector_is_a_dose_of_8_percent() -> None:
@@ -503,3 +385,31 @@ def test_pushes_of_several_vectors_add_up_before_they_are_measured() -> None:
         pytest.approx(0.02)
     )
     assert total_dose([], []) == 0.0
+
+
+def test_alpha_1_is_a_dose_of_one_percent_that_hook_points_share_equally() -> None:
+    one, two = HookPoint(1), HookPoint(2)
+    directions = {one: torch.tensor([3.0, 4.0]).double(), two: torch.tensor([0.0, 0.1]).double()}
+    pushes = unit_pushes(directions, {one: 40.0, two: 80.0})
+    # half of 1 % of 40 and of 80, whatever the lengths
+    torch.testing.assert_close(pushes[one], torch.tensor([0.12, 0.16]))
+    torch.testing.assert_close(pushes[two], torch.tensor([0.0, 0.4]))
+
+
+def test_directions_scaled_to_the_unit_keep_their_relative_lengths() -> None:
+    one, two = HookPoint(1), HookPoint(2)
+    directions = {one: torch.tensor([3.0, 4.0]), two: torch.zeros(2)}
+    # 5/40 = 12.5 % of the residual at scale 1
+    assert unit_scale(directions, {one: 40.0, two: 80.0}) == pytest.approx(0.08)
+
+
+def test_a_local_model_that_is_gone_is_told_of(tmp_path: Path) -> None:
+    push = {1: [1.0, 0.0, 0.0, 0.0]}
+    assert make(push).own_model("v.st") == "tiny"  # a name of the Hub may be anywhere
+    assert make(push, model_id=str(tmp_path)).own_model("v.st") == str(tmp_path)
+    with pytest.raises(ModelError) as caught:
+        make(push, model_id=f"{tmp_path}/gone").own_model("v.st")
+    assert str(caught.value) == (
+        f"v.st was fitted on '{tmp_path}/gone', which is not there any more: "
+        "pass --model with the place where it is now"
+    )
