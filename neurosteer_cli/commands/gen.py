@@ -10,6 +10,7 @@ import typer
 
 from ..errors import InputError
 from .shared import console
+from .shared.load import load_engine
 from .shared.options import (
     GenerationOptions,
     Json,
@@ -18,7 +19,6 @@ from .shared.options import (
     model_options,
     parse_alphas,
 )
-from .shared.prompting import load_engine
 
 if TYPE_CHECKING:
     from ..evaluation.plan import Plan, PlannedJob
@@ -75,7 +75,7 @@ def gen(
     Example: neurosteer gen --vector polite.st --alpha 8 "Your invoice is late, so"
     """
     from ..data.prompts import read_prompts
-    from ..evaluation.plan import plan
+    from ..evaluation.plan import Plan
     from ..evaluation.samples import Condition
     from ..generation.prompts import tokenize
     from ..vectors.vector import SteeringVector
@@ -88,19 +88,19 @@ def gen(
         _warn_of_other_settings(vectors, config.positions, as_chat=as_chat)
     combinations = _alphas(names, vectors, alpha or [], level, compare)
     records = read_prompts(prompts or [])
-    engine = load_engine(where.model, paths, vectors, where.dtype, where.device)
+    engine = load_engine(where, list(zip(names, vectors, strict=True)))
     found = tokenize(
         records, engine, as_chat=as_chat, system=generation.system, max_new_tokens=config.max_new_tokens
     )
     conditions = [(Condition(names, alphas, config.positions), alphas) for alphas in combinations]
-    jobs = plan(engine, found, vectors, conditions, config, n=generation.n)
-    _warn_of_dose(jobs, len(conditions))
+    plan = Plan(engine, found, vectors, conditions, config, generation.n)
+    _warn_of_dose(plan, len(conditions))
     if json:
-        _write_json(jobs)
+        _write_json(plan)
     elif compare:
-        _write_columns(jobs, len(conditions))
+        _write_columns(plan, len(conditions))
     else:
-        _write_text(jobs)
+        _write_text(plan)
 
 
 def _check_alphas(paths: list[Path], given: list[str], level: float | None, compare: bool) -> None:
@@ -187,7 +187,7 @@ def _warn_of_dose(plan: "Plan", n_alphas: int) -> None:
 def _finished(plan: "Plan") -> "Iterator[tuple[int, Completion]]":
     """Write a plan's continuations, in the order of its jobs, while a bar shows how far it is."""
     with console.progress("writing", len(plan.jobs), beside_results=True) as advance:
-        for number, completion in plan.run_in_order():
+        for number, completion in plan.in_order():
             yield number, completion
             advance(1)
 
@@ -202,11 +202,11 @@ def _write_json(plan: "Plan") -> None:
 def _write_text(plan: "Plan") -> None:
     if len(plan.jobs) > 1:
         for number, completion in _finished(plan):
-            planned = plan.jobs[number]
-            typer.echo(f"[{_heading(plan, planned)}]\n{planned.prompt.shown}{completion.text}\n")
+            job = plan.jobs[number]
+            typer.echo(f"[{_heading(plan, job)}]\n{job.prompt.shown}{completion.text}\n")
     elif sys.stdout.isatty():
         typer.echo(plan.jobs[0].prompt.shown, nl=False)
-        for _ in plan.run_in_order(lambda _number, text: typer.echo(text, nl=False)):
+        for _ in plan.in_order(lambda _number, text: typer.echo(text, nl=False)):
             typer.echo()
     else:
         for number, completion in _finished(plan):
@@ -224,11 +224,10 @@ def _write_columns(plan: "Plan", n_alphas: int) -> None:
             console.columns(headings, [texts.pop(i) for i in group])
 
 
-def _heading(plan: "Plan", planned: "PlannedJob") -> str:
-    alphas = planned.job.alphas
-    if not any(alphas):
+def _heading(plan: "Plan", job: "PlannedJob") -> str:
+    if not any(job.alphas):
         return "unsteered"
     parts = [
-        f"{Path(name).stem} {alpha:+g}" for name, alpha in zip(planned.condition.vectors, alphas, strict=True)
+        f"{Path(name).stem} {alpha:+g}" for name, alpha in zip(job.condition.vectors, job.alphas, strict=True)
     ]
-    return f"{', '.join(parts)} (dose {plan.dose(planned):.1%})"
+    return f"{', '.join(parts)} (dose {plan.dose(job):.1%})"

@@ -48,44 +48,39 @@ def calibrate(evaluation: Evaluation, max_ppl_ratio: float = MAX_PPL_RATIO) -> C
         alpha_down=None,
         created=now(),
     )
-    allowed = calibration.allowed()
-    up = _largest_effect(allowed, [point for point in allowed if point.alpha > 0])
-    down = _largest_effect(allowed, [point for point in allowed if point.alpha < 0])
+    up, down = (_largest_effect(calibration.allowed(), sign) for sign in (1, -1))
     return calibration.model_copy(update={"alpha_up": up, "alpha_down": down})
 
 
 def _curve(results: Sequence[ConditionResult], judge: str) -> list[CurvePoint]:
     """A point an alpha, in ascending order."""
-    known = sorted(
-        (
-            (result.condition.alphas[0], rate, ratio, result.n)
-            for result in results
-            if result.condition.alphas
-            and (rate := result.judges[judge].rate) is not None
-            and (ratio := result.perplexity_ratio) is not None
-            and math.isfinite(ratio.value)
-        ),
-        key=lambda point: point[0],
-    )
-    alphas, rates, ratios, sizes = zip(*known, strict=True) if known else ((), (), (), ())
-    if 0 not in alphas:
+    measured = {
+        result.condition.alphas[0]: (rate, ratio, result.n)
+        for result in results
+        if result.condition.alphas
+        and (rate := result.judges[judge].rate) is not None
+        and (ratio := result.perplexity_ratio) is not None
+        and math.isfinite(ratio.value)
+    }
+    if 0 not in measured:
         raise NeurosteerError(
             "the unsteered continuations are all empty or unjudged: nothing to compare with"
         )
+    alphas = sorted(measured)
+    rates, ratios, sizes = zip(*(measured[alpha] for alpha in alphas), strict=True)
+    expected = monotone(alphas, [rate.value for rate in rates], sizes)
     return [
         CurvePoint(
             alpha=alpha,
             rate=rate.value,
             rate_low=rate.low,
             rate_high=rate.high,
-            expected_rate=expected,
+            expected_rate=expected_rate,
             perplexity_ratio=ratio.value,
             perplexity_ratio_low=ratio.low,
             perplexity_ratio_high=ratio.high,
         )
-        for alpha, rate, ratio, expected in zip(
-            alphas, rates, ratios, monotone(alphas, [rate.value for rate in rates], sizes), strict=True
-        )
+        for alpha, rate, ratio, expected_rate in zip(alphas, rates, ratios, expected, strict=True)
     ]
 
 
@@ -104,11 +99,11 @@ def monotone(alphas: Sequence[float], rates: Sequence[float], weights: Sequence[
     return min(fits, key=lambda fit: fit[0])[1]
 
 
-def _largest_effect(allowed: Sequence[CurvePoint], side: Sequence[CurvePoint]) -> float | None:
-    zero = min(allowed, key=lambda point: abs(point.alpha))
-
-    def effect(point: CurvePoint) -> float:
-        return abs(point.expected_rate - zero.expected_rate)
-
-    best = max(side, key=lambda point: (effect(point), -abs(point.alpha)), default=None)
-    return best.alpha if best is not None and effect(best) > 0 else None
+def _largest_effect(allowed: Sequence[CurvePoint], sign: int) -> float | None:
+    """The alpha of one sign that moves the expected rate most, the nearest to 0 of equal ones."""
+    zero = next(point for point in allowed if point.alpha == 0)
+    best = max(
+        (point for point in allowed if sign * point.alpha >= 0),
+        key=lambda point: (abs(point.expected_rate - zero.expected_rate), -abs(point.alpha)),
+    )
+    return best.alpha or None

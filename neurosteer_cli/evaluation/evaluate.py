@@ -3,9 +3,9 @@
 Knows the engine, judges and metrics; knows nothing of files or the terminal.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,10 +17,13 @@ from ..vectors.metadata import now
 from .judges.judge import Judge, Scores
 from .likelihood import damage, log_probs
 from .metrics import Bootstrap, Estimate, Sums, distinct, mean_log_prob, repetition
-from .run import Progress, Run, no_progress
+from .plan import Progress, no_progress
+from .run import Run
 from .samples import UNSTEERED, Condition, Sample
 
 N_NEUTRAL = 16  # texts on which damage is measured
+Values = Sequence[float | None]  # one a sample
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,10 @@ class ConditionResult:
 
     def to_json(self) -> dict[str, Any]:
         """The row as `eval --json` writes it."""
-        condition = self.condition
         numbers = asdict(self)
         del numbers["condition"]
-        return {
-            "label": condition.label,
-            "vectors": list(condition.vectors),
-            "alpha": condition.alpha,
-            "positions": condition.positions,
-            "baseline": condition.baseline,
-            **numbers,
-        }
+        names = ("label", "vectors", "alpha", "positions", "baseline")
+        return {**{name: getattr(self.condition, name) for name in names}, **numbers}
 
 
 @dataclass(frozen=True)
@@ -142,9 +138,9 @@ def evaluate(
     names = ", ".join(name.rsplit("/", 1)[-1] for name in run.vectors) or "generations"
     return Evaluation(
         title=f"{names} on {run.engine.model_id}",
-        results=_Table(run.samples, texts, scores).results(_divergences(run, progress)),
+        results=_results(_Table(run.samples), texts, scores, _divergences(run, progress)),
         samples=run.samples,
-        scores={name: found.scores for name, found in scores.items()},
+        scores={name: list(found.scores) for name, found in scores.items()},
         judges=list(judges),
         provenance={**run.provenance, **stamp()},
     )
@@ -152,10 +148,7 @@ def evaluate(
 
 def stamp() -> dict[str, str]:
     """What wrote a result, and when."""
-    return {
-        "program_version": __version__,
-        "date": now(),
-    }
+    return {"program_version": __version__, "date": now()}
 
 
 def _token_log_probs(
@@ -180,90 +173,89 @@ def _divergences(run: Run, progress: Progress) -> dict[Condition, float]:
 
 
 class _Table:
-    """Every continuation's figures by row, and sums of them over the units that are resampled.
+    """The samples of each condition, and means over them of values, one a sample; None is not counted.
 
-    A unit is a prompt; where there is only one prompt, one of its continuations.
+    What is resampled is a prompt; where there is only one prompt, one of its continuations.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], texts: Sequence[Tensor], scores: Mapping[str, Scores]
-    ) -> None:
-        self.samples, self.texts, self.scores = samples, texts, scores
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self.rows = _places(sample.condition for sample in samples)
+        self.unsteered = next((at for c, at in self.rows.items() if c.baseline == UNSTEERED), [])
         one_prompt = len({sample.prompt for sample in samples}) == 1
-        keys = [(sample.prompt, sample.number if one_prompt else 0) for sample in samples]
-        number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        self.unit = [number[key] for key in keys]  # of each sample
-        self.bootstrap = Bootstrap(max(1, len(number)))
-        self.rows: dict[Condition, list[int]] = {}
-        for row, sample in enumerate(samples):
-            self.rows.setdefault(sample.condition, []).append(row)
-        self.unsteered = next((self.rows[c] for c in self.rows if c.baseline == UNSTEERED), None)
+        units = _places((sample.prompt, sample.number if one_prompt else 0) for sample in samples)
+        self.unit = {row: unit for unit, rows in enumerate(units.values()) for row in rows}
+        self.bootstrap = Bootstrap(max(1, len(units)))
 
-    def sums(self, rows: Sequence[int], values: Sequence[float | None]) -> Sums:
-        """Sum values a unit; None is not counted."""
-        totals, counts = [0.0] * self.bootstrap.n_units, [0] * self.bootstrap.n_units
-        for row, value in zip(rows, values, strict=True):
-            if value is not None:
-                totals[self.unit[row]] += value
-                counts[self.unit[row]] += 1
-        return Sums(*(torch.tensor(sums, dtype=torch.float64) for sums in (totals, counts)))
+    def sums(self, values: Values, rows: Sequence[int]) -> Sums:
+        counted = [row for row in rows if values[row] is not None]
+        units = torch.tensor([self.unit[row] for row in counted], dtype=torch.int64)
+        known = torch.tensor([values[row] for row in counted], dtype=torch.float64)
+        n_units = self.bootstrap.n_units
+        return Sums(units.bincount(known, n_units).double(), units.bincount(minlength=n_units).double())
 
-    def results(self, divergences: Mapping[Condition, float]) -> list[ConditionResult]:
-        return [self._result(c, rows, divergences.get(c)) for c, rows in self.rows.items()]
+    def mean(self, values: Values, rows: Sequence[int]) -> Estimate | None:
+        return self.bootstrap.mean(self.sums(values, rows))
 
-    def _result(self, condition: Condition, rows: list[int], kl: float | None) -> ConditionResult:
-        mean = self.bootstrap.mean
-        words = [self.samples[row].text.split() for row in rows]
-        return ConditionResult(
-            condition=condition,
-            dose=self.samples[rows[0]].dose,
-            n=len(rows),
-            n_prompts=len({self.samples[row].prompt for row in rows}),
-            n_empty=sum(not len(self.texts[row]) for row in rows),
-            perplexity=self.bootstrap.compare(torch.exp, self._losses(rows)),
-            perplexity_ratio=self._against_unsteered(lambda a, b: (a - b).exp(), self._losses, rows),
-            distinct_1=mean(self._distinct(rows, words, 1)),
-            distinct_2=mean(self._distinct(rows, words, 2)),
-            distinct_3=mean(self._distinct(rows, words, 3)),
-            repetition_4=mean(self.sums(rows, [repetition(text) for text in words])),
-            length=mean(self.sums(rows, [len(self.texts[row]) for row in rows])),
-            kl=kl,
-            judges={name: self._judged(scores, rows) for name, scores in self.scores.items()},
-        )
-
-    def _judged(self, scores: Scores, rows: list[int]) -> JudgeResult:
-        def rates(chosen: list[int]) -> Sums:
-            return self.sums(chosen, [scores.positive[row] for row in chosen])
-
-        fluency = None
-        if scores.fluency is not None:
-            fluency = self.bootstrap.mean(self.sums(rows, [scores.fluency[row] for row in rows]))
-        return JudgeResult(
-            rate=self.bootstrap.mean(rates(rows)),
-            mean=self.bootstrap.mean(self.sums(rows, [scores.scores[row] for row in rows])),
-            rate_difference=self._against_unsteered(torch.sub, rates, rows),
-            fluency=fluency,
-            n_failed=sum(scores.scores[row] is None for row in rows),
-        )
-
-    def _against_unsteered(
-        self, f: Callable[..., Tensor], sums: Callable[[list[int]], Sums], rows: list[int]
+    def against_unsteered(
+        self, f: Callable[..., Tensor], values: Values, rows: Sequence[int]
     ) -> Estimate | None:
         """A function of a condition's mean and the unsteered one; None where nothing is unsteered."""
-        if self.unsteered is None:
-            return None
-        return self.bootstrap.compare(f, sums(rows), sums(self.unsteered))
+        return self.bootstrap.compare(f, self.sums(values, rows), self.sums(values, self.unsteered))
 
-    def _losses(self, rows: list[int]) -> Sums:
-        """Each text's mean negative log-probability a token, nats."""
-        means = [mean_log_prob(self.texts[row]) for row in rows]
-        return self.sums(rows, [None if mean is None else -mean for mean in means])
+    def distinct(self, words: Sequence[Sequence[str]], n: int) -> Values:
+        """Of each prompt's continuations together; the value stands at the first of them."""
+        values: list[float | None] = [None] * len(self.samples)
+        for rows in _places((sample.condition, sample.prompt) for sample in self.samples).values():
+            values[rows[0]] = distinct([words[row] for row in rows], n)
+        return values
 
-    def _distinct(self, rows: list[int], words: list[list[str]], n: int) -> Sums:
-        """Of each prompt's continuations together; the value counts once, at the first of them."""
-        together: dict[str, list[list[str]]] = {}
-        first: dict[str, int] = {}
-        for row, text in zip(rows, words, strict=True):
-            together.setdefault(self.samples[row].prompt, []).append(text)
-            first.setdefault(self.samples[row].prompt, row)
-        return self.sums(list(first.values()), [distinct(texts, n) for texts in together.values()])
+
+def _places(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    """Where each key stands, in order of appearance."""
+    places: dict[Key, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return places
+
+
+def _results(
+    table: _Table,
+    texts: Sequence[Tensor],
+    scores: Mapping[str, Scores],
+    divergences: Mapping[Condition, float],
+) -> list[ConditionResult]:
+    """A result a condition; `texts` are the log-probabilities of each sample's tokens, [n_tokens]."""
+    words = [sample.text.split() for sample in table.samples]
+    log_probs, lengths = [mean_log_prob(text) for text in texts], [len(text) for text in texts]
+    distinct_1, distinct_2, distinct_3 = (table.distinct(words, n) for n in (1, 2, 3))
+    repetitions = [repetition(text) for text in words]
+    return [
+        ConditionResult(
+            condition=condition,
+            dose=table.samples[rows[0]].dose,
+            n=len(rows),
+            n_prompts=len({table.samples[row].prompt for row in rows}),
+            n_empty=sum(not lengths[row] for row in rows),
+            perplexity=table.bootstrap.compare(lambda mean: (-mean).exp(), table.sums(log_probs, rows)),
+            perplexity_ratio=table.against_unsteered(lambda a, b: (b - a).exp(), log_probs, rows),
+            distinct_1=table.mean(distinct_1, rows),
+            distinct_2=table.mean(distinct_2, rows),
+            distinct_3=table.mean(distinct_3, rows),
+            repetition_4=table.mean(repetitions, rows),
+            length=table.mean(lengths, rows),
+            kl=divergences.get(condition),
+            judges={name: _judged(table, found, rows) for name, found in scores.items()},
+        )
+        for condition, rows in table.rows.items()
+    ]
+
+
+def _judged(table: _Table, scores: Scores, rows: Sequence[int]) -> JudgeResult:
+    return JudgeResult(
+        rate=table.mean(scores.positive, rows),
+        mean=table.mean(scores.scores, rows),
+        rate_difference=table.against_unsteered(torch.sub, scores.positive, rows),
+        fluency=None if scores.fluency is None else table.mean(scores.fluency, rows),
+        n_failed=sum(scores.scores[row] is None for row in rows),
+    )

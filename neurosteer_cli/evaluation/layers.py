@@ -3,7 +3,7 @@
 Knows fitting, runs and evaluation; knows nothing of files or the terminal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -21,8 +21,8 @@ from ..vectors.vector import SteeringVector
 from .evaluate import evaluate, stamp
 from .judges.judge import Judge
 from .metrics import Estimate, auroc_interval
-from .plan import plan, write_all
-from .run import Progress, Run, Say, no_progress, silent
+from .plan import Alphas, Plan, Progress, no_progress
+from .run import Run
 from .samples import UNSTEERED, Condition
 
 STEERED_WITH = "diffmean"  # a method that every layer has
@@ -58,11 +58,9 @@ class Layer:
 
     def to_json(self) -> dict[str, Any]:
         """The row as `layers --json` writes it."""
-        numbers = asdict(self)
-        place = {key: numbers.pop(key) for key in ("layer", "hook_point")}
-        auroc = numbers.pop("auroc") or {"value": None, "low": None, "high": None}
-        separation = {"auroc": auroc["value"], "auroc_low": auroc["low"], "auroc_high": auroc["high"]}
-        return {**place, **separation, **numbers}
+        found = asdict(self.auroc) if self.auroc else dict.fromkeys(("value", "low", "high"))
+        auroc = {"auroc": found["value"], "auroc_low": found["low"], "auroc_high": found["high"]}
+        return {"layer": self.layer, "hook_point": self.hook_point} | auroc | asdict(self) | auroc
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def sweep_layers(
     steering: Steering | None = None,
     *,
     sources: Sequence[str] = (),
-    warn: Say = silent,
+    warn: Callable[[str], None] = lambda _warning: None,
     progress: Progress = no_progress,
 ) -> LayerSweep:
     """Read the texts once and measure every block; with `steering` also write texts steered at each.
@@ -125,22 +123,21 @@ def sweep_layers(
     reading = Reading(engine, sides, points, saes, pairs=False)
     with progress("reading", sum(side.n_texts for side in sides)) as advance:
         reading.run(advance)
-    found = [_measured(point, reading.at[point]) for point in points]
+    measured = [_measured(point, reading.at[point]) for point in points]
     vectors = [build(reading, [point], STEERED_WITH, TOP_K) for point in points]
+    steered_by: dict[str, Any] = dict.fromkeys(("steered_by", "prompts", "n"))
     unsteered = None
     if steering is not None:
-        found, unsteered = _steered(engine, found, vectors, steering, progress)
+        steered_by = {
+            "steered_by": "difference of class means",
+            "prompts": len(steering.prompts),
+            "n": steering.n,
+        }
+        measured, unsteered = _steered(engine, measured, vectors, steering, progress)
     return LayerSweep(
         title=f"{sides[0].label} against {sides[1].label} on {engine.model_id}, layer by layer",
-        layers=found,
-        provenance={
-            "model": engine.model_id,
-            "texts": list(sources),
-            "steered_by": None if steering is None else "difference of class means",
-            "prompts": None if steering is None else len(steering.prompts),
-            "n": None if steering is None else steering.n,
-            **stamp(),
-        },
+        layers=measured,
+        provenance={"model": engine.model_id, "texts": list(sources), **steered_by, **stamp()},
         judge=None if steering is None else steering.judge,
         unsteered_rate=unsteered,
     )
@@ -167,21 +164,21 @@ def _steered(
     progress: Progress,
 ) -> tuple[list[Layer], Estimate | None]:
     """Steer at each layer in turn; also the unsteered rate. All conditions share batches and noise."""
-    config, judge = steering.config, steering.judge
+    config, judge, alphas = steering.config, steering.judge, list(dict.fromkeys(steering.alphas))
     prompts = tokenize(steering.prompts, engine, max_new_tokens=config.max_new_tokens)
-    unsteered = (0.0,) * len(vectors)
-    conditions = [(Condition(("",), (0.0,), config.positions, UNSTEERED), unsteered)]
-    for number, layer in enumerate(layers):
-        for alpha in dict.fromkeys(steering.alphas):
-            only = tuple(alpha if other == number else 0.0 for other in range(len(vectors)))
-            conditions.append((Condition((layer.hook_point,), (alpha,), config.positions), only))
-    planned = plan(engine, prompts, vectors, conditions, config, n=steering.n)
-    with progress("writing", len(planned.jobs)) as advance:
-        samples = write_all(planned, advance)
+    conditions: list[tuple[Condition, Alphas]]
+    conditions = [(Condition(("",), (0.0,), config.positions, UNSTEERED), ())]
+    conditions += [
+        (Condition((layer.hook_point,), (alpha,), config.positions), (*(0.0,) * number, alpha))
+        for number, layer in enumerate(layers)
+        for alpha in alphas
+    ]
+    samples = Plan(engine, prompts, vectors, conditions, config, steering.n).write(progress)
     reference, *results = evaluate(Run(engine, samples), [judge], progress=progress).results
-    steered: dict[str, list[Steered]] = {layer.hook_point: [] for layer in layers}
-    for result in results:
-        (point,), alpha = result.condition.vectors, result.condition.alpha
-        steered[point].append(Steered(alpha, result.judges[judge.name].rate, result.perplexity_ratio))
-    found = [replace(layer, steer=steered[layer.hook_point]) for layer in layers]
+    steered = [
+        Steered(alpha, result.judges[judge.name].rate, result.perplexity_ratio)
+        for result, alpha in zip(results, alphas * len(layers), strict=True)
+    ]
+    each = [steered[start : start + len(alphas)] for start in range(0, len(steered), len(alphas))]
+    found = [replace(layer, steer=steer) for layer, steer in zip(layers, each, strict=True)]
     return found, reference.judges[judge.name].rate

@@ -72,10 +72,7 @@ class Estimate:
     @property
     def ends(self) -> tuple[float, float]:
         """(low, high); the value itself for a missing end."""
-        return (
-            self.value if self.low is None else self.low,
-            self.value if self.high is None else self.high,
-        )
+        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
 
     def overlaps(self, other: "Estimate") -> bool:
         (low, high), (other_low, other_high) = self.ends, other.ends

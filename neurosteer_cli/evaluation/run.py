@@ -7,7 +7,6 @@ terminal.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,19 +21,8 @@ from ..generation.prompts import tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..vectors.vector import SteeringVector, total_dose, total_pushes
-from .plan import Alphas, Plan, plan, random_counterpart, write_all
+from .plan import Alphas, Plan, Progress, no_progress, random_counterpart
 from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, keeping, kept_records
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-Say = Callable[[str], None]
-
-
-def no_progress(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda _n: None)
-
-
-def silent(_message: str) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,12 @@ class Run:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def recorded(engine: Engine, samples: list[Sample], sources: Sequence[str] = (), warn: Say = silent) -> Run:
+def recorded(
+    engine: Engine,
+    samples: list[Sample],
+    sources: Sequence[str] = (),
+    warn: Callable[[str], None] = lambda _message: None,
+) -> Run:
     """A run of continuations that exist; the vectors that they name are read, where they still are.
 
     Args:
@@ -109,7 +102,7 @@ class Comparison:
         *,
         save: Path | None = None,
         resume: bool = False,
-        say: Say = silent,
+        say: Callable[[str], None] = lambda _message: None,
         progress: Progress = no_progress,
     ) -> Run:
         """Write all continuations; conditions of one prompt and sample share their noise.
@@ -130,33 +123,26 @@ class Comparison:
         kept = kept_records(save, run) if save is not None and resume else {}
         if kept:
             say(f"{save}: {len(kept)} continuations are there already")
-        with progress("writing", len(planned.jobs)) as advance, keeping(save, run) as keep:
-            samples = write_all(planned, advance, keep=keep, kept=kept)
-        pushes = {
-            condition: total_pushes(planned.vectors, alphas)
-            for condition, alphas in {of_one.condition: of_one.job.alphas for of_one in planned.jobs}.items()
-            if any(alphas)
-        }
+        with keeping(save, run) as keep:
+            samples = planned.write(progress, keep=keep, kept=kept)
+        steered = {job.condition: job.alphas for job in planned.jobs if any(job.alphas)}
+        pushes = {condition: total_pushes(planned.vectors, alphas) for condition, alphas in steered.items()}
         return Run(engine, samples, dict(self.vectors), pushes, provenance)
 
     def plan(self, engine: Engine, prompts: Sequence[Located]) -> Plan:
         """The conditions as given, then their random counterparts, then prompting."""
         names, vectors = zip(*self.vectors, strict=True)
-        strongest = self._strongest(vectors) if self.random else []
-        seed, unsteered = self.config.sampling.seed, (0.0,) * len(vectors)
-        counterparts = [random_counterpart(vectors, alphas, seed + i) for i, alphas in enumerate(strongest)]
-        # (alphas named, baseline, alphas of the vectors, number of the counterpart)
-        rows: list[tuple[Alphas, str | None, Alphas, int | None]]
-        rows = [(alphas, None if any(alphas) else UNSTEERED, alphas, None) for alphas in self.alphas]
-        rows += [(alphas, RANDOM, unsteered, number) for number, alphas in enumerate(strongest)]
-        rows += [] if self.instruction is None else [(unsteered, PROMPTING, unsteered, None)]
-        conditions = [
-            (
-                Condition(names, named, self.config.positions, baseline),
-                (*own, *(float(i == number) for i in range(len(counterparts)))),
-            )
-            for named, baseline, own, number in rows
+        unsteered, positions = (0.0,) * len(vectors), self.config.positions
+        conditions: list[tuple[Condition, Alphas]] = [
+            (Condition(names, alphas, positions, None if any(alphas) else UNSTEERED), alphas)
+            for alphas in self.alphas
         ]
+        counterparts: list[SteeringVector] = []
+        for number, alphas in enumerate(self._strongest(vectors) if self.random else []):
+            seed = self.config.sampling.seed + number
+            counterparts.append(random_counterpart(vectors, alphas, seed))
+            only = (*unsteered, *(0.0,) * number, 1.0)
+            conditions.append((Condition(names, alphas, positions, RANDOM), only))
         as_read = partial(
             tokenize,
             prompts,
@@ -165,9 +151,12 @@ class Comparison:
             as_chat=self.as_chat,
             system=self.system,
         )
-        instructed = [] if self.instruction is None else as_read(instruction=self.instruction)
+        instructed = []
+        if self.instruction is not None:
+            instructed = as_read(instruction=self.instruction)
+            conditions.append((Condition(names, unsteered, positions, PROMPTING), ()))
         both = [*vectors, *counterparts]
-        return plan(engine, as_read(), both, conditions, self.config, n=self.n, instructed=instructed)
+        return Plan(engine, as_read(), both, conditions, self.config, self.n, instructed)
 
     def provenance(self, engine: Engine, prompts: Sequence[Located]) -> dict[str, Any]:
         """Everything needed to repeat the run; by it a run is known again."""
@@ -198,7 +187,7 @@ class Comparison:
 
 def _origin(name: str, vector: SteeringVector) -> dict[str, Any]:
     """How a vector was fitted, and its file's hash, if it is in one."""
-    metadata = vector.metadata
+    metadata, of_side = vector.metadata, {"label", "n_texts", "sha256"}
     sides = {"positive": metadata.positive, "negative": metadata.negative}
     return {
         "name": name,
@@ -206,11 +195,7 @@ def _origin(name: str, vector: SteeringVector) -> dict[str, Any]:
         "method": metadata.method,
         "parameters": metadata.parameters,
         "points": list(metadata.points),
-        **{
-            which: {"label": side.label, "n_texts": side.n_texts, "sha256": side.sha256}
-            for which, side in sides.items()
-            if side is not None
-        },
+        **{which: side.model_dump(include=of_side) for which, side in sides.items() if side is not None},
     }
 
 

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.records import Located, appending, chat_messages, read_records, recover, string_value
+from ..data.records import Located, Record, appending, chat_messages, read_records, recover, string_value
 from ..errors import InputError
 from ..files import check_target
 
 UNSTEERED, RANDOM, PROMPTING = "unsteered", "random", "prompt"
 MAX_PPL_RATIO = 1.25  # perplexity, over the unsteered one, up to which a condition counts as affordable
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Condition:
         """As records have it: a number, or one a vector."""
         if self.alphas is None:
             return None
-        return self.alphas[0] if len(self.alphas) == 1 else list(self.alphas) if self.alphas else 0.0
+        return self.alphas[0] if len(self.alphas) == 1 else list(self.alphas) or 0.0
 
     @property
     def label(self) -> str:
@@ -47,10 +45,9 @@ class Condition:
             f"{name.rsplit('/', 1)[-1].removesuffix('.st')} {alpha:+g}"
             for name, alpha in zip(self.vectors, self.alphas, strict=True)
         )
-        if self.baseline == RANDOM:
-            return f"random like {steered}"
         if self.baseline is not None:
-            return {PROMPTING: "prompting"}.get(self.baseline, self.baseline)
+            names = {RANDOM: f"random like {steered}", PROMPTING: "prompting", UNSTEERED: "unsteered"}
+            return names[self.baseline]
         return steered if self.positions == "all" else f"{steered} ({self.positions})"
 
 
@@ -65,9 +62,6 @@ class Sample:
     text: str
     model: str | None
     dose: float | None
-
-
-# --- reading -----------------------------------------------------------------------------------
 
 
 def read_samples(sources: Sequence[str]) -> list[Sample]:
@@ -93,11 +87,7 @@ def read_samples(sources: Sequence[str]) -> list[Sample]:
 
 
 def samples(records: Iterable[Located], source: str) -> Iterator[Sample]:
-    """Read what `gen --json` wrote, or {"prompt": {"text"}, "generations": [{"text"}, ...]}.
-
-    Raises:
-        InputError: a record of neither form, or a value of the wrong type.
-    """
+    """Read what `gen --json` wrote, or {"prompt": {"text"}, "generations": [{"text"}, ...]}."""
     for located in records:
         if "generations" in located.record:
             yield from _published(located, source)
@@ -122,10 +112,7 @@ def _published(located: Located, source: str) -> Iterator[Sample]:
 
 
 def as_sample(located: Located, source: str | None = None) -> Sample:
-    """A record that `gen --json` writes.
-
-    Args:
-        source: the file, for a text that others wrote.
+    """A record that `gen --json` writes; `source` is the file, for a text that others wrote.
 
     Raises:
         InputError: a key is absent, or its value of the wrong type.
@@ -144,10 +131,10 @@ def as_sample(located: Located, source: str | None = None) -> Sample:
         _condition(located, source),
         prompt,
         rendered,
-        _number(located, "sample", int, 0),
+        _number(located, "sample", (int,), 0),
         text,
         string_value(located, "model") if "model" in record else None,
-        _number(located, "dose", float, None),
+        _number(located, "dose", (int, float), None),
     )
 
 
@@ -173,28 +160,18 @@ def _condition(located: Located, source: str | None) -> Condition:
     return Condition(tuple(names), tuple(map(float, alphas)), positions, baseline)
 
 
-def _number(located: Located, key: str, kind: type, absent: Any) -> Any:
+def _number(located: Located, key: str, types: tuple[type, ...], absent: Any) -> Any:
     value = located.record.get(key, absent)
-    if value is absent:
-        return absent
-    if type(value) not in ((int,) if kind is int else (int, float)):
+    if value is not absent and type(value) not in types:
         raise InputError(f"{located.where}: {key!r} must be a number, got {value!r:.60}")
     return value
 
 
-# --- keeping -----------------------------------------------------------------------------------
-
-
 def check_save(save: Path | None, resume: bool) -> None:
-    """Find out before any work is done whether a run's records can be kept in a file, if in any.
-
-    Raises:
-        InputError: it is no .jsonl file, holds something already and is not to be gone on with, or there
-            is none to go on with.
-    """
+    """Raise an error before any work is done if a run's records cannot be kept in a file, if in any."""
+    if save is None and resume:
+        raise InputError("--resume goes on with what --save has begun: name that file")
     if save is None:
-        if resume:
-            raise InputError("--resume goes on with what --save has begun: name that file")
         return
     if save.suffix != ".jsonl":  # by its suffix it is read again
         raise InputError(f"--save {save}: name a .jsonl file")
@@ -211,10 +188,11 @@ def kept_records(save: Path, run: str) -> dict[int, Record]:
     """
     located, whole = recover(save)
     kept: dict[int, Record] = {}
-    for where, record in ((line.where, line.record) for line in located):
+    for line in located:
+        record = line.record
         if record.get("run") != run or type(record.get("job")) is not int:
             raise InputError(
-                f"{where}: not of this run; --resume needs the same model, vectors, prompts and "
+                f"{line.where}: not of this run; --resume needs the same model, vectors, prompts and "
                 "settings: give those, or name another file"
             )
         kept[record["job"]] = record

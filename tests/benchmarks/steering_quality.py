@@ -29,7 +29,7 @@ from neurosteer_cli.evaluation.calibrate import monotone
 from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.data import THRESHOLD, DataJudge, train
 from neurosteer_cli.evaluation.metrics import Bootstrap, Sums
-from neurosteer_cli.evaluation.plan import plan, random_counterpart, write_all
+from neurosteer_cli.evaluation.plan import Alphas, Plan, random_counterpart
 from neurosteer_cli.evaluation.run import Run
 from neurosteer_cli.evaluation.samples import PROMPTING, UNSTEERED, Condition, Sample
 from neurosteer_cli.generation.generate import GenerationConfig
@@ -174,19 +174,16 @@ def write(
 ) -> list[Sample]:
     """Every method at its doses, unsteered and prompted: all rows share batches and noise."""
     names = [name for name in doses if doses[name]]
-    none = (0.0,) * len(names)
-    conditions = [(Condition(("",), (0.0,), "all", UNSTEERED), none)]
+    conditions: list[tuple[Condition, Alphas]] = [(Condition(("",), (0.0,), "all", UNSTEERED), ())]
     if instructed:
-        conditions.append((Condition(("",), (0.0,), "all", PROMPTING), none))
+        conditions.append((Condition(("",), (0.0,), "all", PROMPTING), ()))
     for number, name in enumerate(names):
         for alpha in dict.fromkeys(doses[name]):
-            only = tuple(alpha if other == number else 0.0 for other in range(len(names)))
             if alpha:
-                conditions.append((Condition((name,), (alpha,)), only))
+                conditions.append((Condition((name,), (alpha,)), (*(0.0,) * number, alpha)))
     config = replace(CONFIG, sampling=replace(CONFIG.sampling, seed=seed))
     chosen = [vectors[name] for name in names]
-    planned = plan(engine, prompts, chosen, conditions, config, n=n, instructed=instructed)
-    return write_all(planned, lambda _n: None)
+    return Plan(engine, prompts, chosen, conditions, config, n, instructed).write()
 
 
 def key_of(condition: Condition) -> tuple[str, float]:

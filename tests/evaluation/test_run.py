@@ -47,8 +47,8 @@ def test_conditions_are_those_given_then_random_counterparts_then_prompting(
         (9, RANDOM),
         (0, PROMPTING),
     ]
-    assert [job.job.alphas for job in plan.jobs[3:7]] == [(9, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]
-    read = [engine.decode([], job.job.ids) for job in plan.jobs[:7]]
+    assert [job.alphas for job in plan.jobs[3:7]] == [(9, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]
+    read = [engine.decode([], job.ids) for job in plan.jobs[:7]]
     assert read == ["number 0"] * 6 + ["be kind\nnumber 0"]
 
 
@@ -58,6 +58,22 @@ def test_of_several_vectors_only_the_strongest_condition_gets_a_counterpart(
     several = Comparison(vectors=[("v", vector)] * 2, alphas=[(0, 0), (1, 5), (5, 5), (5, -5)])
     baselines = [job.condition for job in several.plan(engine, PROMPTS[:1]).jobs]
     assert [(c.alpha, c.baseline) for c in baselines if c.baseline == RANDOM] == [([5, 5], RANDOM)]
+
+
+def test_the_counterpart_of_vectors_at_different_blocks_is_as_strong_as_they_are(engine: Engine) -> None:
+    late, early = (
+        tiny_vector(engine.shape, {HookPoint(layer): torch.full((engine.d_model,), 0.1)}, resid_norm=norm)
+        for layer, norm in ((2, 10.0), (1, 4.0))
+    )
+    both = Comparison(
+        vectors=[("late", late), ("early", early)],
+        alphas=[(0, 0), (5, 1), (5, 2)],
+        config=GenerationConfig(max_new_tokens=2),
+    )
+    samples = both.write(engine, PROMPTS[:1]).samples
+    doses = {(str(sample.condition.alpha), sample.condition.baseline): sample.dose for sample in samples}
+    assert doses["[5.0, 2.0]", RANDOM] == pytest.approx(0.4 * (5 / 10 + 2 / 4))  # each push is 0.4 long
+    assert doses["[5.0, 2.0]", RANDOM] == pytest.approx(doses["[5.0, 2.0]", None])
 
 
 def test_a_run_is_scored_and_calibrated_without_a_command(engine: Engine, vector: SteeringVector) -> None:
