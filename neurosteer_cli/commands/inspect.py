@@ -65,20 +65,18 @@ def _engine(vector: "SteeringVector") -> "Engine | None":
     from ..models.resolve import is_local
 
     model_id = vector.metadata.model_id
-    if not is_local(model_id):
-        console.note(f"model {model_id!r} is not on this machine: promoted tokens are left out")
-        return None
-    try:
-        engine = Engine.load(model_id, points=[], say=console.note)
-    except NeurosteerError as error:
-        console.note(f"promoted tokens are left out: {error}")
-        return None
-    if engine.shape != vector.metadata.model_shape:
-        console.note(
-            f"model {model_id!r} is not the one the vector was fitted on: promoted tokens are left out"
-        )
-        return None
-    return engine
+    reason = "is not on this machine"
+    if is_local(model_id):
+        try:
+            engine = Engine.load(model_id, points=[], say=console.note)
+        except NeurosteerError as error:
+            console.note(f"promoted tokens are left out: {error}")
+            return None
+        if engine.shape == vector.metadata.model_shape:
+            return engine
+        reason = "is not the one the vector was fitted on"
+    console.note(f"model {model_id!r} {reason}: promoted tokens are left out")
+    return None
 
 
 def _rows(vector: "SteeringVector", point: "HookPoint", n: int, engine: "Engine | None") -> list[Row]:

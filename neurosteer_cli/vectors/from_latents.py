@@ -138,8 +138,8 @@ def measured(
     sequences = packed(engine, documents, CONTEXT)
     tallies = tally(engine, [*saes.values()], sequences, n_tokens=N_TOKENS, name=name, advance=advance)
     return [
-        Choice(one.sae, weights[point], one.norms.median, one.firing_rates.tolist())
-        for point, one in zip(saes, tallies, strict=True)
+        Choice(read.sae, weights[point], read.norms.median, read.firing_rates.tolist())
+        for point, read in zip(saes, tallies, strict=True)
     ]
 
 
