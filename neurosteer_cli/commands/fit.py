@@ -9,8 +9,8 @@ import typer
 
 from ..errors import InputError
 from .shared import console
+from .shared.load import load_engine_with
 from .shared.options import Json, ModelOptions, model_options, parse_layers
-from .shared.prompting import load_engine_with
 
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
@@ -243,10 +243,10 @@ def _fit_latents(
 
 def _show_choices(choices: "Sequence[Choice]", model: str) -> None:
     """Tell what the vector is made of, on stderr."""
-    from ..saes.descriptions import find, names
+    from ..saes.descriptions import names
 
     for choice in choices:
-        described = names(find(choice.sae, model), choice.latent_ids)
+        described = names(choice.sae, model, choice.latent_ids)
         console.note(f"{choice.sae.hook_point}: the median residual is {choice.median_resid_norm:.1f} long")
         console.table(
             "chosen latents",

@@ -81,7 +81,7 @@ def _engine(vector: "SteeringVector") -> "Engine | None":
 
 def _rows(vector: "SteeringVector", point: "HookPoint", n: int, engine: "Engine | None") -> list[Row]:
     """The whole push, if its tokens are known, and its first n latents."""
-    from ..saes.descriptions import find, names
+    from ..saes.descriptions import names
 
     rows = _latent_rows(vector, point, n)
     if engine is None:
@@ -91,7 +91,7 @@ def _rows(vector: "SteeringVector", point: "HookPoint", n: int, engine: "Engine 
     sae = _sae(vector, point) if rows else None
     if sae is not None:
         latent_ids = vector.latents[point].ids[:n]
-        described = names(find(sae, vector.metadata.model_id), latent_ids.tolist())
+        described = names(sae, vector.metadata.model_id, latent_ids.tolist())
         for row in rows:
             row["name"] = described.get(row["latent_id"])
         _add_tokens(rows, engine, sae.decoder_rows(latent_ids))

@@ -10,8 +10,8 @@ import typer
 from ...errors import InputError
 from ...evaluation.samples import MAX_PPL_RATIO
 from ..shared import console, options, results
+from ..shared.load import load_engine
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas
-from ..shared.prompting import load_engine
 
 if TYPE_CHECKING:
     from ...vectors.metadata import Calibration, CurvePoint
@@ -63,7 +63,7 @@ def calibrate_(
     records = prompts_of(prompts)
     ((_, steering),) = comparison.vectors
     judges = results.load_judges_of(specs, judging, [steering])
-    engine = load_engine(where.model, [vector], [steering], where.dtype, where.device)
+    engine = load_engine(where, comparison.vectors)
     run = replace(comparison.write(engine, records, progress=console.progress), pushes={})  # no damage
     evaluation = evaluate(run, judges, progress=console.progress)
     calibration = calibrate(evaluation, max_ppl_ratio)

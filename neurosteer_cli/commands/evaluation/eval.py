@@ -1,7 +1,6 @@
 """neurosteer eval: how far behaviour moved, and what it cost."""
 
 from dataclasses import fields, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,8 @@ import typer
 
 from ...errors import InputError
 from ..shared import console, options, results
+from ..shared.load import load_engine
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas
-from ..shared.prompting import load_engine
 
 DEFAULT_ALPHA = "4,8,16"
 OF_GENERATION = (
@@ -91,17 +90,18 @@ def eval_(
         )
         check_save(save, resume)
         records = prompts_of(prompts)
-    load = partial(load_engine, dtype=where.dtype, device=where.device)  # before there is anything to lose
-    ppl_engine = None if ppl_model is None else load(ppl_model, [], [])
+    # what can fail is loaded before there is anything to lose
+    ppl_engine = None if ppl_model is None else load_engine(replace(where, model=ppl_model))
     if generations:
-        engine = load(where.model or next((sample.model for sample in samples if sample.model), None), [], [])
-        run = recorded(engine, samples, generations, console.warn)
+        model = where.model or next((sample.model for sample in samples if sample.model), None)
+        run = recorded(load_engine(replace(where, model=model)), samples, generations, console.warn)
         judges = results.load_judges_of(specs, judging, run.vectors.values())
     else:
-        steering = [steering for _, steering in comparison.vectors]
-        judges = results.load_judges_of(specs, judging, steering)
-        write = partial(comparison.write, save=save, resume=resume, say=console.note)
-        run = write(load(where.model, paths, steering), records, progress=console.progress)
+        judges = results.load_judges_of(specs, judging, [steering for _, steering in comparison.vectors])
+        engine = load_engine(where, comparison.vectors)
+        run = comparison.write(
+            engine, records, save=save, resume=resume, say=console.note, progress=console.progress
+        )
     run = replace(run, provenance={**run.provenance, "ppl_model": ppl_model})
     evaluation = evaluate(run, judges, ppl_engine=ppl_engine, progress=console.progress)
     results.announce(evaluation.judges, evaluation.n_prompts)

@@ -85,7 +85,7 @@ def layers_(
 
 def _draw(sweep: "LayerSweep", plot: Path | None, report: Path | None) -> None:
     if plot is not None:
-        from ...reports.pages import layers_plot
+        from ...reports.charts import layers_plot
 
         layers_plot(sweep, plot)
         console.note(f"wrote {plot}")

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ..shared import console, options
+from ..shared.load import load_engine_with
 from ..shared.options import ModelOptions, parse_count
-from ..shared.prompting import load_engine_with
 from .common import CONTEXT, check_least, load_family
 
 
@@ -36,7 +36,6 @@ def describe(
     """
     from ...data.corpus import corpus_files, documents
     from ...models.residuals import packed
-    from ...reports.pages import latents_page
     from ...saes.describe import describe as describe_latents
     from ...saes.descriptions import file_for
     from ..shared.results import check_targets, write_page
@@ -65,4 +64,6 @@ def describe(
             f"{silent} never fired"
         )
     if report is not None:
+        from ...reports.pages import latents_page
+
         write_page(report, latents_page(found))

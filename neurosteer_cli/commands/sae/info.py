@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..shared import console, options
+from ..shared.load import load_engine_with
 from ..shared.options import ModelOptions, parse_count
-from ..shared.prompting import load_engine_with
 from .common import CONTEXT, load_family
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import typer
 
 from ...errors import InputError, SAEError
 from ..shared import console, options
+from ..shared.load import load_engine_with
 from ..shared.options import ModelOptions
-from ..shared.prompting import load_engine_with
 from .common import load_family
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import typer
 
 from ...errors import InputError
 from ..shared import console, options
+from ..shared.load import load_engine_with
 from ..shared.options import ModelOptions, parse_count, parse_layers
-from ..shared.prompting import load_engine_with
 from .common import check_least
 
 if TYPE_CHECKING:

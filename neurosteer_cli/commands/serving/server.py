@@ -12,8 +12,8 @@ import typer
 
 from ...errors import InputError, NeurosteerError
 from ..shared import console
+from ..shared.load import load_engine
 from ..shared.options import ModelOptions
-from ..shared.prompting import load_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def load(
 
     files = vector_files(paths)
     vectors = [SteeringVector.load(file) for file in files]
-    engine = load_engine(where.model, files, vectors, where.dtype, where.device)
+    engine = load_engine(where, list(zip(map(str, files), vectors, strict=True)))
     name = engine.model_id if engine.model_id == DEFAULT_MODEL else Path(engine.model_id).name
     registry = VectorRegistry.of_files(zip(files, vectors, strict=True), engine.shape, name)
     scheduler = Scheduler(engine, max_batch=max_batch, max_waiting=max_waiting)

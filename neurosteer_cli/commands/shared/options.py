@@ -26,8 +26,6 @@ from ...evaluation.judges.judge import FORMS
 if TYPE_CHECKING:
     from ...generation.generate import GenerationConfig
 
-    pass
-
 Model = Annotated[
     str | None,
     typer.Option(
@@ -38,8 +36,7 @@ Model = Annotated[
     ),
 ]
 Dtype = Annotated[
-    str,
-    typer.Option(help="auto, float32, bfloat16 or float16; auto is what this machine does fastest."),
+    str, typer.Option(help="auto, float32, bfloat16 or float16; auto is what this machine does fastest.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]
@@ -70,13 +67,7 @@ BatchSize = Annotated[int, typer.Option(help="Continuations written at a time.")
 
 JUDGE_FORMS = "{0} (with --judge-data), {1}, {2}, {4}, {3} or {5}".format(*FORMS)
 OneJudge = Annotated[str | None, typer.Option("--judge", help=f"{JUDGE_FORMS}.")]
-Judges = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--judge",
-        help=f"{JUDGE_FORMS}; may be repeated.",
-    ),
-]
+Judges = Annotated[list[str] | None, typer.Option("--judge", help=f"{JUDGE_FORMS}; may be repeated.")]
 JudgeData = Annotated[
     tuple[str, str] | None,
     typer.Option(
@@ -86,17 +77,13 @@ JudgeData = Annotated[
     ),
 ]
 Attribute = Annotated[
-    str | None,
-    typer.Option(help="What judge llm looks for [default: the label the vector steers towards]."),
+    str | None, typer.Option(help="What judge llm looks for [default: the label the vector steers towards].")
 ]
 Prompts = Annotated[
-    str | None,
-    typer.Option(help="Prompts (JSONL, .txt, or - for stdin) [default: 36 neutral openings]."),
+    str | None, typer.Option(help="Prompts (JSONL, .txt, or - for stdin) [default: 36 neutral openings].")
 ]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
-
-
 Command = Callable[..., None]
 
 
@@ -110,32 +97,31 @@ def grouped(
     **defaults: Any,
 ) -> Command:
     """The command with a group's options in the place of its parameter `name`."""
-    signature = inspect.signature(command)
-    names = [field.name for field in fields(group) if field.name not in without]
-    options = [
-        inspect.Parameter(
+    by_name = inspect.Parameter.KEYWORD_ONLY  # their order is that of --help
+    options = {
+        field.name: inspect.Parameter(
             field.name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            by_name,
             default=defaults.get(field.name, field.default),
             annotation=(types or {}).get(field.name, field.type),
         )
         for field in fields(group)
-        if field.name in names
-    ]
+        if field.name not in without
+    }
+    own = inspect.signature(command).parameters.values()
     parameters = [
-        option
-        for parameter in signature.parameters.values()
-        for option in (options if parameter.name == name else [parameter])
+        option.replace(kind=by_name)
+        for parameter in own
+        for option in (options.values() if parameter.name == name else [parameter])
     ]
 
     @wraps(command)
     def call(**given: Any) -> None:
-        command(**{name: group(**{**defaults, **{option: given.pop(option) for option in names}})}, **given)
+        values = {**defaults, **{option: given.pop(option) for option in options}}
+        command(**{name: group(**values)}, **given)
 
-    # typer asks for the signature of a command, and what it is given goes by name: order is for --help
-    ordered = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    call.__signature__ = signature.replace(parameters=ordered)  # type: ignore[attr-defined]
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
 
 
@@ -231,44 +217,6 @@ class GenerationOptions:
 def generation_options(*, without: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
     """Give a command, as `generation`, the options of writing, less some, some with other defaults."""
     return lambda command: grouped(command, "generation", GenerationOptions, without=without, **defaults)
-
-
-def generation_settings(
-    *,
-    n: int,
-    greedy: bool,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    repetition_penalty: float,
-    seed: int,
-    max_new_tokens: int,
-    positions: str,
-    batch_size: int,
-) -> "GenerationConfig":
-    """What the options above come to.
-
-    Raises:
-        InputError: one of them is out of its range; `n`, that of -n, is only checked.
-    """
-    from ...generation.generate import GenerationConfig
-    from ...generation.sampling import Sampling
-
-    if n < 1:
-        raise InputError(f"-n must be at least 1, got {n}")
-    sampling = Sampling(
-        temperature=0.0 if greedy else temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    return GenerationConfig(
-        sampling=sampling,
-        max_new_tokens=max_new_tokens,
-        positions=positions,  # type: ignore[arg-type]  # checked there
-        batch_size=batch_size,
-    )
 
 
 def parse_layers(text: str) -> list[int]:

@@ -1,7 +1,6 @@
 """Loading a model: the one that vectors belong to, or one with SAEs on it."""
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..shared import console
@@ -14,23 +13,21 @@ if TYPE_CHECKING:
     from ...vectors.vector import SteeringVector
 
 
-def load_engine(
-    model: str | None, paths: list[Path], vectors: "list[SteeringVector]", dtype: str, device: str
-) -> "Engine":
-    """Load the model named, or the vectors' own, once all vectors are known to fit together."""
+def load_engine(where: ModelOptions, vectors: "Sequence[tuple[str, SteeringVector]]" = ()) -> "Engine":
+    """Load the model named, or the vectors' own, once all vectors, each with its name, are known to fit."""
     from ...models.engine import Engine
     from ...models.load import model_shape
-    from ...models.resolve import DEFAULT_MODEL
     from ...vectors.combine import check_same_model
 
-    name = model or DEFAULT_MODEL
+    name = where.name
     if vectors:
-        check_same_model([(str(path), vector) for path, vector in zip(paths, vectors, strict=True)])
-        name = model or vectors[0].own_model(str(paths[0]))
+        check_same_model(vectors)
+        first_name, first = vectors[0]
+        name = where.model or first.own_model(first_name)
         shape = model_shape(name, console.note)
-        for path, vector in zip(paths, vectors, strict=True):
-            vector.check_fits(shape, name, str(path))
-    return Engine.load(name, dtype=dtype, device=device, say=console.note)
+        for vector_name, vector in vectors:
+            vector.check_fits(shape, name, vector_name)
+    return Engine.load(name, dtype=where.dtype, device=where.device, say=console.note)
 
 
 def load_engine_with(
@@ -43,10 +40,10 @@ def load_engine_with(
     """Load the blocks that hook points need, all of them if None, and the SAEs onto the model."""
     from ...models.engine import Engine
     from ...models.load import model_shape
-    from ...saes.load import check_blocks, open_saes
+    from ...saes.load import check_fit, open_saes
 
     if saes:
-        check_blocks(saes, where.name, model_shape(where.name, console.note).n_layers)
+        check_fit(saes, model_shape(where.name, console.note), where.name)
     engine = Engine.load(
         where.name, points=points, head=head, dtype=where.dtype, device=where.device, say=console.note
     )
