@@ -80,10 +80,7 @@ def make_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or `target` exists and is not to be replaced.
     """
-    with (
-        writing(target),
-        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place,
-    ):
+    with writing(target), tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
         part = Path(place) / target.name  # with a plain folder's permissions, not a private one's
         part.mkdir()
         yield part
