@@ -187,21 +187,18 @@ class _Table:
         self.unit = {row: unit for unit, rows in enumerate(units.values()) for row in rows}
         self.bootstrap = Bootstrap(max(1, len(units)))
 
-    def sums(self, values: Values, rows: Sequence[int]) -> Sums:
+    def estimate(
+        self, values: Values, *several: Sequence[int], f: Callable[..., Tensor] = lambda mean: mean
+    ) -> Estimate | None:
+        """A function of the means over the rows of one or several conditions; None if one has no value."""
+        return self.bootstrap.estimate(f, *(self._sums(values, rows) for rows in several))
+
+    def _sums(self, values: Values, rows: Sequence[int]) -> Sums:
         counted = [row for row in rows if values[row] is not None]
         units = torch.tensor([self.unit[row] for row in counted], dtype=torch.int64)
         known = torch.tensor([values[row] for row in counted], dtype=torch.float64)
         n_units = self.bootstrap.n_units
         return Sums(units.bincount(known, n_units).double(), units.bincount(minlength=n_units).double())
-
-    def mean(self, values: Values, rows: Sequence[int]) -> Estimate | None:
-        return self.bootstrap.mean(self.sums(values, rows))
-
-    def against_unsteered(
-        self, f: Callable[..., Tensor], values: Values, rows: Sequence[int]
-    ) -> Estimate | None:
-        """A function of a condition's mean and the unsteered one; None where nothing is unsteered."""
-        return self.bootstrap.compare(f, self.sums(values, rows), self.sums(values, self.unsteered))
 
     def distinct(self, words: Sequence[Sequence[str]], n: int) -> Values:
         """Of each prompt's continuations together; the value stands at the first of them."""
@@ -237,13 +234,13 @@ def _results(
             n=len(rows),
             n_prompts=len({table.samples[row].prompt for row in rows}),
             n_empty=sum(not lengths[row] for row in rows),
-            perplexity=table.bootstrap.compare(lambda mean: (-mean).exp(), table.sums(log_probs, rows)),
-            perplexity_ratio=table.against_unsteered(lambda a, b: (b - a).exp(), log_probs, rows),
-            distinct_1=table.mean(distinct_1, rows),
-            distinct_2=table.mean(distinct_2, rows),
-            distinct_3=table.mean(distinct_3, rows),
-            repetition_4=table.mean(repetitions, rows),
-            length=table.mean(lengths, rows),
+            perplexity=table.estimate(log_probs, rows, f=lambda mean: (-mean).exp()),
+            perplexity_ratio=table.estimate(log_probs, rows, table.unsteered, f=lambda a, b: (b - a).exp()),
+            distinct_1=table.estimate(distinct_1, rows),
+            distinct_2=table.estimate(distinct_2, rows),
+            distinct_3=table.estimate(distinct_3, rows),
+            repetition_4=table.estimate(repetitions, rows),
+            length=table.estimate(lengths, rows),
             kl=divergences.get(condition),
             judges={name: _judged(table, found, rows) for name, found in scores.items()},
         )
@@ -253,9 +250,9 @@ def _results(
 
 def _judged(table: _Table, scores: Scores, rows: Sequence[int]) -> JudgeResult:
     return JudgeResult(
-        rate=table.mean(scores.positive, rows),
-        mean=table.mean(scores.scores, rows),
-        rate_difference=table.against_unsteered(torch.sub, scores.positive, rows),
-        fluency=None if scores.fluency is None else table.mean(scores.fluency, rows),
+        rate=table.estimate(scores.positive, rows),
+        mean=table.estimate(scores.scores, rows),
+        rate_difference=table.estimate(scores.positive, rows, table.unsteered, f=torch.sub),
+        fluency=None if scores.fluency is None else table.estimate(scores.fluency, rows),
         n_failed=sum(scores.scores[row] is None for row in rows),
     )

@@ -5,6 +5,7 @@ Knows fitting, runs and evaluation; knows nothing of files or the terminal.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from ..data.records import Located
@@ -13,7 +14,7 @@ from ..generation.generate import GenerationConfig
 from ..generation.prompts import tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..saes.load import BUNDLED, find_saes, open_saes, sae_layers
+from ..saes.load import BUNDLED, find_saes, open_saes, sae_folders
 from ..vectors.from_texts import build, held_out_auroc
 from ..vectors.methods import METHODS
 from ..vectors.reading import PointReading, Reading
@@ -117,30 +118,20 @@ def sweep_layers(
     points = [HookPoint(layer) for layer in (range(engine.shape.n_layers) if layers is None else layers)]
     for point in points:
         point.check(engine.shape.n_layers)
-    bundled = sae_layers(BUNDLED, model_id=engine.model_id)
+    bundled = sae_folders(BUNDLED, model_id=engine.model_id)
     with_sae = [point.layer for point in points if point.layer in bundled]
     saes = open_saes(find_saes(BUNDLED, model_id=engine.model_id, layers=with_sae), engine, warn=warn)
     reading = Reading(engine, sides, points, saes, pairs=False)
     with progress("reading", sum(side.n_texts for side in sides)) as advance:
         reading.run(advance)
-    measured = [_measured(point, reading.at[point]) for point in points]
     vectors = [build(reading, [point], STEERED_WITH, TOP_K) for point in points]
-    steered_by: dict[str, Any] = dict.fromkeys(("steered_by", "prompts", "n"))
-    unsteered = None
-    if steering is not None:
-        steered_by = {
-            "steered_by": "difference of class means",
-            "prompts": len(steering.prompts),
-            "n": steering.n,
-        }
-        measured, unsteered = _steered(engine, measured, vectors, steering, progress)
-    return LayerSweep(
+    steered_by = dict.fromkeys(("steered_by", "prompts", "n"))
+    sweep = LayerSweep(
         title=f"{sides[0].label} against {sides[1].label} on {engine.model_id}, layer by layer",
-        layers=measured,
+        layers=[_measured(point, reading.at[point]) for point in points],
         provenance={"model": engine.model_id, "texts": list(sources), **steered_by, **stamp()},
-        judge=None if steering is None else steering.judge,
-        unsteered_rate=unsteered,
     )
+    return sweep if steering is None else _steered(engine, sweep, vectors, steering, progress)
 
 
 def _measured(point: HookPoint, at: PointReading) -> Layer:
@@ -158,27 +149,31 @@ def _measured(point: HookPoint, at: PointReading) -> Layer:
 
 def _steered(
     engine: Engine,
-    layers: Sequence[Layer],
+    sweep: LayerSweep,
     vectors: Sequence[SteeringVector],
     steering: Steering,
     progress: Progress,
-) -> tuple[list[Layer], Estimate | None]:
-    """Steer at each layer in turn; also the unsteered rate. All conditions share batches and noise."""
+) -> LayerSweep:
+    """Steer at each layer in turn; all conditions share batches and noise."""
     config, judge, alphas = steering.config, steering.judge, list(dict.fromkeys(steering.alphas))
     prompts = tokenize(steering.prompts, engine, max_new_tokens=config.max_new_tokens)
-    conditions: list[tuple[Condition, Alphas]]
-    conditions = [(Condition(("",), (0.0,), config.positions, UNSTEERED), ())]
-    conditions += [
+    unsteered: tuple[Condition, Alphas] = (Condition(("",), (0.0,), config.positions, UNSTEERED), ())
+    conditions: list[tuple[Condition, Alphas]] = [
         (Condition((layer.hook_point,), (alpha,), config.positions), (*(0.0,) * number, alpha))
-        for number, layer in enumerate(layers)
+        for number, layer in enumerate(sweep.layers)
         for alpha in alphas
     ]
-    samples = Plan(engine, prompts, vectors, conditions, config, steering.n).write(progress)
-    reference, *results = evaluate(Run(engine, samples), [judge], progress=progress).results
-    steered = [
-        Steered(alpha, result.judges[judge.name].rate, result.perplexity_ratio)
-        for result, alpha in zip(results, alphas * len(layers), strict=True)
-    ]
-    each = [steered[start : start + len(alphas)] for start in range(0, len(steered), len(alphas))]
-    found = [replace(layer, steer=steer) for layer, steer in zip(layers, each, strict=True)]
-    return found, reference.judges[judge.name].rate
+    plan = Plan(engine, prompts, vectors, [unsteered, *conditions], config, steering.n)
+    reference, *results = evaluate(Run(engine, plan.write(progress)), [judge], progress=progress).results
+    steered = (
+        Steered(result.condition.alpha, result.judges[judge.name].rate, result.perplexity_ratio)
+        for result in results
+    )
+    made = {"steered_by": "difference of class means", "prompts": len(prompts), "n": steering.n, **stamp()}
+    return replace(
+        sweep,
+        layers=[replace(layer, steer=list(islice(steered, len(alphas)))) for layer in sweep.layers],
+        provenance=sweep.provenance | made,
+        judge=judge,
+        unsteered_rate=reference.judges[judge.name].rate,
+    )

@@ -34,7 +34,7 @@ def distinct(texts: Sequence[Sequence[str]], n: int) -> float | None:
     Source: Li et al. 2016, arXiv 1510.03055 (over the continuations of one prompt, as in Liu et
     al. 2021, arXiv 2105.03023).
     """
-    grams = [gram for words in texts for gram in _ngrams(words, n)]
+    grams = [gram for words in texts for gram in zip(*(words[i:] for i in range(n)), strict=False)]
     return len(set(grams)) / len(grams) if grams else None
 
 
@@ -45,10 +45,6 @@ def repetition(words: Sequence[str], n: int = 4) -> float | None:
     """
     once = distinct([words], n)
     return None if once is None else 1 - once
-
-
-def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 def kl_divergence(steered: Tensor, unsteered: Tensor) -> Tensor:
@@ -72,7 +68,8 @@ class Estimate:
     @property
     def ends(self) -> tuple[float, float]:
         """(low, high); the value itself for a missing end."""
-        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+        low, high = (self.value if end is None else end for end in (self.low, self.high))
+        return low, high
 
     def overlaps(self, other: "Estimate") -> bool:
         (low, high), (other_low, other_high) = self.ends, other.ends
@@ -109,12 +106,8 @@ class Bootstrap:
             1, draws, torch.ones_like(draws, dtype=torch.float64)
         )
 
-    def mean(self, sums: Sums) -> Estimate | None:
-        """Mean of a quantity; None if nothing was counted."""
-        return self.compare(lambda mean: mean, sums)
-
-    def compare(self, f: Callable[..., Tensor], *several: Sums) -> Estimate | None:
-        """A function of the means of several quantities, such as their difference."""
+    def estimate(self, f: Callable[..., Tensor], *several: Sums) -> Estimate | None:
+        """A function of the means of several quantities, such as their difference; None if one has none."""
         if any(float(sums.counts.sum()) == 0 for sums in several):
             return None
         value = float(f(*(sums.totals.sum() / sums.counts.sum() for sums in several)))

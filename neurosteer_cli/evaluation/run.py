@@ -7,14 +7,14 @@ terminal.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..data.records import Located
+from ..data.records import Located, Record, appending
 from ..files import file_sha256
 from ..generation.generate import GenerationConfig
 from ..generation.prompts import tokenize
@@ -22,7 +22,7 @@ from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..vectors.vector import SteeringVector, total_dose, total_pushes
 from .plan import Alphas, Plan, Progress, no_progress, random_counterpart
-from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, keeping, kept_records
+from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, kept_records
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,10 @@ class Comparison:
         kept = kept_records(save, run) if save is not None and resume else {}
         if kept:
             say(f"{save}: {len(kept)} continuations are there already")
-        with keeping(save, run) as keep:
-            samples = planned.write(progress, keep=keep, kept=kept)
+        file: AbstractContextManager[Callable[[Record], object]]
+        file = nullcontext(lambda _record: None) if save is None else appending(save)
+        with file as append:
+            samples = planned.write(progress, keep=lambda record: append({**record, "run": run}), kept=kept)
         steered = {job.condition: job.alphas for job in planned.jobs if any(job.alphas)}
         pushes = {condition: total_pushes(planned.vectors, alphas) for condition, alphas in steered.items()}
         return Run(engine, samples, dict(self.vectors), pushes, provenance)
@@ -143,20 +145,21 @@ class Comparison:
             counterparts.append(random_counterpart(vectors, alphas, seed))
             only = (*unsteered, *(0.0,) * number, 1.0)
             conditions.append((Condition(names, alphas, positions, RANDOM), only))
-        as_read = partial(
-            tokenize,
-            prompts,
-            engine,
-            max_new_tokens=self.config.max_new_tokens,
-            as_chat=self.as_chat,
-            system=self.system,
-        )
-        instructed = []
         if self.instruction is not None:
-            instructed = as_read(instruction=self.instruction)
             conditions.append((Condition(names, unsteered, positions, PROMPTING), ()))
+        instructed, plain = (
+            tokenize(
+                prompts,
+                engine,
+                max_new_tokens=self.config.max_new_tokens,
+                as_chat=self.as_chat,
+                system=self.system,
+                instruction=instruction,
+            )
+            for instruction in (self.instruction, None)
+        )
         both = [*vectors, *counterparts]
-        return Plan(engine, as_read(), both, conditions, self.config, self.n, instructed)
+        return Plan(engine, plain, both, conditions, self.config, self.n, instructed)
 
     def provenance(self, engine: Engine, prompts: Sequence[Located]) -> dict[str, Any]:
         """Everything needed to repeat the run; by it a run is known again."""

@@ -5,13 +5,12 @@ generation, judges or the terminal.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.records import Located, Record, appending, chat_messages, read_records, recover, string_value
+from ..data.records import Located, Record, chat_messages, read_records, recover, string_value
 from ..errors import InputError
 from ..files import check_target
 
@@ -72,10 +71,9 @@ def read_samples(sources: Sequence[str]) -> list[Sample]:
     """
     if sources.count("-") > 1:
         raise InputError("`-` (stdin) can be read only once")
+    names = ["stdin" if source == "-" else source for source in sources]
     found = [
-        sample
-        for source in sources
-        for sample in samples(read_records(source), "stdin" if source == "-" else source)
+        sample for each in zip(map(read_records, sources), names, strict=True) for sample in samples(*each)
     ]
     if not found:
         raise InputError(f"{', '.join(sources)}: no continuation to score")
@@ -89,53 +87,39 @@ def read_samples(sources: Sequence[str]) -> list[Sample]:
 def samples(records: Iterable[Located], source: str) -> Iterator[Sample]:
     """Read what `gen --json` wrote, or {"prompt": {"text"}, "generations": [{"text"}, ...]}."""
     for located in records:
-        if "generations" in located.record:
-            yield from _published(located, source)
-        else:
-            yield as_sample(located, source)
+        for written in _published(located) if "generations" in located.record else [located]:
+            yield as_sample(written, source)
 
 
-def _published(located: Located, source: str) -> Iterator[Sample]:
-    """The layout in which DExperts and its successors publish their generations."""
-    prompt = located.record.get("prompt")
-    generations = located.record["generations"]
+def _published(located: Located) -> Iterator[Located]:
+    """A record a text, of the layout in which DExperts and its successors publish their generations."""
+    where, prompt, generations = located.where, located.record.get("prompt"), located.record["generations"]
     shape = '{"prompt": {"text"}, "generations": [{"text"}, ...]}'
     if not isinstance(prompt, dict) or not isinstance(generations, list):
-        raise InputError(f"{located.where}: 'generations' without the layout {shape}")
-    text = string_value(Located(located.where, prompt), "text")
+        raise InputError(f"{where}: 'generations' without the layout {shape}")
+    text = string_value(Located(where, prompt), "text")
     for number, generation in enumerate(generations):
         if not isinstance(generation, dict):
-            raise InputError(f"{located.where}: generation {number + 1} is no object; the layout is {shape}")
-        written = string_value(Located(located.where, generation), "text")
-        condition = Condition(alphas=None, source=source)
-        yield Sample(condition, text, False, number, written, None, None)
+            raise InputError(f"{where}: generation {number + 1} is no object; the layout is {shape}")
+        written = string_value(Located(where, generation), "text")
+        yield Located(where, {"prompt": text, "text": written, "sample": number})
 
 
 def as_sample(located: Located, source: str | None = None) -> Sample:
-    """A record that `gen --json` writes; `source` is the file, for a text that others wrote.
-
-    Raises:
-        InputError: a key is absent, or its value of the wrong type.
-    """
+    """A record that `gen --json` writes; `source` is the file, for a text that others wrote."""
     record = located.record
     text = string_value(located, "text")
-    if "rendered" in record:
-        prompt, rendered = string_value(located, "rendered"), True
-    elif "prompt" in record:
-        prompt, rendered = string_value(located, "prompt"), False
+    if "rendered" in record or "prompt" in record:
+        prompt = string_value(located, "rendered" if "rendered" in record else "prompt")
     elif "messages" in record:
-        prompt, rendered = chat_messages(located)[-1]["content"], False
+        prompt = chat_messages(located)[-1]["content"]
     else:
         raise InputError(f"{located.where}: no 'prompt' key; records are those that `gen --json` writes")
-    return Sample(
-        _condition(located, source),
-        prompt,
-        rendered,
-        _number(located, "sample", (int,), 0),
-        text,
-        string_value(located, "model") if "model" in record else None,
-        _number(located, "dose", (int, float), None),
-    )
+    condition = _condition(located, source)
+    number = _number(located, "sample", (int,), 0)
+    model = string_value(located, "model") if "model" in record else None
+    dose = _number(located, "dose", (int, float), None)
+    return Sample(condition, prompt, "rendered" in record, number, text, model, dose)
 
 
 def _condition(located: Located, source: str | None) -> Condition:
@@ -201,13 +185,3 @@ def kept_records(save: Path, run: str) -> dict[int, Record]:
             raise InputError(f"{save}: holds no record of this run; name another file")
         os.truncate(save, whole)
     return kept
-
-
-@contextmanager
-def keeping(save: Path | None, run: str) -> Iterator[Callable[[Record], object]]:
-    """Yield what appends a record of a run to a file at once; without a file it does nothing."""
-    if save is None:
-        yield lambda _record: None
-        return
-    with appending(save) as append:
-        yield lambda record: append({**record, "run": run})

@@ -20,7 +20,7 @@ from steering_quality import BOUNDS, DEFAULT, Task, asked, key_of, ready, write
 from torch import Tensor
 
 from neurosteer_cli.data.prompts import prompts_of
-from neurosteer_cli.evaluation.judges.data import DataJudge
+from neurosteer_cli.evaluation.judges.judge import Judge
 from neurosteer_cli.evaluation.likelihood import log_probs
 from neurosteer_cli.evaluation.metrics import Bootstrap, Estimate, Sums
 from neurosteer_cli.evaluation.samples import UNSTEERED
@@ -44,7 +44,7 @@ Curves = dict[str, list[Dose]]  # by method: unsteered, then dose after dose
 def curves(
     engine: Engine,
     vectors: Mapping[str, SteeringVector],
-    judge: DataJudge,
+    judge: Judge,
     prompts: Sequence[Prompt],
     n: int,
     *,
@@ -112,7 +112,7 @@ def frontier(
         return total / len(found) / len(bounds)
 
     n_prompts = len(doses[0].score.counts)
-    lead = Bootstrap(n_prompts).compare(difference, *(sums for dose in doses for sums in dose))
+    lead = Bootstrap(n_prompts).estimate(difference, *(sums for dose in doses for sums in dose))
     assert lead is not None  # some text was scored
     return lead
 

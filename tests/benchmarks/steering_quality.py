@@ -27,7 +27,8 @@ from neurosteer_cli.data.prompts import prompts_of
 from neurosteer_cli.data.sides import open_sides
 from neurosteer_cli.evaluation.calibrate import monotone
 from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
-from neurosteer_cli.evaluation.judges.data import THRESHOLD, DataJudge, train
+from neurosteer_cli.evaluation.judges.data import THRESHOLD, train
+from neurosteer_cli.evaluation.judges.judge import Judge
 from neurosteer_cli.evaluation.metrics import Bootstrap, Sums
 from neurosteer_cli.evaluation.plan import Alphas, Plan, random_counterpart
 from neurosteer_cli.evaluation.run import Run
@@ -150,7 +151,7 @@ def fit_all(engine: Engine, files: tuple[str, str]) -> dict[str, SteeringVector]
     return vectors
 
 
-def ready(engine: Engine, task: Task, methods: Sequence[str]) -> tuple[dict[str, SteeringVector], DataJudge]:
+def ready(engine: Engine, task: Task, methods: Sequence[str]) -> tuple[dict[str, SteeringVector], Judge]:
     """Every method's vector, the default's first, and the judge."""
     with tempfile.TemporaryDirectory() as folder:
         fit_files, judge_files = halves(task, Path(folder))
@@ -192,7 +193,7 @@ def key_of(condition: Condition) -> tuple[str, float]:
 
 
 def outcomes(
-    engine: Engine, judge: DataJudge, prompts: Sequence[Prompt], samples: Sequence[Sample]
+    engine: Engine, judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sample]
 ) -> dict[tuple[str, float], Outcome]:
     found = evaluate(Run(engine, samples), [judge])
     unit = {prompt.shown: number for number, prompt in enumerate(prompts)}
@@ -252,7 +253,7 @@ def measure(engine: Engine, task: Task, n: int, methods: Sequence[str]) -> None:
     def cell(method: str, bound: float | None, alpha: float, key: tuple[str, float]) -> Cell:
         default_alpha = chosen[DEFAULT][bound or BOUNDS[-1]]
         default = found[(DEFAULT, default_alpha) if default_alpha else (UNSTEERED, 0.0)]
-        behind = bootstrap.compare(lambda a, b: sign * (a - b) + 0.0, default.hits, found[key].hits)
+        behind = bootstrap.estimate(lambda a, b: sign * (a - b) + 0.0, default.hits, found[key].hits)
         assert behind is not None
         row = found[key].result.to_json()
         rate, ratio = row["judges"]["data"]["rate"], row["perplexity_ratio"]

@@ -70,9 +70,13 @@ def sums(*values: float) -> Sums:
     return Sums(torch.tensor(values, dtype=torch.float64), torch.ones(len(values), dtype=torch.float64))
 
 
+def mean(of_quantity: torch.Tensor) -> torch.Tensor:
+    return of_quantity
+
+
 def test_an_interval_holds_the_mean_and_is_as_wide_as_its_standard_error_says() -> None:
     values = [float(i % 2) for i in range(400)]
-    estimate = Bootstrap(400).mean(sums(*values))
+    estimate = Bootstrap(400).estimate(mean, sums(*values))
     assert estimate is not None and estimate.value == 0.5
     assert estimate.low is not None and estimate.high is not None
     # 1.96 * 0.5 / sqrt(400) = 0.049
@@ -84,22 +88,24 @@ def test_the_same_resamples_make_a_difference_paired() -> None:
     base = [float(i) for i in range(50)]
     shifted = [value + 2 for value in base]
     boot = Bootstrap(50)
-    estimate = boot.compare(lambda a, b: a - b, sums(*shifted), sums(*base))
+    estimate = boot.estimate(torch.sub, sums(*shifted), sums(*base))
     assert estimate is not None
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_units_with_more_things_weigh_more() -> None:
-    estimate = Bootstrap(2).mean(Sums(torch.tensor([3.0, 0.0]).double(), torch.tensor([3.0, 1.0]).double()))
+    estimate = Bootstrap(2).estimate(
+        mean, Sums(torch.tensor([3.0, 0.0]).double(), torch.tensor([3.0, 1.0]).double())
+    )
     assert estimate is not None
     assert (estimate.value, estimate.low, estimate.high) == (0.75, 0.0, 1.0)
 
 
 def test_one_unit_has_no_interval_and_nothing_no_value() -> None:
-    assert Bootstrap(1).mean(sums(4.0)) == Estimate(4.0, None, None)
-    assert Bootstrap(3).mean(Sums(torch.zeros(3).double(), torch.zeros(3).double())) is None
+    assert Bootstrap(1).estimate(mean, sums(4.0)) == Estimate(4.0, None, None)
+    assert Bootstrap(3).estimate(mean, Sums(torch.zeros(3).double(), torch.zeros(3).double())) is None
 
 
 def test_the_same_figures_give_the_same_interval() -> None:
     values = [float(i) for i in range(10)]
-    assert Bootstrap(10).mean(sums(*values)) == Bootstrap(10).mean(sums(*values))
+    assert Bootstrap(10).estimate(mean, sums(*values)) == Bootstrap(10).estimate(mean, sums(*values))
