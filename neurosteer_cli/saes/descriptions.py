@@ -5,7 +5,7 @@ Knows the file's format and where it is kept; knows nothing of how descriptions 
 
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -139,8 +139,7 @@ def _cached(sae: SparseAutoencoder) -> Path:
     return cache_folder() / "descriptions" / f"{sae.sha256[:16]}.jsonl.gz"
 
 
-def names(descriptions: Descriptions | None, latent_ids: Sequence[int]) -> dict[int, str]:
-    """A name for each latent; none without descriptions."""
-    if descriptions is None:
-        return {}
-    return {latent: descriptions.latents[latent].name for latent in latent_ids}
+def names(sae: SparseAutoencoder, model_id: str, latent_ids: Iterable[int]) -> dict[int, str]:
+    """A name for each latent; none if the SAE has no descriptions."""
+    found = find(sae, model_id)
+    return {latent: found.latents[latent].name for latent in latent_ids} if found else {}

@@ -1,7 +1,7 @@
 """Where SAEs are (bundled, in a folder, or in sae-lens's registry), and how they come onto a model.
 
-Knows files, the registry and the engine; what an SAE computes is its own. A folder is read without
-importing transformers, or sae_lens, which takes many seconds; only its registry needs it.
+A folder is read without importing transformers, or sae_lens, which takes many seconds; only its
+registry needs it. Knows nothing of what an SAE computes.
 """
 
 import difflib
@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from ..errors import InputError, SAEError, one_line
 from ..models.hooks import HookPoint
-from .sae import SparseAutoencoder, check_fits, from_state
+from ..models.shape import ModelShape
+from .sae import SparseAutoencoder, from_state
 
 if TYPE_CHECKING:
     from ..models.engine import Engine
@@ -50,22 +51,12 @@ def load_sae(
     return sae
 
 
-# --- SAEs on a model ---------------------------------------------------------------------------
-
-
 def find_saes(
     sae_id: str, *, model_id: str, layers: Iterable[int | None] | None = None
 ) -> dict[HookPoint, SparseAutoencoder]:
-    """The SAEs of some blocks, by the hook point each says it belongs to; read before any model is.
-
-    Args:
-        layers: as `layer` of `load_sae`, several of them; without, all of a family.
-
-    Raises:
-        SAEError: as `load_sae`.
-    """
+    """`load_sae` for several layers (None: all of a family), by the hook point each says it belongs to."""
     if layers is None:
-        layers = [*sae_layers(sae_id, model_id=model_id)] or [None]
+        layers = [*sae_folders(sae_id, model_id=model_id)] or [None]
     saes = (load_sae(sae_id, model_id=model_id, layer=layer) for layer in layers)
     return {sae.hook_point: sae for sae in saes}
 
@@ -73,17 +64,12 @@ def find_saes(
 def nearest_saes(
     sae_id: str, *, model_id: str, points: Iterable[HookPoint]
 ) -> dict[HookPoint, SparseAutoencoder]:
-    """For each hook point the SAE of a family whose block is nearest to it; the SAE itself if it is one.
-
-    Raises:
-        SAEError: as `load_sae`.
-    """
-    family = sae_layers(sae_id, model_id=model_id)
-    found = {}
-    for point in points:
-        layer = min(family, key=lambda layer: abs(layer - point.layer), default=None)
-        found[point] = load_sae(sae_id, model_id=model_id, layer=layer)
-    return found
+    """For each hook point the SAE of a family whose block is nearest to it; the SAE itself if it is one."""
+    family = sae_folders(sae_id, model_id=model_id)
+    nearest = {
+        point: min(family, key=lambda layer: abs(layer - point.layer), default=None) for point in points
+    }
+    return {point: load_sae(sae_id, model_id=model_id, layer=layer) for point, layer in nearest.items()}
 
 
 def open_saes(
@@ -103,31 +89,45 @@ def open_saes(
         SAEError: an SAE is of another width, or of a block that the model does not have.
     """
     name = name or engine.model_id
-    check_blocks(saes, name, engine.shape.n_layers)
+    check_fit(saes, engine.shape, name)
     for sae in saes.values():
-        for warning in check_fits(sae, model_id=name, model_names=engine.model_names, d_model=engine.d_model):
-            warn(warning)
+        if not sae.trained_on(engine.model_names):
+            warn(
+                f"SAE {sae.sae_id!r} was trained on {sae.model_name!r}, the model is {name!r}: "
+                "its latents may mean something else there"
+            )
     return {
         point: sae.for_model(device=engine.device, uses_layer_norm=engine.uses_layer_norm)
         for point, sae in saes.items()
     }
 
 
-def check_blocks(saes: Mapping[HookPoint, SparseAutoencoder], model_id: str, n_layers: int) -> None:
-    """Hold SAEs against a model's number of blocks, which its configuration tells before it is loaded.
+def check_fit(saes: Mapping[HookPoint, SparseAutoencoder], shape: ModelShape, model_id: str) -> None:
+    """Hold SAEs against a model's shape, which its configuration tells before it is loaded.
 
     Raises:
-        SAEError: the model does not have the block of one.
+        SAEError: an SAE is of another width, or of a block that the model does not have.
     """
     for sae in saes.values():
-        if sae.hook_point.layer >= n_layers:
+        if sae.hook_point.layer >= shape.n_layers:
             raise SAEError(
-                f"SAE {sae.sae_id!r} belongs to {sae.hook_point}; model {model_id!r} has {n_layers} blocks, "
-                f"0 to {n_layers - 1}: choose the SAE of this model"
+                f"SAE {sae.sae_id!r} belongs to {sae.hook_point}; model {model_id!r} has {shape.n_layers} "
+                f"blocks, 0 to {shape.n_layers - 1}: choose the SAE of this model"
+            )
+        if sae.d_model != shape.d_model:
+            raise SAEError(
+                f"SAE {sae.sae_id!r} has d_model={sae.d_model} and was trained on {sae.model_name!r}; "
+                f"model {model_id!r} has d_model={shape.d_model}: choose the SAE of this model"
             )
 
 
-# --- files -------------------------------------------------------------------------------------
+def default_layers(sae_id: str, *, model_id: str, spread: bool) -> list[int | None]:
+    """The blocks to steer at when nothing says so: of a family the last, or the last few to spread over.
+
+    None stands for the block that a single SAE belongs to.
+    """
+    family: list[int | None] = [*sae_folders(sae_id, model_id=model_id)]
+    return family[-(N_SPREAD if spread else 1) :] or [None]
 
 
 def sae_folder(sae_id: str, *, model_id: str, layer: int | None = None) -> Path | None:
@@ -138,37 +138,23 @@ def sae_folder(sae_id: str, *, model_id: str, layer: int | None = None) -> Path 
     """
     if sae_id != BUNDLED and not Path(sae_id).is_dir():
         return None
-    members = _members(sae_id, model_id)
-    if not members and sae_id == BUNDLED:
+    family = sae_folders(sae_id, model_id=model_id)
+    if not family and sae_id == BUNDLED:
         raise SAEError(
             f"no SAE is bundled for model {model_id!r}: give --sae FOLDER or --sae RELEASE/SAE_ID, "
             "or a method that needs none (--method diffmean)"
         )
-    if not members:
+    if not family:
         return Path(sae_id)
-    wanted = max(members) if layer is None else layer
-    if wanted not in members:
+    wanted = max(family) if layer is None else layer
+    if wanted not in family:
         where = f"bundled with {model_id!r}" if sae_id == BUNDLED else f"in {sae_id}"
-        raise SAEError(f"no SAE is {where} for block {wanted}; there is one for {sorted(members)}")
-    return members[wanted]
+        raise SAEError(f"no SAE is {where} for block {wanted}; there is one for {list(family)}")
+    return family[wanted]
 
 
-def sae_layers(sae_id: str, *, model_id: str) -> list[int]:
-    """The blocks of a family of SAEs, `bundled` or a folder of folders; none for a single SAE."""
-    return sorted(_members(sae_id, model_id))
-
-
-def default_layers(sae_id: str, *, model_id: str, spread: bool) -> list[int | None]:
-    """The blocks to steer at when nothing says so: of a family the last, or the last few to spread over.
-
-    None stands for the block that a single SAE belongs to.
-    """
-    family: list[int | None] = [*sae_layers(sae_id, model_id=model_id)]
-    return family[-(N_SPREAD if spread else 1) :] or [None]
-
-
-def _members(sae_id: str, model_id: str) -> dict[int, Path]:
-    """The folders of a family of SAEs, by block; none if `sae_id` is an SAE itself."""
+def sae_folders(sae_id: str, *, model_id: str) -> dict[int, Path]:
+    """The folders of a family of SAEs, `bundled` or a folder of folders, by block; none for a single SAE."""
     family = Path(sae_id)
     if sae_id == BUNDLED:
         family = Path(str(files(__package__))) / "bundled" / Path(model_id).name
@@ -178,7 +164,7 @@ def _members(sae_id: str, model_id: str) -> dict[int, Path]:
     for folder in sorted(family.glob("blocks.*")):
         with suppress(InputError):
             found[HookPoint.parse(folder.name).layer] = folder
-    return found
+    return dict(sorted(found.items()))
 
 
 def _from_folder(folder: Path, sae_id: str) -> SparseAutoencoder:

@@ -1,17 +1,18 @@
-"""Sparse autoencoders: check one against a model, encode residuals, give decoder rows.
+"""Sparse autoencoders: made from sae-lens's configuration and weights, they encode and decode residuals.
 
-Knows sae-lens's configuration and weights; knows nothing of where they are kept, nor of
-transformers, texts or labels.
+Knows nothing of where SAEs are kept, nor of transformers, texts or labels.
 """
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..errors import InputError, SAEError
 from ..models.hooks import HookPoint
@@ -53,6 +54,10 @@ class SparseAutoencoder:
     def d_sae(self) -> int:
         return self.weights["W_dec"].shape[0]
 
+    def trained_on(self, model_names: Iterable[str]) -> bool:
+        """Whether one of the names, of any owner or path, is that of the model it was trained on."""
+        return _plain_name(self.model_name) in map(_plain_name, model_names)
+
     def for_model(self, *, device: torch.device, uses_layer_norm: bool) -> "SparseAutoencoder":
         """The same SAE on a model's device; only a LayerNorm model's residuals may be centred."""
         weights = {name: weight.to(device) for name, weight in self.weights.items()}
@@ -77,10 +82,9 @@ class SparseAutoencoder:
 
     def decoder_rows(self, latent_ids: Tensor) -> Tensor:
         """What one unit of each latent adds to the reconstruction, [k, d_model]."""
-        rows: Tensor = self.weights["W_dec"][latent_ids.to(self.weights["W_dec"].device)].float()
-        if self.rescale_acts_by_decoder_norm:
-            rows = rows / rows.norm(dim=-1, keepdim=True)
-        return rows
+        W_dec = self.weights["W_dec"]
+        rows = W_dec[latent_ids.to(W_dec.device)].float()
+        return normalize(rows, dim=-1) if self.rescale_acts_by_decoder_norm else rows
 
     @cached_property
     def decoder_norms(self) -> Tensor:
@@ -99,12 +103,22 @@ class SparseAutoencoder:
         return resid.std(-1, keepdim=True) + 1e-5
 
 
-def _encode_relu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
-    return torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"]).relu_()
+def _plain_name(name: str) -> str:
+    """`openai-community/gpt2` and TransformerLens's `gpt2-small` are one model."""
+    plain = name.rstrip("/").rsplit("/", 1)[-1].lower()
+    return {"gpt2-small": "gpt2", "smollm2": "smollm2-135m-instruct"}.get(plain, plain)
 
 
-def _encode_topk(sae: SparseAutoencoder, x: Tensor) -> Tensor:
-    pre = torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"])
+def _pre_activations(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    return torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"])
+
+
+def _relu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    return _pre_activations(sae, x).relu_()
+
+
+def _topk(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    pre = _pre_activations(sae, x)
     if sae.rescale_acts_by_decoder_norm:
         pre *= sae.decoder_norms
     assert sae.k is not None
@@ -112,54 +126,18 @@ def _encode_topk(sae: SparseAutoencoder, x: Tensor) -> Tensor:
     return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu_())
 
 
-def _encode_jumprelu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
-    pre = torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"])
+def _jumprelu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    pre = _pre_activations(sae, x)
     return pre.relu() * (pre > sae.weights["threshold"])
 
 
-def _encode_gated(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+def _gated(sae: SparseAutoencoder, x: Tensor) -> Tensor:
     gate = x @ sae.weights["W_enc"]
     magnitude = gate * sae.weights["r_mag"].exp() + sae.weights["b_mag"]
     return magnitude.relu() * (gate + sae.weights["b_gate"] > 0)
 
 
-_ENCODERS = {
-    "standard": _encode_relu,
-    "topk": _encode_topk,
-    "jumprelu": _encode_jumprelu,
-    "gated": _encode_gated,
-}
-
-
-def check_fits(sae: SparseAutoencoder, *, model_id: str, model_names: set[str], d_model: int) -> list[str]:
-    """Hold an SAE against the model it is to read.
-
-    Args:
-        model_names: what the model calls itself: its id and the names in its configuration.
-
-    Returns:
-        warnings: a model of the right shape under another name.
-
-    Raises:
-        SAEError: d_model differs.
-    """
-    if sae.d_model != d_model:
-        raise SAEError(
-            f"SAE {sae.sae_id!r} has d_model={sae.d_model} and was trained on {sae.model_name!r}; "
-            f"model {model_id!r} has d_model={d_model}: choose the SAE of this model"
-        )
-    if _plain_name(sae.model_name) not in {_plain_name(name) for name in model_names}:
-        return [
-            f"SAE {sae.sae_id!r} was trained on {sae.model_name!r}, the model is {model_id!r}: "
-            "its latents may mean something else there"
-        ]
-    return []
-
-
-def _plain_name(name: str) -> str:
-    """`openai-community/gpt2` and TransformerLens's `gpt2-small` are one model."""
-    plain = name.rstrip("/").rsplit("/", 1)[-1].lower()
-    return {"gpt2-small": "gpt2", "smollm2": "smollm2-135m-instruct"}.get(plain, plain)
+_ENCODERS = {"standard": _relu, "topk": _topk, "jumprelu": _jumprelu, "gated": _gated}
 
 
 def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) -> SparseAutoencoder:
@@ -218,12 +196,15 @@ def _checked_weights(
     d_in, d_sae = _entry(sae_id, config, "d_in"), _entry(sae_id, config, "d_sae")
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     for name in WEIGHTS[architecture]:
-        shape = tuple(weights[name].shape) if name in weights else None
-        if shape != shapes.get(name, (d_sae,)):
-            raise SAEError(f"SAE {sae_id!r}: {name} has shape {shape}, expected {shapes.get(name, (d_sae,))}")
+        shape, expected = getattr(weights.get(name), "shape", None), shapes.get(name, (d_sae,))
+        if shape != expected:
+            found = None if shape is None else tuple(shape)
+            raise SAEError(f"SAE {sae_id!r}: {name} has shape {found}, expected {expected}")
     # A fit reads few of the decoder's rows, so a float16 one is not blown up; a copy lets go of the file.
-    kept = {"W_dec": weights["W_dec"].clone()}
-    return {name: kept[name] if name in kept else weights[name].float() for name in WEIGHTS[architecture]}
+    return {
+        name: weights[name].clone() if name == "W_dec" else weights[name].float()
+        for name in WEIGHTS[architecture]
+    }
 
 
 def _entry(sae_id: str, entries: dict[str, Any], key: str) -> Any:

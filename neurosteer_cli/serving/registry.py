@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError, NeurosteerError
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
-from ..saes.descriptions import find, names
+from ..saes.descriptions import names
 from ..saes.load import load_sae
 from ..vectors.vector import DEFAULT_ALPHA, MAX_REQUEST_ALPHA, SteeringVector
 
@@ -184,7 +184,7 @@ def _names(vector: SteeringVector, point: HookPoint, model_id: str, ids: list[in
         return {}
     try:
         loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer, sha256=sae.sha256)
-        return names(find(loaded, model_id), ids)
+        return names(loaded, model_id, ids)
     except NeurosteerError:  # not at hand: numbers alone
         return {}
 

@@ -16,7 +16,7 @@ from ..data.sides import FEW_TEXTS, Side, Sides, sides_of
 from ..errors import NeurosteerError, SAEError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..saes.descriptions import find, names
+from ..saes.descriptions import names
 from ..saes.load import BUNDLED, default_layers, find_saes, open_saes
 from ..saes.sae import SparseAutoencoder
 from .metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
@@ -251,7 +251,7 @@ def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> lis
         return []
     up = latents.ids[latents.weights > 0][:N_STRONGEST].tolist()
     down = latents.ids[latents.weights < 0][:N_STRONGEST].tolist()
-    described = names(find(at.latents.sae, engine.model_id), up + down)
+    described = names(at.latents.sae, engine.model_id, up + down)
     weight_of = dict(zip(latents.ids.tolist(), latents.weights.tolist(), strict=True))
     t = welch_t(*at.all.latents)
     positive, negative = at.all.latents

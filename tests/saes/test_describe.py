@@ -11,9 +11,7 @@ from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.logit_lens import promoted_tokens
 from neurosteer_cli.models.residuals import MedianNorm, packed
 from neurosteer_cli.saes.describe import describe
-from neurosteer_cli.saes.descriptions import (
-    Descriptions,
-)
+from neurosteer_cli.saes.descriptions import Descriptions
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder
 

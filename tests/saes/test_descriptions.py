@@ -66,7 +66,7 @@ def test_descriptions_of_other_weights_are_not_its_own(
     described.save(tmp_path / "sae" / FILE_NAME)
     other = load_sae(str(save_tiny_sae(tmp_path / "sae", d_sae=96, seed=1)), model_id="tiny")
     assert find(other, "tiny") is None
-    assert names(None, [1, 2]) == {}
+    assert names(other, "tiny", [1, 2]) == {}
 
 
 @pytest.mark.parametrize(

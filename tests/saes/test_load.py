@@ -18,14 +18,14 @@ from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
 from neurosteer_cli.saes.descriptions import find
 from neurosteer_cli.saes.load import (
-    check_blocks,
+    check_fit,
     default_layers,
     find_saes,
     load_sae,
     nearest_saes,
     open_saes,
     sae_folder,
-    sae_layers,
+    sae_folders,
 )
 
 pytestmark = pytest.mark.usefixtures("quietly_without_gradients")
@@ -118,10 +118,7 @@ def test_what_is_nothing_at_all_is_said_to_be_neither(name: str) -> None:
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize(
     ("name", "near"),
-    [
-        ("blocks.6.hook_resid_pree", "blocks.6.hook_resid_pre, "),
-        ("", "blocks.0.hook_resid_pre, "),
-    ],
+    [("blocks.6.hook_resid_pree", "blocks.6.hook_resid_pre, "), ("", "blocks.0.hook_resid_pre, ")],
 )
 def test_an_sae_that_a_release_does_not_have_is_answered_with_those_it_has(name: str, near: str) -> None:
     message = f"^release 'gpt2-small-res-jb' has no SAE '{name}'; it has {near}"
@@ -224,8 +221,9 @@ def family(tmp_path: Path) -> str:
 
 
 def test_a_folder_of_saes_gives_the_one_of_the_layer(tmp_path: Path, family: str) -> None:
-    assert sae_layers(family, model_id="tiny") == [1, 3]
-    assert sae_layers(str(tmp_path / "blocks.1.hook_resid_post"), model_id="tiny") == []
+    folders = {layer: tmp_path / f"blocks.{layer}.hook_resid_post" for layer in (1, 3)}
+    assert sae_folders(family, model_id="tiny") == folders
+    assert sae_folders(str(folders[1]), model_id="tiny") == {}
     for layer in (1, 3):
         assert load_sae(family, model_id="tiny", layer=layer).hook_point == HookPoint(layer)
     assert load_sae(family, model_id="tiny").hook_point == HookPoint(3)
@@ -292,5 +290,15 @@ def test_a_block_that_the_model_does_not_have_is_named_with_those_it_has(
     with pytest.raises(SAEError, match=message):
         open_saes(found, engine)
     with pytest.raises(SAEError, match=message):
-        check_blocks(found, "tiny", 4)
-    check_blocks(found, "deeper", 8)
+        check_fit(found, engine.shape, "tiny")
+    check_fit(found, engine.shape.model_copy(update={"n_layers": 8}), "deeper")
+
+
+def test_a_model_of_another_width_is_refused_with_both_widths(tiny_sae_folder: Path, engine: Engine) -> None:
+    sae = replace(load_sae(str(tiny_sae_folder), model_id="tiny"), sae_id="sae")
+    message = (
+        "^SAE 'sae' has d_model=16 and was trained on 'tiny'; model 'gpt2' has d_model=768: "
+        "choose the SAE of this model$"
+    )
+    with pytest.raises(SAEError, match=message):
+        check_fit({sae.hook_point: sae}, engine.shape.model_copy(update={"d_model": 768}), "gpt2")

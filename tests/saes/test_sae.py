@@ -14,7 +14,7 @@ from torch import Tensor
 from neurosteer_cli.errors import SAEError
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, capture, find_blocks
 from neurosteer_cli.saes.load import load_sae
-from neurosteer_cli.saes.sae import SparseAutoencoder, check_fits, from_state
+from neurosteer_cli.saes.sae import SparseAutoencoder, from_state
 
 pytestmark = pytest.mark.usefixtures("quietly_without_gradients")
 
@@ -244,11 +244,7 @@ def test_the_residual_of_transformer_lens_is_that_of_hugging_face_less_its_mean(
 @pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_a_centred_sae_encodes_hugging_face_residuals_as_sae_lens_does_those_of_transformer_lens(
-    lens: Any,
-    both_gpt2s: tuple[Any, Any, Tensor],
-    tmp_path: Path,
-    architecture: str,
-    normalization: str,
+    lens: Any, both_gpt2s: tuple[Any, Any, Tensor], tmp_path: Path, architecture: str, normalization: str
 ) -> None:
     raw, centred = both_residuals(both_gpt2s, HookPoint(2))
     theirs = of_lens(lens, CENTRED, **ARCHITECTURES[architecture], normalize_activations=normalization)
@@ -311,7 +307,7 @@ def test_a_gpt2_sae_of_the_registry_is_centred(
     assert (sae.hook_point, sae.model_name) == (HookPoint(6, RESID_PRE), "gpt2-small")
     assert (sae.apply_b_dec_to_input, sae.normalize_activations) == (True, "none")
     assert sae.neuronpedia_id == "gpt2-small/6-res-jb"
-    assert fits(sae, "openai-community/gpt2") == []
+    assert sae.trained_on({"openai-community/gpt2"})
     raw, centred = (r.flatten(0, 1) for r in both_residuals(both_gpt2s, HookPoint(2, RESID_PRE)))
     theirs = lens.SAE.from_pretrained("gpt2-small-res-jb", "blocks.6.hook_resid_pre")
     assert_near(sae.encode(raw), theirs.encode(centred), 1e-4)
@@ -339,10 +335,7 @@ def test_a_gpt2_sae_of_the_registry_is_centred(
             {"normalize_activations": "covariance_whitening"},
             "normalize_activations='covariance_whitening' has not been folded into the weights",
         ),
-        (
-            {"reshape_activations": "hook_z"},
-            r"reads attention heads \(hook_z\), not the residual stream$",
-        ),
+        ({"reshape_activations": "hook_z"}, r"reads attention heads \(hook_z\), not the residual stream$"),
         (
             {"metadata": {"model_name": "tiny", "hook_name": "blocks.2.hook_mlp_out"}},
             "'blocks.2.hook_mlp_out' is not a residual hook point; "
@@ -357,15 +350,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, Any], m
 
 @pytest.mark.parametrize(
     "fact",
-    [
-        "architecture",
-        "normalize_activations",
-        "metadata",
-        "d_in",
-        "d_sae",
-        "k",
-        "apply_b_dec_to_input",
-    ],
+    ["architecture", "normalize_activations", "metadata", "d_in", "d_sae", "k", "apply_b_dec_to_input"],
 )
 def test_a_fact_that_is_absent_is_named_and_not_guessed(tmp_path: Path, fact: str) -> None:
     save_tiny_sae(tmp_path)
@@ -442,26 +427,8 @@ def test_metadata_that_is_no_object_is_refused(tmp_path: Path) -> None:
 # --- SAE and model -----------------------------------------------------------------------------
 
 
-def fits(sae: SparseAutoencoder, *names: str, d_model: int = D_MODEL) -> list[str]:
-    return check_fits(sae, model_id=names[0], model_names=set(names), d_model=d_model)
-
-
-def test_a_model_of_another_width_is_refused_with_both_widths(tiny_sae_folder: Path) -> None:
-    sae = replace(ours(tiny_sae_folder), sae_id="sae")
-    message = (
-        "^SAE 'sae' has d_model=16 and was trained on 'tiny'; model 'gpt2' has d_model=768: "
-        "choose the SAE of this model$"
-    )
-    with pytest.raises(SAEError, match=message):
-        fits(sae, "gpt2", d_model=768)
-
-
-def test_a_model_of_another_name_is_warned_of(tiny_sae_folder: Path) -> None:
-    sae = replace(ours(tiny_sae_folder), sae_id="sae")
-    assert fits(sae, "other/model") == [
-        "SAE 'sae' was trained on 'tiny', the model is 'other/model': "
-        "its latents may mean something else there"
-    ]
+def test_a_model_of_another_name_is_not_the_one_it_was_trained_on(tiny_sae_folder: Path) -> None:
+    assert not ours(tiny_sae_folder).trained_on({"other/model"})
 
 
 @pytest.mark.parametrize(
@@ -478,9 +445,9 @@ def test_a_model_of_another_name_is_warned_of(tiny_sae_folder: Path) -> None:
     ],
 )
 def test_the_names_of_one_model_are_known(tiny_sae_folder: Path, trained_on: str, model: str) -> None:
-    assert fits(replace(ours(tiny_sae_folder), model_name=trained_on), model) == []
+    assert replace(ours(tiny_sae_folder), model_name=trained_on).trained_on({model})
 
 
 def test_a_name_in_the_models_configuration_counts_too(tiny_sae_folder: Path) -> None:
     sae = replace(ours(tiny_sae_folder), model_name="gpt2-small")
-    assert fits(sae, "/models/my-copy", "openai-community/gpt2") == []
+    assert sae.trained_on({"/models/my-copy", "openai-community/gpt2"})
