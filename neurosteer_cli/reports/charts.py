@@ -3,39 +3,26 @@
 Knows what was measured and what a reader should see of it; knows nothing of pages and verdicts.
 """
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.evaluate import ConditionResult
+from ..evaluation.evaluate import ConditionResult, Evaluation
 from ..evaluation.layers import LayerSweep
 from ..evaluation.metrics import known
 from ..evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
 from ..vectors.metadata import Calibration
-from .drawing import (
-    BASELINES,
-    COLOURS,
-    CURVES,
-    Look,
-    Number,
-    Which,
-    as_cost,
-    as_percent,
-    as_share,
-    draw,
-    draw_level,
-    figure_of,
-    finished,
-    guide,
-    style,
-)
-from .tables import effect, on_one_scale, showable, single_alpha
+from . import drawing
+from .drawing import BASELINES, COLOURS, CURVES, Look, Which, draw, figure_of, finished, guide, style
+from .tables import Number, effect, on_one_scale, showable, single_alpha
 
 TALL, LOW = 2.3, 1.6  # inches: high are the panels of effects, and of costs beneath them
 FIT = COLOURS[2]
@@ -57,24 +44,27 @@ class Measure(NamedTuple):
 
     def set_axis(self, axes: Axes, which: Which, rows: Sequence[Any]) -> None:
         axes.set(**{f"{which}label": self.label})
-        if self.kind == "share":
-            as_share(axes, which)
+        if self.kind == "share":  # from 0 to 100 %, whatever the numbers
+            axes.set(**{f"{which}lim": (-0.04, 1.04), f"{which}ticks": (0, 0.25, 0.5, 0.75, 1)})
+            drawing.as_percent(axes, which)
         elif self.kind == "cost":
-            as_cost(axes, which, map(self.read, rows), self.limit)
+            drawing.as_cost(axes, which, map(self.read, rows), self.limit)
 
 
-# --- evaluations -------------------------------------------------------------------------------
+RATIO = Measure("perplexity ratio", "cost", attrgetter("perplexity_ratio"), MAX_PPL_RATIO)
+PERPLEXITY = Measure("perplexity", "cost", attrgetter("perplexity"))
+KL = Measure("KL (nats a token)", "damage", lambda r: 0.0 if r.condition.baseline == UNSTEERED else r.kl)
 
 
 @style()
-def effect_and_cost(results: Results, judges: Sequence[str], fit: Calibration | None = None) -> Figure | None:
+def effect_and_cost(evaluation: Evaluation, fit: Calibration | None = None) -> Figure | None:
     """Every measure against alpha or, where conditions have no single alpha, a line a condition.
 
     Args:
         fit: its monotone curve is drawn, the range it allows and the alphas it recommends.
     """
-    limit = fit.max_ppl_ratio if fit else MAX_PPL_RATIO
-    measures = [*_effects(results, judges), *_costs(results, limit), *_damage(results)]
+    results = evaluation.results
+    measures = _measures(evaluation, fit.max_ppl_ratio if fit else MAX_PPL_RATIO)
     if not measures:
         return None
     if not on_one_scale(results):
@@ -93,7 +83,7 @@ def effect_and_cost(results: Results, judges: Sequence[str], fit: Calibration | 
 
 def _dose_response(axes: Axes, results: Results, measure: Measure) -> None:
     """Curves through the unsteered texts at 0, random vectors beside them, other baselines as levels."""
-    alphas = [alpha for result in results if (alpha := single_alpha(result)) is not None]
+    alphas = list(map(_alpha, results))
     aside = 0.012 * (max(alphas) - min(alphas))  # or a control's interval would hide the curve's
     unsteered = [result for result in results if result.condition.baseline == UNSTEERED]
     for baseline, look, group in _series(results):
@@ -103,7 +93,7 @@ def _dose_response(axes: Axes, results: Results, measure: Measure) -> None:
             beside = aside if baseline else 0.0
             draw(axes, [(_alpha(r) + beside, measure.read(r)) for r in group], look, joined=True)
         elif measure.is_effect and (level := known(measure.read(group[0]))):
-            draw_level(axes, level, look)
+            drawing.draw_level(axes, level, look)
 
 
 def _mark_calibration(axes: Axes, fit: Calibration, *, curve: bool) -> None:
@@ -114,7 +104,7 @@ def _mark_calibration(axes: Axes, fit: Calibration, *, curve: bool) -> None:
         if alpha is not None:
             guide(axes, "x", alpha, f"{name} {alpha:g}")
     if curve:
-        alphas, rates = [point.alpha for point in fit.curve], [point.expected_rate for point in fit.curve]
+        alphas, rates = zip(*((point.alpha, point.expected_rate) for point in fit.curve), strict=True)
         axes.plot(alphas, rates, color=FIT, linewidth=2.4, alpha=0.55, label="monotone fit, used by --level")
 
 
@@ -132,91 +122,74 @@ def _by_condition(results: Results, measures: Sequence[Measure]) -> Figure:
 
 
 @style()
-def effect_against_cost(results: Results, judges: Sequence[str]) -> Figure | None:
+def effect_against_cost(evaluation: Evaluation) -> Figure | None:
     """A point a condition, a panel a judge; None where no text was judged or none has a cost."""
-    effects, costs = _effects(results, judges), _costs(results, MAX_PPL_RATIO)
-    if not effects or not costs:
+    results, measures = evaluation.results, _measures(evaluation)
+    effects = [measure for measure in measures if measure.is_effect]
+    cost = next((measure for measure in measures if measure.kind == "cost"), None)
+    if cost is None or not effects:
         return None
     figure, panels = figure_of([2.6] * len(effects))
     for axes, measure in zip(panels, effects, strict=True):
-        costs[0].set_axis(axes, "x", results)
+        cost.set_axis(axes, "x", results)
         measure.set_axis(axes, "y", results)
         axes.label_outer()
         for baseline, look, group in _series(results):
             for place, result in enumerate(group):
-                x, y = known(costs[0].read(result)), known(measure.read(result))
+                x, y = known(cost.read(result)), known(measure.read(result))
                 if draw(axes, [(x, y)], look) and x and y and baseline is None:
-                    alpha = single_alpha(result)
-                    name = _short(result.condition.label) if alpha is None else f"{alpha:+g}"
-                    beside = (5, -7 if alpha is None and place % 2 else 7)  # names are long
-                    at: dict[str, Any] = {
-                        "xytext": beside,
-                        "textcoords": "offset points",
-                        "va": "center",
-                        "fontsize": 8,
-                    }
-                    axes.annotate(name, (x.value, y.value), **at)
+                    _name_point(axes, x.value, y.value, result, place)
     return finished(figure, "Effect against cost, a point for each setting")
 
 
-def _series(results: Results) -> list[tuple[str | None, Look, list[ConditionResult]]]:
+def _name_point(axes: Axes, x: float, y: float, result: ConditionResult, place: int) -> None:
+    """By its alpha; names are long, so they stand above and below in turn."""
+    alpha = single_alpha(result)
+    name = _short(result.condition.label) if alpha is None else f"{alpha:+g}"
+    beside = (5, -7 if alpha is None and place % 2 else 7)
+    axes.annotate(name, (x, y), beside, textcoords="offset points", va="center", fontsize=8)
+
+
+def _measures(evaluation: Evaluation, limit: float = MAX_PPL_RATIO) -> list[Measure]:
+    """What there are numbers for: each judge's effects, a cost, damage."""
+    results = evaluation.results
+    measures = [_effect(results, judge.name) for judge in evaluation.judges]
+    compared = any(known(r.perplexity_ratio) for r in results if r.condition.baseline is None)
+    measures.append(RATIO._replace(limit=limit) if compared else PERPLEXITY)
+    if any(result.kl is not None for result in results):
+        measures.append(KL)
+    return [measure for measure in measures if any(known(measure.read(result)) for result in results)]
+
+
+def _effect(results: Results, judge: str) -> Measure:
+    """The share of texts the judge finds positive, or its mean score."""
+    shares = any(known(result.judges[judge].rate) for result in results if judge in result.judges)
+    label = f"{'positive' if shares else 'mean score'}, judge “{_short(judge)}”"
+    return Measure(label, "share" if shares else "score", partial(effect, judge=judge))
+
+
+def _series(results: Results) -> Iterator[tuple[str | None, Look, list[ConditionResult]]]:
     """What is steered with the same vectors at the same positions, then each baseline; with their looks."""
     steered = [result for result in results if result.condition.baseline is None]
     several = len({result.condition.positions for result in steered}) > 1
-    curves: dict[str, list[ConditionResult]] = {}
+    curves: dict[str, list[ConditionResult]] = defaultdict(list)
     for result in steered:
         name = " + ".join(result.condition.vectors) or "generations"
-        curves.setdefault(f"{name}, {result.condition.positions}" if several else name, []).append(result)
-    looks = [look | {"label": _short(name, 40)} for look, name in zip(cycle(CURVES), curves, strict=False)]
-    series: list[tuple[str | None, Look, list[ConditionResult]]] = [
-        (None, *pair) for pair in zip(looks, curves.values(), strict=True)
-    ]
+        curves[f"{name}, {result.condition.positions}" if several else name].append(result)
+    for look, (name, group) in zip(cycle(CURVES), curves.items(), strict=False):
+        yield None, look | {"label": _short(name, 40)}, group
     for baseline, look in BASELINES.items():
-        group = [result for result in results if result.condition.baseline == baseline]
-        series += [(baseline, look, sorted(group, key=_alpha))] if group else []
-    return series
+        if group := [result for result in results if result.condition.baseline == baseline]:
+            yield baseline, look, sorted(group, key=_alpha)
 
 
 def _alpha(result: ConditionResult) -> float:
     return single_alpha(result) or 0.0
 
 
-def _effects(results: Results, judges: Sequence[str]) -> list[Measure]:
-    """Of each judge the share of texts it finds positive, or its mean score."""
-    measures = []
-    for judge in judges:
-        shares = any(judge in result.judges and known(result.judges[judge].rate) for result in results)
-        label = f"{'positive' if shares else 'mean score'}, judge “{_short(judge)}”"
-        measures.append(Measure(label, "share" if shares else "score", partial(effect, judge=judge)))
-    return _measured(measures, results)
-
-
-def _costs(results: Results, limit: float) -> list[Measure]:
-    """The perplexity ratio; where nothing was compared, perplexity itself."""
-    ratios = _measured([_ratio(limit)], [result for result in results if result.condition.baseline is None])
-    return ratios or _measured([Measure("perplexity", "cost", attrgetter("perplexity"))], results)
-
-
-def _ratio(limit: float) -> Measure:
-    return Measure("perplexity ratio", "cost", attrgetter("perplexity_ratio"), limit)
-
-
-def _damage(results: Results) -> list[Measure]:
-    unsteered: dict[str | None, float] = {UNSTEERED: 0.0}
-    kl = Measure("KL (nats a token)", "damage", lambda r: unsteered.get(r.condition.baseline, r.kl))
-    return [kl] if any(result.kl is not None for result in results) else []
-
-
-def _measured(measures: Sequence[Measure], results: Results) -> list[Measure]:
-    return [measure for measure in measures if any(known(measure.read(result)) for result in results)]
-
-
 def _short(text: str, length: int = 22) -> str:
     text = showable(" ".join(text.split()))
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-# --- layers ------------------------------------------------------------------------------------
 
 
 def parts_of(sweep: LayerSweep) -> list[str]:
@@ -232,11 +205,19 @@ def by_layer(sweep: LayerSweep, *parts: str) -> Figure:
         {"separation": _separation, "steering": _steering}[part](sweep, effects, costs)
     panels[-1].set_xlabel("layer")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    titles = {
-        "separation": "Separation of the two sides by layer",
-        "steering": "Effect and cost of steering by layer",
-    }
-    return finished(figure, titles[parts[0]])
+    if parts[0] == "separation":
+        return finished(figure, "Separation of the two sides by layer")
+    return finished(figure, "Effect and cost of steering by layer")
+
+
+def layers_plot(sweep: LayerSweep, path: Path) -> None:
+    """The charts of the layers' page as one PNG or SVG file, by its suffix.
+
+    Raises:
+        InputError: the suffix is neither .png nor .svg.
+        OutputError: the file cannot be written.
+    """
+    drawing.save(by_layer(sweep, *parts_of(sweep)), path)
 
 
 def _separation(sweep: LayerSweep, auroc: Axes, shift: Axes) -> None:
@@ -247,7 +228,7 @@ def _separation(sweep: LayerSweep, auroc: Axes, shift: Axes) -> None:
     guide(auroc, "y", 0.5, "chance")
     draw(shift, [(layer.layer, layer.shift_share) for layer in sweep.layers], means, joined=True)
     shift.set_ylabel("shift, share of\nresidual norm")
-    as_percent(shift, "y")
+    drawing.as_percent(shift, "y")
 
 
 def _steering(sweep: LayerSweep, rates: Axes, ratios: Axes) -> None:
@@ -256,7 +237,7 @@ def _steering(sweep: LayerSweep, rates: Axes, ratios: Axes) -> None:
     alphas = sorted({steered.alpha for _, steered in tried})
     judge = _short(sweep.judge.name) if sweep.judge else ""
     rate = Measure(f"positive, judge “{judge}”", "share", attrgetter("rate"))
-    for axes, measure in ((rates, rate), (ratios, _ratio(MAX_PPL_RATIO))):
+    for axes, measure in ((rates, rate), (ratios, RATIO)):
         measure.set_axis(axes, "y", [steered for _, steered in tried])
         for place, (look, alpha) in enumerate(zip(cycle(CURVES), alphas, strict=False)):
             aside = 0.12 * (place - (len(alphas) - 1) / 2)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
@@ -22,10 +23,9 @@ from ..errors import InputError
 from ..evaluation.metrics import Estimate, known
 from ..evaluation.samples import PROMPTING, RANDOM, UNSTEERED
 from ..files import replace_file
-from .tables import NO_BREAK
+from .tables import NO_BREAK, Number
 
-Number = Estimate | float | None
-Look = dict[str, str]  # how a series is told from the others, in matplotlib's words: never by colour alone
+Look = dict[str, Any]  # how a series is told from the others, in matplotlib's words: never by colour alone
 Which = Literal["x", "y"]
 
 WIDTH = 5.0  # inches
@@ -53,9 +53,6 @@ def style() -> Iterator[None]:
         yield
 
 
-# --- panels ------------------------------------------------------------------------------------
-
-
 def figure_of(heights: Sequence[float], *, share_x: bool = True) -> tuple[Figure, list[Axes]]:
     """Panels of these heights, in inches, one above the other."""
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.5), layout="constrained")
@@ -66,39 +63,26 @@ def figure_of(heights: Sequence[float], *, share_x: bool = True) -> tuple[Figure
 def draw(axes: Axes, points: Iterable[tuple[Number, Number]], look: Look, *, joined: bool = False) -> bool:
     """Draw points with their intervals, but those at infinity; False where there are no others."""
     both = [(known(x), known(y)) for x, y in points]
-    finite = [(x, y) for x, y in both if x and y and all(map(math.isfinite, (*x.ends, *y.ends)))]
+    ends = [((x.value, *x.ends), (y.value, *y.ends)) for x, y in both if x and y]
+    finite = [point for point in ends if np.isfinite(point).all()]
     if finite:
-        (x, xerr), (y, yerr) = map(_values_and_reach, zip(*finite, strict=True))
-        shown: dict[str, Any] = {**look} if joined else {**look, "linestyle": "none"}
-        axes.errorbar(x, y, yerr, xerr, markeredgecolor=PAPER, elinewidth=1.1, **shown)
+        value, low, high = np.array(finite).T  # [x and y, n]
+        reach = np.clip([value - low, high - value], 0, None).swapaxes(0, 1)  # [x and y, below and above, n]
+        xerr, yerr = (ends if ends.any() else None for ends in reach)
+        line = look if joined else look | {"linestyle": "none"}
+        axes.errorbar(value[0], value[1], yerr, xerr, markeredgecolor=PAPER, elinewidth=1.1, **line)
     return bool(finite)
-
-
-def _values_and_reach(estimates: Sequence[Estimate]) -> tuple[list[float], list[list[float]] | None]:
-    """Values [n], and how far intervals reach below and above [2, n]; None where all are exact."""
-    values = [estimate.value for estimate in estimates]
-    below = [max(0.0, estimate.value - estimate.ends[0]) for estimate in estimates]
-    above = [max(0.0, estimate.ends[1] - estimate.value) for estimate in estimates]
-    return values, [below, above] if any(below + above) else None
 
 
 def draw_level(axes: Axes, level: Estimate, look: Look) -> None:
     """A level to compare with, across the panel."""
     axes.axhspan(*level.ends, color=look["color"], alpha=0.12, linewidth=0)
-    axes.axhline(
-        level.value, color=look["color"], linestyle=look["linestyle"], linewidth=1.2, label=look["label"]
-    )
+    axes.axhline(level.value, linewidth=1.2, **look | {"marker": ""})
 
 
 def as_percent(axes: Axes, which: Which) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(PercentFormatter(1, symbol=f"{NO_BREAK}%"))
-
-
-def as_share(axes: Axes, which: Which) -> None:
-    """From 0 to 100 %, whatever the numbers."""
-    axes.set(**{f"{which}lim": (-0.04, 1.04), f"{which}ticks": (0, 0.25, 0.5, 0.75, 1)})
-    as_percent(axes, which)
 
 
 def as_cost(axes: Axes, which: Which, costs: Iterable[Number], limit: float | None) -> None:
@@ -116,17 +100,14 @@ def as_cost(axes: Axes, which: Which, costs: Iterable[Number], limit: float | No
 
 def guide(axes: Axes, which: Which, at: float, text: str) -> None:
     """A dotted line across the panel, and at its end what it stands for."""
-    line = axes.axvline if which == "x" else axes.axhline
-    line(at, color=INK, linestyle=(0, (2, 2)), linewidth=0.8)
-    end: dict[str, Any] = {
-        "xy": (1, at),
-        "xycoords": ("axes fraction", "data"),
-        "xytext": (-2, 2),
-        "ha": "right",
-    }
+    line: Look = {"color": INK, "linestyle": (0, (2, 2)), "linewidth": 0.8}
+    words: Look = {"textcoords": "offset points", "fontsize": 8}
     if which == "x":
-        end = {"xy": (at, 1), "xycoords": ("data", "axes fraction"), "xytext": (3, -3), "va": "top"}
-    axes.annotate(text, textcoords="offset points", fontsize=8, **end)
+        axes.axvline(at, **line)
+        axes.annotate(text, (at, 1), (3, -3), ("data", "axes fraction"), va="top", **words)
+    else:
+        axes.axhline(at, **line)
+        axes.annotate(text, (1, at), (-2, 2), ("axes fraction", "data"), ha="right", **words)
 
 
 def finished(figure: Figure, title: str) -> Figure:
@@ -134,21 +115,15 @@ def finished(figure: Figure, title: str) -> Figure:
     figure.set_label(title)
     handles: dict[str, Any] = {}
     for axes in figure.axes:
-        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        found, labels = axes.get_legend_handles_labels()
+        handles.update(zip(labels, found, strict=True))
     if len(handles) > 1:
         figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=2)
     return figure
 
 
-# --- pictures ----------------------------------------------------------------------------------
-
-
 def inline_svg(figure: Figure, ident: str) -> str:
-    """The chart as an `<svg>` element for an HTML page, themed by the page's variables.
-
-    Args:
-        ident: starts every id in the element, so that several charts of one page do not clash.
-    """
+    """The chart as an `<svg>` element in a page's own colours; `ident` starts every id in it."""
     ids: dict[str, str] = {}
 
     def numbered(found: re.Match[str]) -> str:  # hashes vary with the last bit of the layout
@@ -159,29 +134,21 @@ def inline_svg(figure: Figure, ident: str) -> str:
         return re.sub(r"#[0-9a-f]{6}\b", lambda colour: f"var(--{_VARIABLES[colour[0]]})", text)
 
     drawing = re.sub("<[^>]+>", adapted, _picture(figure, "svg").decode())
-    whole = re.search(r'(viewBox="[^"]+")[^>]*>\s*<defs>\s*<style.*?</defs>(.*)', drawing, re.DOTALL)
-    box, content = whole.groups() if whole else ("", drawing)
+    ((box, content),) = re.findall(
+        r'(viewBox="[^"]+")[^>]*>\s*<defs>\s*<style.*?</defs>(.*)', drawing, re.DOTALL
+    )
     title = f'<title id="{ident}-title">{escape(str(figure.get_label()))}</title>'
     return f'<svg {box} role="img" aria-labelledby="{ident}-title">{title}{content}'
 
 
 def check_suffix(path: Path) -> None:
-    """Find out before any work is done whether the suffix names a picture.
-
-    Raises:
-        InputError: it is neither .png nor .svg.
-    """
+    """Refuse, before any work is done, a file that is neither a .png nor a .svg."""
     if path.suffix.lower() not in (".png", ".svg"):
         raise InputError(f"{path}: a plot is a .png or a .svg file; name one of the two")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the chart as one file, whole or not at all, in the format that its suffix names.
-
-    Raises:
-        InputError: the suffix is neither .png nor .svg.
-        OutputError: the file cannot be written.
-    """
+    """Write the chart as one file, whole or not at all, in the format that its suffix names."""
     check_suffix(path)
     with replace_file(path) as temporary:
         temporary.write_bytes(_picture(figure, path.suffix.lower().removeprefix(".")))

@@ -6,7 +6,7 @@ Knows results and their intervals; knows nothing of charts, HTML or words, which
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..evaluation.evaluate import ConditionResult
 from ..evaluation.layers import Layer, Steered
@@ -17,57 +17,24 @@ from .tables import effect, on_one_scale, single_alpha
 Kind = Literal["works", "unspecific", "backwards", "costly", "nothing", "open"]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One condition as a judge sees it, beside the unsteered texts if there are any."""
+class Finding(NamedTuple):
+    """One condition as a judge sees it."""
 
     result: ConditionResult
     judge: str
+    alpha: float  # 0 where there is no single one
+    is_rate: bool
     effect: Estimate  # share of texts found positive, or mean score
-    unsteered: Estimate | None
-
-    @property
-    def steered(self) -> bool:
-        return self.result.condition.baseline is None
-
-    @property
-    def alpha(self) -> float | None:
-        return single_alpha(self.result)
-
-    @property
-    def is_rate(self) -> bool:
-        return known(self.result.judges[self.judge].rate) is not None
-
-    @property
-    def difference(self) -> Estimate:
-        """Effect minus the unsteered texts', with its own interval or, wider, that of the two."""
-        own = known(self.result.judges[self.judge].rate_difference)
-        if own and self.is_rate:
-            return own
-        other = self.unsteered or self.effect
-        (low, high), (other_low, other_high) = self.effect.ends, other.ends
-        return Estimate(self.effect.value - other.value, low - other_high, high - other_low)
-
-    @property
-    def direction(self) -> int:
-        """+1 or -1 where the texts moved, 0 where the difference may be none."""
-        low, high = self.difference.ends
-        return int(low > 0) - int(high < 0)
-
-    @property
-    def size(self) -> float:
-        return abs(self.difference.value)
-
-    @property
-    def ratio(self) -> Estimate | None:
-        return known(self.result.perplexity_ratio)
+    difference: Estimate  # to the unsteered texts, with its own interval or, wider, that of the two
+    direction: int  # +1 or -1 where the texts moved, 0 where the difference may be none
+    ratio: Estimate | None  # of perplexity
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What one judge's numbers show.
 
-    findings: every condition to which the judge gave a number.
+    findings: every condition to which the judge gave a number; `steered` are no baselines.
     one_curve: all that is steered lies on one curve, so that an alpha is name enough.
     subject: the strongest finding that is affordable; where nothing moved the largest, where all is
         too costly the cheapest, where nothing can be compared none.
@@ -75,26 +42,20 @@ class Verdict:
     """
 
     judge: str
-    kind: Kind
     max_ratio: float
     findings: Sequence[Finding]
+    steered: Sequence[Finding]
     one_curve: bool
+    kind: Kind = "open"
     subject: Finding | None = None
     opposite: Finding | None = None
-
-    @property
-    def steered(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.steered]
-
-    @property
-    def tried_both_signs(self) -> bool:
-        return self.one_curve and any(_opposed(finding, self.subject) for finding in self.steered)
+    tried_both_signs: bool = False
 
     def baseline(self, name: str) -> Finding | None:
         """The baseline of that name; of several, the one at the alpha nearest the subject's."""
-        alpha = (self.subject.alpha if self.subject else None) or 0.0
+        alpha = self.subject.alpha if self.subject else 0.0
         named = [finding for finding in self.findings if finding.result.condition.baseline == name]
-        return min(named, key=lambda finding: abs((finding.alpha or 0.0) - alpha), default=None)
+        return min(named, key=lambda finding: abs(finding.alpha - alpha), default=None)
 
     @property
     def repetition(self) -> tuple[Estimate, Estimate] | None:
@@ -115,47 +76,52 @@ def verdict(results: Sequence[ConditionResult], judge: str, max_ratio: float = M
     the nearest alpha, if the two intervals do not overlap.
     """
     findings = _findings(results, judge)
-    curves = {(f.result.condition.vectors, f.result.condition.positions) for f in findings if f.steered}
-    shown = Verdict(judge, "open", max_ratio, findings, on_one_scale(results) and len(curves) == 1)
-    if not shown.steered or shown.baseline(UNSTEERED) is None:
+    steered = [finding for finding in findings if finding.result.condition.baseline is None]
+    curves = {(f.result.condition.vectors, f.result.condition.positions) for f in steered}
+    shown = Verdict(judge, max_ratio, findings, steered, on_one_scale(results) and len(curves) == 1)
+    if not steered or shown.baseline(UNSTEERED) is None:
         return shown
-    moved = sorted((f for f in shown.steered if f.direction), key=lambda f: f.size, reverse=True)
+    by_size = sorted(steered, key=lambda finding: abs(finding.difference.value), reverse=True)
+    moved = [finding for finding in by_size if finding.direction]
     if not moved:
-        return replace(shown, kind="nothing", subject=max(shown.steered, key=lambda f: f.size))
+        return replace(shown, kind="nothing", subject=by_size[0])
     # a condition is not taken for cheap because it alone has no ratio
-    unknown = math.inf if any(f.ratio for f in shown.steered) else 1.0
-    costs = [f.ratio.value if f.ratio else unknown for f in moved]
-    affordable = [f for f, cost in zip(moved, costs, strict=True) if cost <= max_ratio]
+    unknown = math.inf if any(finding.ratio for finding in steered) else 1.0
+    costs = [finding.ratio.value if finding.ratio else unknown for finding in moved]
+    affordable = [finding for finding, cost in zip(moved, costs, strict=True) if cost <= max_ratio]
     if not affordable:
         return replace(shown, kind="costly", subject=moved[costs.index(min(costs))])
-    shown = replace(shown, subject=affordable[0], opposite=_opposite(affordable) if shown.one_curve else None)
-    return replace(shown, kind=_kind(shown, affordable[0]))
+    return _affordable(replace(shown, subject=affordable[0]), *affordable)
+
+
+def _affordable(shown: Verdict, best: Finding, *others: Finding) -> Verdict:
+    both_signs = shown.one_curve and any(f.alpha * best.alpha < 0 for f in shown.steered)
+    opposed = [f for f in others if f.alpha * best.alpha < 0 and f.direction != best.direction]
+    opposite = opposed[0] if both_signs and opposed else None
+    shown = replace(shown, kind="works", tried_both_signs=both_signs, opposite=opposite)
+    control = shown.baseline(RANDOM)
+    if control is not None and control.effect.overlaps(best.effect):
+        return replace(shown, kind="unspecific")
+    if shown.one_curve and best.alpha * best.direction < 0:
+        return replace(shown, kind="backwards")
+    return shown
 
 
 def _findings(results: Sequence[ConditionResult], judge: str) -> list[Finding]:
     judged = [(result, found) for result in results if (found := effect(result, judge))]
     unsteered = next((found for result, found in judged if result.condition.baseline == UNSTEERED), None)
-    return [Finding(result, judge, found, unsteered) for result, found in judged]
+    return [_finding(result, judge, found, unsteered or found) for result, found in judged]
 
 
-def _opposed(one: Finding, other: Finding | None) -> bool:
-    return other is not None and (one.alpha or 0.0) * (other.alpha or 0.0) < 0
-
-
-def _opposite(affordable: Sequence[Finding]) -> Finding | None:
-    """The first that goes the other way than the strongest, at the other sign of alpha."""
-    best, *others = affordable
-    return next((f for f in others if _opposed(f, best) and f.direction != best.direction), None)
-
-
-def _kind(shown: Verdict, best: Finding) -> Kind:
-    control = shown.baseline(RANDOM)
-    if control is not None and control.effect.overlaps(best.effect):
-        return "unspecific"
-    return "backwards" if shown.one_curve and (best.alpha or 0.0) * best.direction < 0 else "works"
-
-
-# --- layers ------------------------------------------------------------------------------------
+def _finding(result: ConditionResult, judge: str, found: Estimate, unsteered: Estimate) -> Finding:
+    numbers, alpha = result.judges[judge], single_alpha(result) or 0.0
+    is_rate = known(numbers.rate) is not None
+    (low, high), (other_low, other_high) = found.ends, unsteered.ends
+    apart = Estimate(found.value - unsteered.value, low - other_high, high - other_low)
+    difference = (known(numbers.rate_difference) if is_rate else None) or apart
+    direction = int(difference.ends[0] > 0) - int(difference.ends[1] < 0)
+    ratio = known(result.perplexity_ratio)
+    return Finding(result, judge, alpha, is_rate, found, difference, direction, ratio)
 
 
 @dataclass(frozen=True)
@@ -170,32 +136,31 @@ class LayersVerdict:
     best: Layer
     auroc: Estimate
     rivals: int
-    max_ratio: float
     steered: dict[int, tuple[Layer, Steered] | None]
 
 
-def by_layer(layers: Sequence[Layer], max_ratio: float = MAX_PPL_RATIO) -> LayersVerdict | None:
+def layers_verdict(layers: Sequence[Layer]) -> LayersVerdict | None:
     """What the layers show; None where no layer's separation could be measured."""
     measured = [(layer, auroc) for layer in layers if (auroc := known(layer.auroc))]
     if not measured:
         return None
     best, auroc = max(measured, key=lambda pair: pair[1].value)
     rivals = sum(other.overlaps(auroc) for layer, other in measured if layer is not best)
-    return LayersVerdict(best, auroc, rivals, max_ratio, _best_steered(layers, max_ratio))
+    return LayersVerdict(best, auroc, rivals, _best_steered(layers))
 
 
-def _best_steered(layers: Sequence[Layer], max_ratio: float) -> dict[int, tuple[Layer, Steered] | None]:
+def _best_steered(layers: Sequence[Layer]) -> dict[int, tuple[Layer, Steered] | None]:
     best: dict[int, tuple[Layer, Steered] | None] = {}
     for sign in (1, -1):
         tried = [
-            (sign * rate.value, ratio.value, layer, steered)
+            (sign * rate.value, ratio.value, (layer, steered))
             for layer in layers
             for steered in layer.steer
             if sign * steered.alpha > 0
             and (rate := known(steered.rate))
             and (ratio := known(steered.perplexity_ratio))
         ]
-        affordable = [(moved, (layer, steered)) for moved, cost, layer, steered in tried if cost <= max_ratio]
+        affordable = [(moved, place) for moved, ratio, place in tried if ratio <= MAX_PPL_RATIO]
         if tried:
             best[sign] = max(affordable, key=lambda pair: pair[0])[1] if affordable else None
     return best

@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 from matplotlib.figure import Figure
 from support import evaluations
 
-from neurosteer_cli.evaluation.evaluate import Evaluation
 from neurosteer_cli.evaluation.metrics import Estimate
 from neurosteer_cli.reports.charts import by_layer, effect_against_cost, effect_and_cost, parts_of
 from neurosteer_cli.reports.drawing import inline_svg
@@ -19,16 +18,8 @@ def texts(figure: Figure | None) -> set[str]:
     return {(element.text or "").strip() for element in svg.iter("text")}
 
 
-def dose(evaluation: Evaluation) -> Figure | None:
-    return effect_and_cost(evaluation.results, [judge.name for judge in evaluation.judges])
-
-
-def cost(evaluation: Evaluation) -> Figure | None:
-    return effect_against_cost(evaluation.results, [judge.name for judge in evaluation.judges])
-
-
 def test_conditions_of_one_vector_are_a_curve_against_alpha_beside_their_baselines() -> None:
-    figure = dose(evaluations.working())
+    figure = effect_and_cost(evaluations.working())
     assert figure is not None
     assert {
         "polite.st",
@@ -47,44 +38,46 @@ def test_conditions_of_one_vector_are_a_curve_against_alpha_beside_their_baselin
 
 
 def test_conditions_without_an_alpha_stand_by_their_labels() -> None:
+    published, pair = evaluations.published(), evaluations.two_vectors()
     assert {"system-a_generations_…", "system-b.jsonl", "$x^2$ <b>.jsonl"} <= texts(
-        dose(evaluations.published())
+        effect_and_cost(published)
     )
-    assert {"polite +8, happy +4", "polite.st + happy.st"} <= texts(dose(evaluations.two_vectors()))
+    assert {"polite +8, happy +4", "polite.st + happy.st"} <= texts(effect_and_cost(pair))
 
 
 def test_positions_are_named_only_where_they_differ() -> None:
     evaluation = evaluations.working()
-    assert "polite.st" in texts(dose(evaluation))
-    results = [
-        *evaluation.results,
-        evaluations.result(4.0, evaluation.results[1].judges, positions="generated"),
-    ]
-    assert {"polite.st, all", "polite.st, generated"} <= texts(dose(replace(evaluation, results=results)))
+    assert "polite.st" in texts(effect_and_cost(evaluation))
+    generated = evaluations.result(4.0, evaluation.results[1].judges, positions="generated")
+    both = replace(evaluation, results=[*evaluation.results, generated])
+    assert {"polite.st, all", "polite.st, generated"} <= texts(effect_and_cost(both))
 
 
 def test_a_point_is_named_by_its_alpha_or_label_and_one_at_infinity_is_left_out() -> None:
-    assert {"-8", "+4", "+8", "+16", "+24"} <= texts(cost(evaluations.working()))
-    assert "+24" not in texts(cost(evaluations.failed()))
-    assert "system-b.jsonl" in texts(cost(evaluations.published()))
+    assert {"-8", "+4", "+8", "+16", "+24"} <= texts(effect_against_cost(evaluations.working()))
+    assert "+24" not in texts(effect_against_cost(evaluations.failed()))
+    assert "system-b.jsonl" in texts(effect_against_cost(evaluations.published()))
 
 
 def test_a_judge_without_a_rate_is_drawn_by_its_mean() -> None:
     evaluation = evaluations.working()
     for result in evaluation.results:
         result.judges["data"] = replace(result.judges["data"], rate=None)
-    assert "mean score, judge “data”" in texts(dose(evaluation))
+    assert "mean score, judge “data”" in texts(effect_and_cost(evaluation))
 
 
 def test_there_is_no_chart_of_nothing() -> None:
     evaluation = evaluations.working()
-    assert cost(replace(evaluation, judges=[])) is None
+    assert effect_against_cost(replace(evaluation, judges=[])) is None
     nothing = {"perplexity": None, "perplexity_ratio": None, "kl": None, "judges": {}}
-    assert dose(replace(evaluation, results=[replace(one, **nothing) for one in evaluation.results])) is None
+    assert (
+        effect_and_cost(replace(evaluation, results=[replace(one, **nothing) for one in evaluation.results]))
+        is None
+    )
 
 
 def test_a_calibration_marks_its_fit_the_allowed_range_and_the_recommended_alphas() -> None:
-    figure = effect_and_cost(evaluations.working().results, ["data"], evaluations.calibration())
+    figure = effect_and_cost(evaluations.working(), evaluations.calibration())
     assert figure is not None
     assert {"monotone fit, used by --level", "up 16", "down -8"} <= texts(figure)
     axes = figure.axes[0]

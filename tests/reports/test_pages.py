@@ -7,19 +7,15 @@ from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import evaluations
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.evaluation.evaluate import Evaluation
-from neurosteer_cli.reports.pages import (
-    calibration_page,
-    evaluation_page,
-    latents_page,
-    layers_page,
-    layers_plot,
-)
+from neurosteer_cli.reports.charts import layers_plot
+from neurosteer_cli.reports.pages import calibration_page, evaluation_page, latents_page, layers_page
 from neurosteer_cli.saes.descriptions import About, Context, Description, Descriptions
 
 EVALUATIONS = (
@@ -328,24 +324,10 @@ def test_a_plot_of_another_suffix_is_refused(tmp_path: Path) -> None:
 # --- latents ------------------------------------------------------------------------------------
 
 
-class Reader(HTMLParser):
-    """The tags of a page, what it would fetch, and the text of its data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.data = ""
-        self.in_data = False
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        found = dict(attributes)
-        self.fetched += [value for key in ("src", "href") if (value := found.get(key))]
-        self.in_data = tag == "script" and found.get("id") == "data"
-
-    def handle_data(self, data: str) -> None:
-        if self.in_data:
-            self.data += data
-            self.in_data = False
+def records_of(html: str) -> Any:
+    """The data of the page."""
+    (data,) = re.findall('id="data">(.*?)</script>', html)
+    return json.loads(data)
 
 
 def described(*latents: Description, hook_point: str = "blocks.2.hook_resid_post") -> Descriptions:
@@ -366,12 +348,10 @@ def test_the_page_needs_nothing_else_and_holds_every_latent() -> None:
     nasty = Context("</script><b>", " & ", "<!--", 1.0)
     latents = Description(0, 0.25, (nasty,), ("up",), ("down",)), Description(1, 0.0, (), (), ())
     text = latents_page([described(*latents)])
-    reader = Reader()
-    reader.feed(text)
-    assert reader.fetched == []
+    assert not [attributes for _, attributes in Page(text).elements if {"src", "href"} & set(attributes)]
     assert "<b>" not in text and "<tiny>" not in text
     assert "blocks.2.hook_resid_post of &lt;tiny&gt;: 2 latents, contexts from 1,234 tokens" in text
-    assert json.loads(reader.data) == [
+    assert records_of(text) == [
         {"id": 0, "rate": 0.25, "at": [["</script><b>", " & ", "<!--", 1.0]], "up": ["up"], "down": ["down"]},
         {"id": 1, "rate": 0.0, "at": [], "up": [], "down": []},
     ]
@@ -380,6 +360,4 @@ def test_the_page_needs_nothing_else_and_holds_every_latent() -> None:
 def test_latents_of_several_saes_are_told_apart_by_their_block() -> None:
     latent = Description(0, 0.0, (), (), ())
     text = latents_page([described(latent), described(latent, hook_point="blocks.5.hook_resid_post")])
-    reader = Reader()
-    reader.feed(text)
-    assert [record["id"] for record in json.loads(reader.data)] == ["2/0", "5/0"]
+    assert [record["id"] for record in records_of(text)] == ["2/0", "5/0"]

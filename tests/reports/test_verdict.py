@@ -13,9 +13,9 @@ from support.evaluations import layer, near
 from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation
 from neurosteer_cli.evaluation.layers import Layer, Steered
 from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED
+from neurosteer_cli.evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
 from neurosteer_cli.reports.pages import environment
-from neurosteer_cli.reports.verdict import by_layer, verdict
+from neurosteer_cli.reports.verdict import layers_verdict, verdict
 
 
 class Said(NamedTuple):
@@ -39,9 +39,8 @@ def of(evaluation: Evaluation, judge: str = "data", **options: float) -> Said:
 
 def said_of(layers: list[Layer]) -> list[str]:
     words: Any = environment().get_template("verdict.html").module
-    return list(
-        map(plain, re.findall("<(?:p|li)[^>]*>(.*?)</(?:p|li)>", words.layers(by_layer(layers)), re.DOTALL))
-    )
+    html = words.layers(layers_verdict(layers), MAX_PPL_RATIO)
+    return list(map(plain, re.findall("<(?:p|li)[^>]*>(.*?)</(?:p|li)>", html, re.DOTALL)))
 
 
 def changed(
@@ -233,7 +232,7 @@ def test_the_best_layer_is_named_with_those_it_is_not_told_apart_from() -> None:
     layers = [layer(number, near(value, 0.02)) for number, value in enumerate((0.5, 0.9, 0.93, 0.6))]
     assert said_of(layers) == [
         "The sides are told apart best after layer 2: AUROC 0.93 [0.91, 0.95]. The intervals of 1 other "
-        "layer overlap its own.",
+        "layer overlap its own."
     ]
     assert said_of([layers[0], layers[2]])[0].endswith("The intervals of no other layers overlap its own.")
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,6 +94,20 @@ def unsteered(**rates: Estimate) -> ConditionResult:
     return result(0.0, {name: judged(rate) for name, rate in rates.items()}, Estimate(1.0), UNSTEERED)
 
 
+def series(
+    tried: Iterable[tuple[Any, float, float]],  # alpha or alphas, rate, perplexity ratio
+    spread: float,
+    ratio_spread: float,
+    unsteered: float | None = None,
+    **more: Any,
+) -> list[ConditionResult]:
+    """What the judge `data` found, the rates and ratios with these spreads."""
+    return [
+        result(alpha, {"data": judged(near(rate, spread, 1.0), unsteered)}, near(ratio, ratio_spread), **more)
+        for alpha, rate, ratio in tried
+    ]
+
+
 def evaluation(
     results: list[ConditionResult],
     *judges: Judge,
@@ -111,15 +126,13 @@ def evaluation(
 
 def working() -> Evaluation:
     """One vector, five alphas, one judge, all baselines: it works at 16 and breaks at 24."""
-    tried = ((-8, 0.38, 1.02), (4, 0.66, 1.0), (8, 0.79, 1.03), (16, 0.955, 1.08), (24, 0.97, 1.62))
-    results = [unsteered(data=near(0.61, 0.09))]
-    for alpha, rate, ratio in tried:
-        results.append(
-            result(float(alpha), {"data": judged(near(rate, 0.035, 1.0), 0.61)}, near(ratio, 0.07))
-        )
-    for alpha, ratio in ((8.0, 1.03), (16.0, 1.11)):
-        results.append(result(alpha, {"data": judged(near(0.60, 0.09), 0.61)}, near(ratio, 0.07), RANDOM))
-    results.append(result((), {"data": judged(near(0.83, 0.05), 0.61)}, near(0.94, 0.05), PROMPTING, ()))
+    tried = ((-8.0, 0.38, 1.02), (4.0, 0.66, 1.0), (8.0, 0.79, 1.03), (16.0, 0.955, 1.08), (24.0, 0.97, 1.62))
+    results = [
+        unsteered(data=near(0.61, 0.09)),
+        *series(tried, 0.035, 0.07, 0.61),
+        *series([(8.0, 0.60, 1.03), (16.0, 0.60, 1.11)], 0.09, 0.07, 0.61, baseline=RANDOM),
+        *series([((), 0.83, 0.94)], 0.05, 0.05, 0.61, baseline=PROMPTING, vectors=()),
+    ]
     return evaluation(results, Judge("data"))
 
 
@@ -134,11 +147,12 @@ def without_effect() -> Evaluation:
 
 def costly() -> Evaluation:
     """An effect, but only where perplexity is at least 1.6 times as high, and texts loop."""
-    loops: dict[str, Any] = {"repetition_4": near(0.12, 0.03), "n_empty": 3}
-    results = [unsteered(data=near(0.3, 0.06))]
-    for alpha, rate, ratio in ((8.0, 0.32, 1.1), (16.0, 0.55, 1.6), (32.0, 0.9, 7.5)):
-        results.append(result(alpha, {"data": judged(near(rate, 0.05), 0.3)}, near(ratio, 0.2), **loops))
-    results.append(result(16.0, {"data": judged(near(0.31, 0.06))}, near(1.4, 0.2), RANDOM))
+    tried = ((8.0, 0.32, 1.1), (16.0, 0.55, 1.6), (32.0, 0.9, 7.5))
+    results = [
+        unsteered(data=near(0.3, 0.06)),
+        *series(tried, 0.05, 0.2, 0.3, repetition_4=near(0.12, 0.03), n_empty=3),
+        *series([(16.0, 0.31, 1.4)], 0.06, 0.2, baseline=RANDOM),
+    ]
     return evaluation(results, Judge("data"), title="blunt.st on smollm2")
 
 
@@ -173,48 +187,30 @@ def seven() -> Evaluation:
 
 def two_vectors() -> Evaluation:
     """Two vectors at once: an alpha for each."""
-    vectors = ("polite.st", "happy.st")
-    results = [unsteered(data=near(0.5, 0.06))]
-    for alphas, rate, ratio in (
-        ((8.0, 4.0), 0.7, 1.04),
-        ((8.0, -4.0), 0.62, 1.02),
-        ((16.0, 8.0), 0.93, 1.31),
-    ):
-        rates = {"data": judged(near(rate, 0.05, 1.0), 0.5)}
-        results.append(result(alphas, rates, near(ratio, 0.08), vectors=vectors))
+    tried = (((8.0, 4.0), 0.7, 1.04), ((8.0, -4.0), 0.62, 1.02), ((16.0, 8.0), 0.93, 1.31))
+    steered = series(tried, 0.05, 0.08, 0.5, vectors=("polite.st", "happy.st"))
+    results = [unsteered(data=near(0.5, 0.06)), *steered]
     return evaluation(results, Judge("data"), title="polite.st and happy.st on smollm2")
 
 
 def published() -> Evaluation:
     """Generations read from files: no alpha, no vector, no ratio, names of any length."""
-    results = [
-        result(
-            None,
-            {"vader": judged(near(0.4 + 0.15 * place, 0.05)), "llm": judged(near(0.5 + 0.1 * place, 0.05))},
-            vectors=(),
-            source=source,
-            n=100 + place,
-        )
-        for place, source in enumerate(
-            ("system-a_generations_final_version_3.jsonl", "system-b.jsonl", "$x^2$ <b>.jsonl")
-        )
-    ]
+    results, scales = [], (("vader", 0.4, 0.15), ("llm", 0.5, 0.1))
+    files = ("system-a_generations_final_version_3.jsonl", "system-b.jsonl", "$x^2$ <b>.jsonl")
+    for place, source in enumerate(files):
+        judges = {name: judged(near(low + step * place, 0.05)) for name, low, step in scales}
+        results.append(result(None, judges, vectors=(), source=source, n=100 + place))
     return evaluation(results, Judge("vader"), Judge("llm"), title="3 files of generations")
 
 
 def hostile() -> Evaluation:
     """Every text is one that would break out of a page."""
     spoilt = Judge(HOSTILE, [HOSTILE], HOSTILE, {HOSTILE: [HOSTILE, {HOSTILE: HOSTILE}]})
-    results = [
-        replace(
-            one,
-            condition=replace(
-                one.condition, vectors=(HOSTILE,) * len(one.condition.vectors), positions=HOSTILE
-            ),
-            judges={HOSTILE: one.judges["data"]},
-        )
-        for one in working().results
-    ]
+    results = []
+    for one in working().results:
+        vectors = (HOSTILE,) * len(one.condition.vectors)
+        condition = replace(one.condition, vectors=vectors, positions=HOSTILE)
+        results.append(replace(one, condition=condition, judges={HOSTILE: one.judges["data"]}))
     made = evaluation(results, spoilt, title=HOSTILE, prompts=(HOSTILE,))
     samples = [replace(sample, text=HOSTILE) for sample in made.samples]
     return replace(made, samples=samples, provenance={HOSTILE: HOSTILE})
@@ -229,16 +225,14 @@ def failed() -> Evaluation:
 
 def calibration(up: float | None = 16.0, down: float | None = -8.0) -> Calibration:
     """Of `working`, with further alphas; from 20 on too costly."""
+    unknown = dict.fromkeys(("rate_low", "rate_high", "perplexity_ratio_low", "perplexity_ratio_high"))
     curve = [
         CurvePoint(
             alpha=alpha,
             rate=0.5,
-            rate_low=None,
-            rate_high=None,
             perplexity_ratio=1.0 if alpha < 20 else 1.6,
-            perplexity_ratio_low=None,
-            perplexity_ratio_high=None,
             expected_rate=1 / (1 + math.exp(-(alpha + 4) / 7)),
+            **unknown,
         )
         for alpha in (-8.0, -4.0, 0.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0)
     ]
