@@ -11,7 +11,7 @@ from neurosteer_cli.data.records import Passage
 from neurosteer_cli.evaluation import evaluate as module
 from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.judge import Scores
-from neurosteer_cli.evaluation.judges.lexical import RegexJudge
+from neurosteer_cli.evaluation.judges.lexical import regex_judge
 from neurosteer_cli.evaluation.likelihood import log_probs
 from neurosteer_cli.evaluation.metrics import Estimate
 from neurosteer_cli.evaluation.run import Run
@@ -52,7 +52,7 @@ class Forgetful:
 
 def results(engine: Engine, pushes: Any = None, **options: Any) -> list[ConditionResult]:
     run = Run(engine, SAMPLES, pushes=pushes or {})
-    return evaluate(run, [RegexJudge("good"), Forgetful()], **options).results
+    return evaluate(run, [regex_judge("good"), Forgetful()], **options).results
 
 
 def value(estimate: Estimate | None) -> float:
@@ -140,14 +140,14 @@ def test_damage_is_measured_for_the_pushes_given(engine: Engine, monkeypatch: py
 
 def test_without_an_unsteered_setting_there_are_no_differences(engine: Engine) -> None:
     only = [s for s in SAMPLES if s.condition == STEERED]
-    (steered,) = evaluate(Run(engine, only), [RegexJudge("good")]).results
+    (steered,) = evaluate(Run(engine, only), [regex_judge("good")]).results
     assert steered.perplexity_ratio is None
     assert steered.judges["regex:good"].rate_difference is None
 
 
 def test_of_one_prompt_the_continuations_are_resampled(engine: Engine) -> None:
     only = [s for s in SAMPLES if s.prompt == "a"]
-    unsteered, _ = evaluate(Run(engine, only), [RegexJudge("good")]).results
+    unsteered, _ = evaluate(Run(engine, only), [regex_judge("good")]).results
     rate = unsteered.judges["regex:good"].rate
     assert rate is not None and (rate.low, rate.high) == (0.0, 1.0)
 

