@@ -38,8 +38,7 @@ def fit_(
         str, typer.Option(help="neurosteer, paper (both through an SAE), diffmean or pca.")
     ] = "neurosteer",
     sae: Annotated[
-        str | None,
-        typer.Option(help="bundled, a sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry."),
+        str | None, typer.Option(help="bundled, a sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="SAE latents to keep at a block.")] = 100,
     latent: Annotated[
@@ -56,8 +55,7 @@ def fit_(
         ),
     ] = None,
     hook_point: Annotated[
-        str | None,
-        typer.Option(help="In place of --layers: blocks.20.hook_resid_post, or ..._pre."),
+        str | None, typer.Option(help="In place of --layers: blocks.20.hook_resid_post, or ..._pre.")
     ] = None,
     *,
     where: ModelOptions,

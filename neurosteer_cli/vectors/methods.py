@@ -98,12 +98,7 @@ def pca(evidence: Evidence, _k: int) -> Direction:
 
 
 Method = Callable[[Evidence, int], Direction]
-METHODS: dict[str, Method] = {
-    "neurosteer": neurosteer,
-    "paper": paper,
-    "diffmean": diffmean,
-    "pca": pca,
-}
+METHODS: dict[str, Method] = {"neurosteer": neurosteer, "paper": paper, "diffmean": diffmean, "pca": pca}
 NEEDS_SAE = {"neurosteer", "paper"}
 NEEDS_PAIRS = {"pca"}
 SPREAD = {"neurosteer"}  # at several blocks where there are SAEs for several
