@@ -59,8 +59,8 @@ class Endpoint:
     url: str
     model: str
 
-    def ask(self, questions: Sequence[str], advance: Advance = lambda _n: None) -> "list[Reply]":
-        """Ask all, a few at once; the replies in order. Raised is only what no other question would mend."""
+    def ask(self, questions: Sequence[str], advance: Advance = lambda _n: None) -> list[Reply]:
+        """Ask all, a few at once; the replies in order. Raised is what would befall any question."""
         import httpx2  # what the client is made of
         from anyio.from_thread import start_blocking_portal
 
@@ -71,7 +71,7 @@ class Endpoint:
         except httpx2.InvalidURL as error:
             raise ModelError(f"{self.url}: not a URL that can be asked ({error})") from error
 
-    async def _ask_all(self, questions: Sequence[str], advance: Advance) -> "list[Reply]":
+    async def _ask_all(self, questions: Sequence[str], advance: Advance) -> list[Reply]:
         free = asyncio.Semaphore(WORKERS)
         in_a_row = 0  # without an answer
 
