@@ -67,8 +67,8 @@ def draw(axes: Axes, points: Iterable[tuple[Number, Number]], look: Look, *, joi
     finite = [point for point in ends if np.isfinite(point).all()]
     if finite:
         value, low, high = np.array(finite).T  # [x and y, n]
-        reach = np.clip([value - low, high - value], 0, None).swapaxes(0, 1)  # [x and y, below and above, n]
-        xerr, yerr = (ends if ends.any() else None for ends in reach)
+        reach = np.stack([value - low, high - value], axis=1).clip(0)  # [x and y, below and above, n]
+        xerr, yerr = (sides if sides.any() else None for sides in reach)
         line = look if joined else look | {"linestyle": "none"}
         axes.errorbar(value[0], value[1], yerr, xerr, markeredgecolor=PAPER, elinewidth=1.1, **line)
     return bool(finite)

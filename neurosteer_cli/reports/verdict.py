@@ -91,20 +91,24 @@ def verdict(results: Sequence[ConditionResult], judge: str, max_ratio: float = M
     affordable = [finding for finding, cost in zip(moved, costs, strict=True) if cost <= max_ratio]
     if not affordable:
         return replace(shown, kind="costly", subject=moved[costs.index(min(costs))])
-    return _affordable(replace(shown, subject=affordable[0]), *affordable)
+    return _affordable(shown, *affordable)
 
 
 def _affordable(shown: Verdict, best: Finding, *others: Finding) -> Verdict:
-    both_signs = shown.one_curve and any(f.alpha * best.alpha < 0 for f in shown.steered)
-    opposed = [f for f in others if f.alpha * best.alpha < 0 and f.direction != best.direction]
-    opposite = opposed[0] if both_signs and opposed else None
-    shown = replace(shown, kind="works", tried_both_signs=both_signs, opposite=opposite)
-    control = shown.baseline(RANDOM)
+    """The verdict on what moved at a bearable cost, the strongest first."""
+
+    def at_other_sign(finding: Finding) -> bool:
+        return shown.one_curve and finding.alpha * best.alpha < 0
+
+    opposite = next((f for f in others if at_other_sign(f) and f.direction != best.direction), None)
+    both_signs = any(map(at_other_sign, shown.steered))
+    found = replace(shown, kind="works", subject=best, opposite=opposite, tried_both_signs=both_signs)
+    control = found.baseline(RANDOM)
     if control is not None and control.effect.overlaps(best.effect):
-        return replace(shown, kind="unspecific")
+        return replace(found, kind="unspecific")
     if shown.one_curve and best.alpha * best.direction < 0:
-        return replace(shown, kind="backwards")
-    return shown
+        return replace(found, kind="backwards")
+    return found
 
 
 def _findings(results: Sequence[ConditionResult], judge: str) -> list[Finding]:

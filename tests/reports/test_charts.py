@@ -38,11 +38,10 @@ def test_conditions_of_one_vector_are_a_curve_against_alpha_beside_their_baselin
 
 
 def test_conditions_without_an_alpha_stand_by_their_labels() -> None:
-    published, pair = evaluations.published(), evaluations.two_vectors()
-    assert {"system-a_generations_…", "system-b.jsonl", "$x^2$ <b>.jsonl"} <= texts(
-        effect_and_cost(published)
-    )
-    assert {"polite +8, happy +4", "polite.st + happy.st"} <= texts(effect_and_cost(pair))
+    published = texts(effect_and_cost(evaluations.published()))
+    assert {"system-a_generations_…", "system-b.jsonl", "$x^2$ <b>.jsonl"} <= published
+    pair = texts(effect_and_cost(evaluations.two_vectors()))
+    assert {"polite +8, happy +4", "polite.st + happy.st"} <= pair
 
 
 def test_positions_are_named_only_where_they_differ() -> None:
@@ -70,10 +69,8 @@ def test_there_is_no_chart_of_nothing() -> None:
     evaluation = evaluations.working()
     assert effect_against_cost(replace(evaluation, judges=[])) is None
     nothing = {"perplexity": None, "perplexity_ratio": None, "kl": None, "judges": {}}
-    assert (
-        effect_and_cost(replace(evaluation, results=[replace(one, **nothing) for one in evaluation.results]))
-        is None
-    )
+    empty = [replace(one, **nothing) for one in evaluation.results]
+    assert effect_and_cost(replace(evaluation, results=empty)) is None
 
 
 def test_a_calibration_marks_its_fit_the_allowed_range_and_the_recommended_alphas() -> None:
