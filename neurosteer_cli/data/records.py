@@ -12,11 +12,11 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import jsonlines
 
@@ -25,23 +25,20 @@ from ..files import writing
 
 MAX_LINE_BYTES = 16 * 2**20
 SUFFIXES, PACKED_SUFFIXES = (".jsonl", ".txt"), (".jsonl.gz", ".txt.gz")  # of files of records
-_PLAIN_SUFFIXES = (".txt", ".txt.gz")
 STDIN = "<stdin>"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(NamedTuple):
     """A record and where it stands, as `file:line`, for the errors that come later."""
 
     where: str
     record: Record
 
 
-@dataclass(frozen=True)
-class Passage:
+class Passage(NamedTuple):
     """A text to take statistics over: `text` counts, what precedes it is context.
 
     `messages` (a chat, its last turn by the assistant) excludes `prompt`; both may be absent.
@@ -59,7 +56,7 @@ class Passage:
 
 
 def read_records(source: str, *, plain_key: str = "text", name: str | None = None) -> Iterator[Located]:
-    """Yield the records of a JSONL or plain-text source one at a time, in order.
+    """Yield the records of a source one at a time, in order, unknown keys kept and empty lines left out.
 
     Args:
         source: a path, or `-` for stdin. A `.txt` file has one text a line; any other file is JSONL;
@@ -67,12 +64,8 @@ def read_records(source: str, *, plain_key: str = "text", name: str | None = Non
         plain_key: the key under which a plain line becomes a record.
         name: what errors call the source; `<stdin>` marks a copy of stdin and is read like it.
 
-    Unknown keys are kept, so a record leaves the program with everything it came with. Empty
-    lines are skipped.
-
     Raises:
-        InputError: no such file, a directory, not UTF-8, a line over 16 MiB, a line that is not a
-            JSON object, or no record at all.
+        InputError: the source or a line of it cannot be read, or there is no record at all.
     """
     name = name or (STDIN if source == "-" else source)
     with _open(source, name) as stream:
@@ -86,33 +79,22 @@ def read_records(source: str, *, plain_key: str = "text", name: str | None = Non
 
 
 def read_passages(source: str) -> Iterator[Passage]:
-    """Yield the texts of a source one at a time, in order.
-
-    Raises:
-        InputError: as `read_records` and `as_passage`.
-    """
+    """Yield the texts of a source one at a time, in order."""
     return map(as_passage, read_records(source))
 
 
 def as_passage(located: Located) -> Passage:
-    """Read one of the forms {"text"}, {"prompt", "completion"} or {"messages"}.
-
-    Raises:
-        InputError: none of the forms, a value of the wrong type, or nothing in the part that counts.
-    """
-    record, where = located.record, located.where
+    """Read one of the forms {"text"}, {"prompt", "completion"} or {"messages"}."""
+    where, record = located
     if "messages" in record:
         messages = chat_messages(located)
-        last = messages[-1]
-        if last["role"] != "assistant":
+        if (role := messages[-1]["role"]) != "assistant":
             raise InputError(
-                f"{where}: the last message is by {last['role']!r}; "
-                "the last one counts and must be by 'assistant'"
+                f"{where}: the last message is by {role!r}; the last one counts and must be by 'assistant'"
             )
-        return Passage(where, _filled_string(Located(where, last), "content"), messages=messages)
+        return Passage(where, _filled_string(Located(where, messages[-1]), "content"), messages=messages)
     if "completion" in record:
-        completion = _filled_string(located, "completion")
-        return Passage(where, completion, prompt=string_value(located, "prompt"))
+        return Passage(where, _filled_string(located, "completion"), prompt=string_value(located, "prompt"))
     if "text" in record:
         return Passage(where, _filled_string(located, "text"))
     raise InputError(
@@ -121,12 +103,8 @@ def as_passage(located: Located) -> Passage:
 
 
 def string_value(located: Located, key: str) -> str:
-    """The string under `key`.
-
-    Raises:
-        InputError: the key is absent, its value is no string, or not valid Unicode.
-    """
-    record, where = located.record, located.where
+    """The string under `key`, checked to be one that can be written as UTF-8."""
+    where, record = located
     if key not in record:
         raise InputError(f"{where}: no {key!r} key; found {sorted(record)}")
     value = record[key]
@@ -145,12 +123,8 @@ def _filled_string(located: Located, key: str) -> str:
 
 
 def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
-    """The chat under `messages`, each turn checked to be {"role": str, "content": str}.
-
-    Raises:
-        InputError: not a list of such turns, or an empty one.
-    """
-    turns, where = located.record["messages"], located.where
+    """The chat under `messages`: at least one turn, each checked to be {"role": str, "content": str}."""
+    where, turns = located.where, located.record["messages"]
     if not isinstance(turns, list) or not turns:
         raise InputError(f"{where}: 'messages' must be a list of {{role, content}}, got {_short(turns)}")
     for turn in turns:
@@ -169,11 +143,7 @@ def write_record(record: Record) -> None:
 
 @contextmanager
 def appending(path: Path) -> Iterator[Callable[[Record], object]]:
-    """Yield a function that appends a record to a file and flushes it.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Yield a function that appends a record to a file and flushes it."""
     with writing(path), path.open("a", encoding="utf-8") as file:
         yield jsonlines.Writer(file, dumps=_dumps, flush=True).write
 
@@ -182,13 +152,8 @@ def recover(path: Path) -> tuple[list[Located], int]:
     """Read back what `appending` wrote: whole records, and the bytes they take.
 
     What follows those bytes is a record that a killed run left half written.
-
-    Raises:
-        InputError: a line is not a JSON object.
     """
-    if not path.exists():
-        return [], 0
-    data = path.read_bytes()
+    data = path.read_bytes() if path.exists() else b""
     whole = data.rfind(b"\n") + 1
     lines = _lines(BytesIO(data[:whole]), str(path))
     return [Located(where, _json_object(line, where)) for where, line in lines], whole
@@ -200,15 +165,15 @@ def _dumps(record: Record) -> str:
     return json.dumps(record, allow_nan=False) if _SURROGATE.search(text) else text
 
 
-def _loads(line: str | bytes) -> Any:
-    """Read JSON, without the numbers that could not be written again: NaN, Infinity, 1e999."""
-    return json.loads(line, parse_constant=_finite, parse_float=_finite)
-
-
 def _finite(number: str) -> float:
     if not math.isfinite(value := float(number)):
         raise ValueError(f"{number} is no JSON number")
     return value
+
+
+# Reads JSON without the numbers that could not be written again: NaN, Infinity, 1e999. Made once:
+# `json.loads` makes a decoder for each line, which takes as long as the reading.
+_loads: Any = json.JSONDecoder(parse_constant=_finite, parse_float=_finite).decode
 
 
 def _open(source: str, name: str) -> AbstractContextManager[BinaryIO]:
@@ -225,17 +190,14 @@ def _open(source: str, name: str) -> AbstractContextManager[BinaryIO]:
 
 def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
     """Yield (file:line, line) without empty lines."""
-    for number in count(1):
-        where = f"{name}:{number}"
-        try:
-            raw = stream.readline(MAX_LINE_BYTES + 1)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{name}: not a whole gzip file ({error}); compress it again") from error
-        if not raw:
-            return
-        line = _decoded(raw, where, "utf-8-sig" if number == 1 else "utf-8")
-        if line.strip():
-            yield where, line
+    try:
+        for number, raw in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES + 1), b""), start=1):
+            where = f"{name}:{number}"
+            line = _decoded(raw, where, "utf-8-sig" if number == 1 else "utf-8")
+            if line.strip():
+                yield where, line
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{name}: not a whole gzip file ({error}); compress it again") from error
 
 
 def _decoded(raw: bytes, where: str, encoding: str) -> str:
@@ -256,14 +218,14 @@ def _decoded(raw: bytes, where: str, encoding: str) -> str:
 def _is_plain(name: str, first_line: str) -> bool:
     if name == STDIN:
         return not first_line.lstrip().startswith("{")
-    return name.lower().endswith(_PLAIN_SUFFIXES)
+    return name.lower().endswith((".txt", ".txt.gz"))
 
 
 def _json_object(line: str, where: str) -> Record:
     try:
         return jsonlines.Reader([line], loads=_loads).read(type=dict)
     except jsonlines.InvalidLineError as error:
-        raise InputError(f"{where}: not a JSON object: {_short(line.strip())}") from error
+        raise InputError(f"{where}: not a JSON object: {_short(str(error.line).strip())}") from error
     except RecursionError as error:
         raise InputError(f"{where}: JSON nested too deeply") from error
 
