@@ -1,7 +1,6 @@
 """Read a corpus with SAEs and note where each latent fires.
 
-Knows the engine, SAEs and what a description is; knows nothing of files or the terminal. Memory
-holds a few token windows a latent and one batch, however long the corpus.
+Knows nothing of files or the terminal. Memory holds a few token windows a latent and one batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +46,7 @@ class LatentLog:
         rows = self.sae.decoder_rows(torch.arange(self.sae.d_sae))
         rates = (self.fired.double() / max(1, self.n_tokens)).tolist()
         latents = [
-            Description(latent, rates[latent], tuple(self._contexts(latent, engine)), tuple(up), tuple(down))
+            Description(latent, rates[latent], self._contexts(latent, engine), tuple(up), tuple(down))
             for latent, (up, down) in enumerate(promoted_tokens(engine, rows, n_tokens_shown))
         ]
         about = About(
@@ -62,18 +61,13 @@ class LatentLog:
         )
         return Descriptions(about, latents)
 
-    def _contexts(self, latent: int, engine: Engine) -> Iterator[Context]:
+    def _contexts(self, latent: int, engine: Engine) -> tuple[Context, ...]:
         """The places of largest activation first; the same words once."""
-        seen = set()
+        decode, found = engine.decode, dict[tuple[str, str, str], float]()
         for activation, before, token, after in self.peaks.of(latent):
-            words = (
-                engine.decode([], before),
-                engine.decode(before, [token]),
-                engine.decode([*before, token], after),
-            )
-            if words not in seen:
-                seen.add(words)
-                yield Context(*words, activation)
+            words = (decode([], before), decode(before, [token]), decode([*before, token], after))
+            found.setdefault(words, activation)
+        return tuple(Context(*words, activation) for words, activation in found.items())
 
 
 def describe(

@@ -112,12 +112,12 @@ class Descriptions:
                     f"{FORMAT_VERSION}; run `neurosteer sae describe` again"
                 )
             found = cls(_ABOUT.validate_python(about), _LATENTS.validate_python(latents))
+            if [latent.latent_id for latent in found.latents] != list(range(found.about.d_sae)):
+                raise ValueError("latents are missing")
         except (InputError, ValueError) as error:
             raise SAEError(
                 f"{file}: damaged ({one_line(error)}); run `neurosteer sae describe` again"
             ) from error
-        if [latent.latent_id for latent in found.latents] != list(range(found.about.d_sae)):
-            raise SAEError(f"{file}: damaged (latents are missing); run `neurosteer sae describe` again")
         return found
 
 

@@ -66,10 +66,11 @@ def nearest_saes(
 ) -> dict[HookPoint, SparseAutoencoder]:
     """For each hook point the SAE of a family whose block is nearest to it; the SAE itself if it is one."""
     family = sae_folders(sae_id, model_id=model_id)
-    nearest = {
-        point: min(family, key=lambda layer: abs(layer - point.layer), default=None) for point in points
-    }
-    return {point: load_sae(sae_id, model_id=model_id, layer=layer) for point, layer in nearest.items()}
+    found = {}
+    for point in points:
+        layer = min(family, key=lambda layer: abs(layer - point.layer), default=None)
+        found[point] = load_sae(sae_id, model_id=model_id, layer=layer)
+    return found
 
 
 def open_saes(

@@ -4,11 +4,12 @@ Knows the engine and SAEs; knows nothing of training, files or the terminal. Mem
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from ..errors import InputError
 from ..models.engine import Engine, ResidualBatch, Tokens
@@ -32,16 +33,9 @@ class Measured:
     loss: float | None  # cross-entropy of the model, nats a token
     loss_spliced: float | None  # with the reconstruction in the residual's place
     loss_zeroed: float | None  # with zeros there
-
-    @property
-    def loss_recovered(self) -> float | None:
-        """The share of what zeros cost that the reconstruction saves; 1 is no loss at all."""
-        if self.loss is None or self.loss_spliced is None or self.loss_zeroed is None:
-            return None
-        return (self.loss_zeroed - self.loss_spliced) / (self.loss_zeroed - self.loss)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "loss_recovered": self.loss_recovered}
+    loss_recovered: (
+        float | None
+    )  # share of what zeros cost that the reconstruction saves; 1 is no loss at all
 
 
 def reconstruct(sae: SparseAutoencoder, resid: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +83,8 @@ class Tally:
     def measured(self) -> Measured:
         """The figures; at least one token must have been taken in."""
         variance = self.squares - float(self.total.square().sum()) / self.n
-        losses = (self.losses / self.n_losses).tolist() if self.n_losses else [None] * 3
+        means: list[Any] = (self.losses / self.n_losses).tolist() if self.n_losses else [None] * 3
+        plain, spliced, zeroed = means
         return Measured(
             n_tokens=self.n,
             explained_variance=1 - self.error / variance,
@@ -97,9 +92,10 @@ class Tally:
             dead_share=float((self.fired == 0).double().mean()),
             median_resid_norm=self.norms.median,
             n_loss_tokens=self.n_losses,
-            loss=losses[0],
-            loss_spliced=losses[1],
-            loss_zeroed=losses[2],
+            loss=plain,
+            loss_spliced=spliced,
+            loss_zeroed=zeroed,
+            loss_recovered=(zeroed - spliced) / (zeroed - plain) if self.n_losses else None,
         )
 
 
@@ -141,16 +137,16 @@ def tally(
 @torch.inference_mode()
 def _add_losses(engine: Engine, tallies: Sequence[Tally], batch: ResidualBatch) -> None:
     """Run a batch as it is, then for each SAE with the reconstruction and with zeros spliced in."""
-    plain, n = _loss(engine, batch.ids, {})
+    plain = _loss(engine, batch.ids, {})
     for running in tallies:
         point = running.sae.hook_point
         resid = batch.resid[point]
-        kept = usual(resid, running.norms.median)
+        kept = usual(resid, running.norms.median)[:, None]
         out, _ = reconstruct(running.sae, resid)
-        spliced, _ = _loss(engine, batch.ids, {point: _placed(batch, (out - resid) * kept[:, None])})
-        zeroed, _ = _loss(engine, batch.ids, {point: _placed(batch, -resid * kept[:, None])})
+        spliced = _loss(engine, batch.ids, {point: _placed(batch, (out - resid) * kept)})
+        zeroed = _loss(engine, batch.ids, {point: _placed(batch, -resid * kept)})
         running.losses += torch.tensor([plain, spliced, zeroed], dtype=torch.float64)
-        running.n_losses += n
+        running.n_losses += int((batch.ids[:, 1:] >= 0).sum())
 
 
 def _placed(batch: ResidualBatch, difference: Tensor) -> Tensor:
@@ -160,12 +156,9 @@ def _placed(batch: ResidualBatch, difference: Tensor) -> Tensor:
     return whole
 
 
-def _loss(engine: Engine, ids: Tensor, pushes: dict[HookPoint, Tensor]) -> tuple[float, int]:
-    """Summed cross-entropy of each next token, in nats, and how many there are."""
-    inputs = ids.clamp_min(0).to(engine.device)
+def _loss(engine: Engine, ids: Tensor, pushes: dict[HookPoint, Tensor]) -> float:
+    """Summed cross-entropy of each next token, in nats."""
+    ids = ids.to(engine.device)
     with add(engine.blocks, pushes):
-        logits = engine.model(input_ids=inputs, use_cache=False).logits[:, :-1].float()
-    targets = ids[:, 1:].to(engine.device)
-    there = targets >= 0
-    found = torch.nn.functional.cross_entropy(logits[there], targets[there], reduction="sum")
-    return float(found), int(there.sum())
+        logits = engine.model(input_ids=ids.clamp_min(0), use_cache=False).logits[:, :-1].float()
+    return float(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-1, reduction="sum"))

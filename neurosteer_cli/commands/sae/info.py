@@ -1,5 +1,6 @@
 """neurosteer sae info: what an SAE is, and how good it is on given texts."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,7 +51,7 @@ def info(
     measured = _measure(where, saes, files, n_tokens, n_loss) if files else [None] * len(saes)
     for number, (one, figures) in enumerate(zip(saes.values(), measured, strict=True)):
         if json:
-            write_record({**_card(one, where.name), **(figures.to_json() if figures else {})})
+            write_record({**_card(one, where.name), **(asdict(figures) if figures else {})})
         else:
             _show(_card(one, where.name), figures, apart=number > 0)
     if not files and not json:

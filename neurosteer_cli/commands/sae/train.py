@@ -77,11 +77,10 @@ class TrainingOptions:
         Raises:
             InputError: the model's context, the tokens or the disk are too small for them.
         """
-        from ...saes.training.config import BYTES_PER_NUMBER, TrainingConfig
+        from ...saes.training.config import TrainingConfig, row_bytes
 
         if self.context > engine.max_tokens:
             raise InputError(f"--context {self.context}: the model reads at most {engine.max_tokens} tokens")
-        row = BYTES_PER_NUMBER * engine.d_model * len(points)
         config = TrainingConfig(
             model_id=engine.model_id,
             points=tuple(map(str, points)),
@@ -90,7 +89,7 @@ class TrainingOptions:
             k=self.k,
             n_tokens=parse_count(self.tokens, "--tokens"),
             epochs=self.epochs,
-            rows_per_round=parse_count(self.disk, "--disk") // row,
+            rows_per_round=parse_count(self.disk, "--disk") // row_bytes(len(points), engine.d_model),
             context=self.context,
             batch_size=self.batch_size,
             lr=self.lr,
@@ -159,7 +158,7 @@ def train(
                 dtype=training.save_as,
                 tell=lambda now: show(now.phase, now.done, now.total, _quality(now)),
             ).run()  # fmt: skip
-    for folder, (explained, l0, n_dead) in trained:
+    for folder, (explained, l0, n_dead) in trained.items():
         console.note(
             f"wrote {folder}: explains {explained:.3f} of the variance at L0 {l0:.1f}, {n_dead} dead latents "
             "(training batches; `sae info` measures on texts of your own)"

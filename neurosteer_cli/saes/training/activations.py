@@ -1,7 +1,7 @@
 """Residuals of packed sequences kept in a file on disk, to be drawn from in any order.
 
-Knows the engine and files; knows nothing of SAEs or training. Rows are float16 in training units
-(residual x scale), so memory holds one group of sequences, whatever the file's size.
+Rows are float16 in training units (residual x scale), so memory holds one group of sequences,
+whatever the file's size. Knows nothing of SAEs or training.
 """
 
 import hashlib
@@ -9,13 +9,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from torch import Tensor
 
 from ...errors import InputError
@@ -23,19 +23,19 @@ from ...files import replace_file, writing
 from ...models.engine import Engine, Tokens
 from ...models.hooks import HookPoint
 from ...models.residuals import usual
-from .config import BYTES_PER_NUMBER
+from .config import row_bytes
 
 SEQUENCES_PER_GROUP = 32  # at most: run, written and noted down together
+SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadingState:
+class ReadingState(BaseModel, frozen=True):
     """How far the reading of the corpus has come; what a resumed run goes on from."""
 
     round: int = 0  # which filling of the file
     n_rows: int = 0  # in the file
     n_sequences: int = 0  # read since the beginning of the corpus
-    sha256: str = hashlib.sha256().hexdigest()  # of their token ids
+    sha256: str = SHA256_OF_NOTHING  # of their token ids
     exhausted: bool = False  # the corpus has no more
     medians: tuple[float, ...] = ()  # residual norm, by hook point; () before the first group
     scales: tuple[float, ...] = ()  # residual x scale has a mean norm of sqrt(d_model)
@@ -43,14 +43,11 @@ class ReadingState:
     @classmethod
     def load(cls, file: Path) -> "ReadingState":
         """Read what `save` wrote; the beginning if there is nothing."""
-        return _STATE.validate_json(file.read_bytes()) if file.exists() else cls()
+        return cls.model_validate_json(file.read_bytes()) if file.exists() else cls()
 
     def save(self, file: Path) -> None:
         with replace_file(file) as temporary:
-            temporary.write_bytes(_STATE.dump_json(self))
-
-
-_STATE = TypeAdapter(ReadingState)
+            temporary.write_text(self.model_dump_json())
 
 
 class ActivationStore:
@@ -58,60 +55,46 @@ class ActivationStore:
 
     def __init__(self, folder: Path, points: Sequence[HookPoint], d_model: int) -> None:
         self.points, self.d_model = list(points), d_model
+        self.row_bytes = row_bytes(len(points), d_model)
         self.rows_file, self.state_file = folder / "activations.f16", folder / "reading.json"
         self.state = ReadingState.load(self.state_file)
 
-    @property
-    def row_bytes(self) -> int:
-        return len(self.points) * self.d_model * BYTES_PER_NUMBER
-
     def next_round(self) -> None:
         """Begin to fill the file anew, with what comes next in the corpus."""
-        self.state = replace(self.state, round=self.state.round + 1, n_rows=0)
+        self._note(round=self.state.round + 1, n_rows=0)
 
     def fill(
-        self,
-        engine: Engine,
-        sequences: Iterator[Tokens],
-        n_rows: int,
-        advance: Callable[[int], None],
+        self, engine: Engine, sequences: Iterator[Tokens], n_rows: int, tell: Callable[[int], None]
     ) -> None:
         """Read until the file holds n_rows tokens or the corpus ends.
 
         Args:
             sequences: of the corpus, from its beginning; those read already are passed over.
-            advance: told how many rows have come in.
+            tell: told how many rows the file holds.
 
         Raises:
             InputError: the corpus is not the one that was read before.
             OutputError: the file cannot be written.
         """
-        self._pass_over(sequences)
+        if (
+            reduce(_chained, islice(sequences, self.state.n_sequences), SHA256_OF_NOTHING)
+            != self.state.sha256
+        ):
+            raise InputError(
+                "the corpus is not the one this training has read so far; give the same files in that order"
+            )
         while group := _group(sequences, n_rows - self.state.n_rows):
             resid = [
                 torch.stack([batch.resid[point] for point in self.points], 1).cpu()
                 for batch in engine.residuals(group, self.points)
             ]
-            before = self.state.n_rows
-            self._take(torch.cat(resid) if resid else self._no_rows(), group, n_rows)
-            advance(self.state.n_rows - before)
+            self._take(torch.cat([torch.empty(0, len(self.points), self.d_model), *resid]), group, n_rows)
+            tell(self.state.n_rows)
         self._note(exhausted=self.state.n_rows < n_rows)
 
-    def _no_rows(self) -> Tensor:
-        return torch.empty(0, len(self.points), self.d_model)
-
     def _note(self, **changes: Any) -> None:
-        self.state = replace(self.state, **changes)
+        self.state = self.state.model_copy(update=changes)
         self.state.save(self.state_file)
-
-    def _pass_over(self, sequences: Iterator[Tokens]) -> None:
-        digest, passed = ReadingState.sha256, 0
-        for tokens in islice(sequences, self.state.n_sequences):
-            digest, passed = _chained(digest, [tokens]), passed + 1
-        if passed != self.state.n_sequences or digest != self.state.sha256:
-            raise InputError(
-                "the corpus is not the one this training has read so far; give the same files in that order"
-            )
 
     def _take(self, resid: Tensor, group: list[Tokens], n_rows: int) -> None:
         """Append a group's residuals [n, n_points, d_model] to the file, up to n_rows, and note it down."""
@@ -126,7 +109,7 @@ class ActivationStore:
         self._note(
             n_rows=self.state.n_rows + len(rows),
             n_sequences=self.state.n_sequences + len(group),
-            sha256=_chained(self.state.sha256, group),
+            sha256=reduce(_chained, group, self.state.sha256),
         )
 
     def _scaled(self, resid: Tensor) -> Tensor:
@@ -138,7 +121,9 @@ class ActivationStore:
         kept = usual(resid, medians).all(dim=-1)
         if not self.state.medians:
             scales = [math.sqrt(self.d_model) / mean for mean in norms[kept].mean(dim=0).tolist()]
-            self.state = replace(self.state, medians=tuple(medians.tolist()), scales=tuple(scales))
+            self.state = self.state.model_copy(
+                update={"medians": tuple(medians.tolist()), "scales": tuple(scales)}
+            )
         return resid[kept] * torch.tensor(self.state.scales)[:, None]
 
     def draw(self, rows: Tensor) -> Tensor:
@@ -168,8 +153,6 @@ def _group(sequences: Iterator[Tokens], n_rows: int) -> list[Tokens]:
     return group
 
 
-def _chained(digest: str, group: Sequence[Tokens]) -> str:
-    """The hash of all token ids so far and of a group's, however they are grouped."""
-    for tokens in group:
-        digest = hashlib.sha256((digest + json.dumps(tokens.ids)).encode()).hexdigest()
-    return digest
+def _chained(digest: str, tokens: Tokens) -> str:
+    """The hash of all token ids so far and of these."""
+    return hashlib.sha256((digest + json.dumps(tokens.ids)).encode()).hexdigest()

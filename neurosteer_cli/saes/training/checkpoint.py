@@ -1,4 +1,4 @@
-"""Checkpoints of a training: all its SAEs at one step.
+"""Checkpoints of a training: all its SAEs at one step, in one file that is there whole or not at all.
 
 Knows tensors and files; knows nothing of models or of sae-lens.
 """
@@ -22,7 +22,7 @@ LayerState = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and numbers fo
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All SAEs at one step, in one safetensors file that is there whole or not at all."""
+    """All SAEs at one step."""
 
     round: int
     step: int  # the next one of the round
@@ -30,11 +30,7 @@ class Checkpoint:
     layers: dict[str, LayerState]  # by hook point
 
     def save(self, folder: Path) -> None:
-        """Write the file.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
+        """Write the file; OutputError if it cannot be written."""
         tensors = {
             f"{point}|{name}": tensor
             for point, (state, _) in self.layers.items()
@@ -50,11 +46,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path) -> "Checkpoint | None":
-        """Read what `save` wrote; None if there is none.
-
-        Raises:
-            InputError: it is damaged.
-        """
+        """Read what `save` wrote, None if there is none; InputError if it is damaged."""
         file = folder / FILE_NAME
         if not file.exists():
             return None

@@ -1,16 +1,16 @@
-"""What a training of SAEs is asked to do, and what it tells while it runs and in the end.
-
-Knows numbers and names only.
-"""
+"""What a training of SAEs is asked to do, and what it tells while it runs. Knows numbers and names only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 ARCHITECTURES = ("topk", "batchtopk", "jumprelu", "matryoshka")
 STATE_FOLDER = ".training"  # in the folder of the SAEs, while they are trained
-BYTES_PER_NUMBER = 2  # of an activation on disk
+
+
+def row_bytes(n_points: int, d_model: int) -> int:
+    """What the activations of a token take on disk, float16 at each hook point."""
+    return 2 * n_points * d_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,10 @@ class TrainingConfig:
         return sum(self.epochs * (rows // self.batch_size) for rows in rounds)
 
     def cost(self, d_model: int) -> "Cost":
-        """What a run takes beside the model, in bytes."""
-        rows = min(self.n_tokens, self.rows_per_round)
+        """What a run takes beside the model."""
         weights = len(self.points) * 2 * d_model * self.d_sae * 4
         return Cost(
-            activations=rows * BYTES_PER_NUMBER * d_model * len(self.points),
+            activations=max(self.rounds) * row_bytes(len(self.points), d_model),
             checkpoint=3 * weights,  # with Adam's two moments
             memory=4 * weights,  # and the gradients
         )
@@ -70,18 +69,10 @@ class Quality(NamedTuple):
     n_dead: int
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """Where a training stands, for people."""
 
     phase: str  # "reading" or "training"
     done: int  # tokens of this phase, over all rounds
     total: int
     quality: dict[str, Quality]  # by hook point
-
-
-class Trained(NamedTuple):
-    """What came out for one hook point."""
-
-    folder: Path
-    quality: Quality

@@ -1,9 +1,8 @@
 """Train an SAE at each of several hook points, from one pass of the model over a corpus.
 
-Knows how reading, training and checkpoints follow one another; knows nothing of the terminal. The
-work goes in rounds: fill a file with activations, train on it for some epochs in an order drawn
+The work goes in rounds: fill a file with activations, train on it for some epochs in an order drawn
 anew, fill it with what comes next. A run that is killed goes on from its last checkpoint to the same
-weights, bit for bit, as one that is not.
+weights, bit for bit, as one that is not. Knows nothing of the terminal.
 """
 
 import json
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +24,7 @@ from ...models.residuals import packed
 from ..sae import SparseAutoencoder
 from .activations import ActivationStore, order_of
 from .checkpoint import Checkpoint
-from .config import STATE_FOLDER, Progress, Quality, Trained, TrainingConfig
+from .config import STATE_FOLDER, Progress, Quality, TrainingConfig
 from .trainer import LayerTrainer
 from .transfer import Moments, transferred
 
@@ -64,33 +62,37 @@ class Training:
         """
         self.config, self.engine, self.corpus, self.folder = config, engine, corpus, folder
         self.init, self.checkpoint_steps, self.dtype, self.tell = init, checkpoint_steps, dtype, tell
-        self.points = [HookPoint.parse(name) for name in config.points]
         self.state_folder = folder / STATE_FOLDER
         self.is_new = self._claim()
+        self.points = [HookPoint.parse(name) for name in config.points]
         self.store = ActivationStore(self.state_folder, self.points, engine.d_model)
         self.round, self.step = 0, 0  # the next step of this round to take
-        self.trainers: list[LayerTrainer] = []
+        self.n_steps = 0  # of all rounds, as the learning rate goes
+        self.trainers: dict[str, LayerTrainer] = {}  # by hook point
 
     def _claim(self) -> bool:
         """Note the configuration in a new folder, or hold it against the one noted there."""
-        note = self.state_folder / "settings.json"
+        note, asked = self.state_folder / "settings.json", json.dumps(asdict(self.config))
         if not note.exists():
             with writing(self.folder):
                 self.state_folder.mkdir(parents=True, exist_ok=True)
             with replace_file(note) as temporary:
-                temporary.write_text(json.dumps(asdict(self.config)))
+                temporary.write_text(asked)
             return True
-        noted, asked = json.loads(note.read_text()), json.loads(json.dumps(asdict(self.config)))
-        for key in asked:
-            if noted.get(key) != asked[key]:
+        noted = json.loads(note.read_text())
+        for key, value in json.loads(asked).items():
+            if noted.get(key) != value:
                 raise InputError(
-                    f"{self.folder}: its unfinished training has {key}={noted.get(key)!r}, and "
-                    f"{asked[key]!r} is asked for; give the same options with --resume, or another folder"
+                    f"{self.folder}: its unfinished training has {key}={noted.get(key)!r}, and {value!r} is "
+                    "asked for; give the same options with --resume, or another folder"
                 )
         return False
 
-    def run(self) -> list[Trained]:
+    def run(self) -> dict[Path, Quality]:
         """Read, train and save; the folder's state is removed in the end.
+
+        Returns:
+            each SAE's folder, and how it does on the last batches.
 
         Raises:
             InputError: the corpus cannot be trained on, or has changed since the training began; or the
@@ -111,17 +113,15 @@ class Training:
                 with suppress(OSError):  # not empty
                     self.folder.rmdir()
             raise
-        trained = self._save()
+        self._save()
         shutil.rmtree(self.state_folder)
-        return trained
+        return {self.folder / name: quality for name, quality in self._quality().items()}
 
     @property
     def rounds(self) -> list[int]:
         """Rows of each round: as asked for, or as the corpus gave."""
         state = self.store.state
         return [*self.config.rounds[: state.round], state.n_rows] if state.exhausted else self.config.rounds
-
-    # --- reading -------------------------------------------------------------------------------
 
     def _sequences(self) -> Iterator[Tokens]:
         return packed(self.engine, documents(self.corpus), self.config.context)
@@ -132,11 +132,11 @@ class Training:
             self.store.next_round()
         wanted, before, total = self.rounds[self.round], sum(self.rounds[: self.round]), sum(self.rounds)
 
-        def advance(_n: int) -> None:
-            self.tell(Progress("reading", before + self.store.state.n_rows, total, {}))
+        def tell(n_rows: int) -> None:
+            self.tell(Progress("reading", before + n_rows, total, {}))
 
         if self.store.state.n_rows < wanted:
-            self.store.fill(self.engine, self._sequences(), wanted, advance)
+            self.store.fill(self.engine, self._sequences(), wanted, tell)
         n_rows = self.store.state.n_rows
         if n_rows < self.config.batch_size and self.round == 0:
             raise InputError(
@@ -144,40 +144,34 @@ class Training:
                 f"{self.config.batch_size}; give more text or a smaller --batch-size"
             )
 
-    # --- training ------------------------------------------------------------------------------
-
-    def _new_trainers(self) -> list[LayerTrainer]:
+    def _new_trainers(self) -> dict[str, LayerTrainer]:
         """Trainers set for a sample of the activations, with fresh weights or those of `init`."""
+        self.n_steps = max(1, self.config.n_steps(self.rounds))
         numbers = order_of(self.store.state.n_rows, (self.config.seed, -1, 0))[:SAMPLE_ROWS]
-        sample = self.store.draw(numbers)
-        n_steps = max(1, self.config.n_steps(self.rounds))
-        trainers = []
-        for number, point in enumerate(self.points):
-            rows = sample[:, number].to(self.engine.device)
-            trainer = LayerTrainer(self.config, rows.mean(0), n_steps)
+        samples = self.store.draw(numbers).unbind(1)
+        trainers = {}
+        for point, sample, scale in zip(self.points, samples, self.store.state.scales, strict=True):
+            rows = sample.to(self.engine.device)
+            trainers[str(point)] = LayerTrainer(self.config, rows.mean(0), self.n_steps)
             if self.init:
                 sae = self.init[point]
-                source = self._raw_moments(sae.hook_point, number, rows)
-                trainer.start_from(transferred(sae, source, Moments.of(rows)))
-            trainers.append(trainer)
+                if sae.hook_point == point:
+                    source = Moments.of(rows / scale)
+                else:
+                    source = Moments.of_texts(self.engine, self._sequences(), sae.hook_point)
+                trainers[str(point)].start_from(transferred(sae, source, Moments.of(rows)))
         return trainers
-
-    def _raw_moments(self, point: HookPoint, number: int, rows: Tensor) -> Moments:
-        """Of the raw residuals at an SAE's own hook point; `rows` are those of a trainer's."""
-        if point == self.points[number]:
-            return Moments.of(rows / self.store.state.scales[number])
-        return Moments.of_texts(self.engine, self._sequences(), point)
 
     def _train(self) -> None:
         """Take this round's steps from where it stands."""
         before, total = self.config.n_steps(self.rounds[: self.round]), self.config.n_steps(self.rounds)
+        size = self.config.batch_size
         for batch in self._batches():
-            for number, trainer in enumerate(self.trainers):
-                trainer.step(batch[:, number].contiguous())
+            for trainer, activations in zip(self.trainers.values(), batch.unbind(1), strict=True):
+                trainer.step(activations.contiguous())
             self.step += 1
             if self.step % self.checkpoint_steps == 0:
                 self._save_checkpoint()
-            size = self.config.batch_size
             self.tell(Progress("training", (before + self.step) * size, total * size, self._quality()))
 
     def _batches(self) -> Iterator[Tensor]:
@@ -192,50 +186,36 @@ class Training:
             yield self.store.draw(order[nth * size : (nth + 1) * size]).to(self.engine.device)
 
     def _quality(self) -> dict[str, Quality]:
-        return {
-            name: trainer.quality for name, trainer in zip(self.config.points, self.trainers, strict=True)
-        }
-
-    # --- checkpoints ---------------------------------------------------------------------------
+        return {name: trainer.quality for name, trainer in self.trainers.items()}
 
     def _save_checkpoint(self) -> None:
-        layers = {
-            name: trainer.state() for name, trainer in zip(self.config.points, self.trainers, strict=True)
-        }
-        Checkpoint(self.round, self.step, self.trainers[0].n_steps, layers).save(self.state_folder)
+        layers = {name: trainer.state() for name, trainer in self.trainers.items()}
+        Checkpoint(self.round, self.step, self.n_steps, layers).save(self.state_folder)
 
     def _restore(self) -> None:
         """Go on from the last checkpoint, if there is one."""
         checkpoint = Checkpoint.load(self.state_folder)
         if checkpoint is None:
             return
-        self.round, self.step = checkpoint.round, checkpoint.step
+        self.round, self.step, self.n_steps = checkpoint.round, checkpoint.step, checkpoint.n_steps
         nowhere = torch.zeros(self.engine.d_model, device=self.engine.device)
         for name in self.config.points:
-            trainer = LayerTrainer(self.config, nowhere, checkpoint.n_steps)
-            trainer.restore(*checkpoint.layers[name])
-            self.trainers.append(trainer)
+            self.trainers[name] = LayerTrainer(self.config, nowhere, self.n_steps)
+            self.trainers[name].restore(*checkpoint.layers[name])
 
-    # --- the result ----------------------------------------------------------------------------
-
-    def _save(self) -> list[Trained]:
-        trained = []
-        for number, (name, trainer) in enumerate(zip(self.config.points, self.trainers, strict=True)):
-            trained.append(Trained(self.folder / name, trainer.quality))
+    def _save(self) -> None:
+        """Write each SAE, with what cfg.json holds beside sae-lens's own entries."""
+        state, config = self.store.state, asdict(self.config)
+        del config["points"]
+        for place, scale, median in zip(self.trainers.items(), state.scales, state.medians, strict=True):
+            name, trainer = place
+            metadata = {
+                "model_name": self.config.model_id,
+                "hook_name": name,
+                "context_size": self.config.context,
+                "prepend_bos": False,
+                "median_resid_norm": median,
+                "neurosteer": config,
+            }
             with make_folder(self.folder / name, replace=True) as temporary:
-                scale = self.store.state.scales[number]
-                trainer.save(temporary, scale, getattr(torch, self.dtype), self._metadata(number))
-        return trained
-
-    def _metadata(self, number: int) -> dict[str, Any]:
-        """What is written into cfg.json beside sae-lens's own entries."""
-        config = asdict(self.config)
-        return {
-            "model_name": config["model_id"],
-            "hook_name": config.pop("points")[number],
-            "context_size": config["context"],
-            "prepend_bos": False,
-            "median_resid_norm": self.store.state.medians[number],
-            "trained_tokens": self.trainers[number].n_tokens,
-            "neurosteer": config,
-        }
+                trainer.save(temporary, scale, getattr(torch, self.dtype), metadata)

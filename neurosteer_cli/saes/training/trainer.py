@@ -1,28 +1,19 @@
 """Train one SAE with sae-lens: its architectures, its trainer, its file format.
 
-Knows sae-lens (imported on the way in: many seconds) and activations as tensors; knows nothing of
-models, texts or where activations come from.
+Importing sae-lens takes many seconds. Knows activations as tensors; knows nothing of models, texts or
+where activations come from.
 """
 
 import json
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import torch
-from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-from sae_lens.saes.jumprelu_sae import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
-from sae_lens.saes.matryoshka_batchtopk_sae import (
-    MatryoshkaBatchTopKTrainingSAE,
-    MatryoshkaBatchTopKTrainingSAEConfig,
-)
+from sae_lens.config import SAETrainerConfig
+from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata
-from sae_lens.saes.topk_sae import TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,55 +25,19 @@ from .sparse_topk import SparseTopK
 DEAD_AFTER_TOKENS = 100_000  # a latent that has not fired for so long is dead while training
 JUMPRELU_L0_COEFFICIENT = 10.0  # the weight of (L0 / target - 1)^2
 WARM_UP_SHARE, DECAY_SHARE = 0.02, 0.3  # of the steps
+FADE = 0.98  # what a step weighs after the next one
 
 
-def fresh_sae(config: TrainingConfig, d_model: int, n_steps: int, device: str) -> Any:
-    """An SAE of sae-lens's with random weights."""
-    common: dict[str, Any] = {
-        "d_in": d_model,
-        "d_sae": config.d_sae,
-        "device": device,
-        "apply_b_dec_to_input": False,
-        "metadata": SAEMetadata(),
-    }
-    if config.architecture == "topk":
-        return SparseTopK(TopKTrainingSAEConfig(k=config.k, **common))
-    if config.architecture == "batchtopk":
-        return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(k=config.k, **common))
-    if config.architecture == "matryoshka":
-        widths = sorted({max(config.k, config.d_sae // part) for part in (8, 4, 2, 1)})
-        return MatryoshkaBatchTopKTrainingSAE(
-            MatryoshkaBatchTopKTrainingSAEConfig(k=config.k, matryoshka_widths=widths, **common)
-        )
-    return JumpReLUTrainingSAE(
-        JumpReLUTrainingSAEConfig(
-            jumprelu_sparsity_loss_mode="quadratic",
-            target_l0=config.k,
-            l0_coefficient=JUMPRELU_L0_COEFFICIENT,
-            l0_warm_up_steps=n_steps // 4,
-            jumprelu_bandwidth=1.0,
-            jumprelu_init_threshold=0.1,
-            **common,
-        )
-    )
+class Average(NamedTuple):
+    """Sums over recent steps, the newest weighing most."""
 
-
-@dataclass
-class Average:
-    """Explained variance and L0 averaged over recent steps, the newest weighing most."""
-
-    error: float = 0.0
+    error: float = 0.0  # squared
     variance: float = 0.0
-    n_fired: float = 0.0
+    n_fired: float = 0.0  # latents, at all tokens
     n_tokens: float = 0.0
-    FADE: ClassVar[float] = 0.98
 
-    def add(self, error: float, variance: float, n_fired: float, n_tokens: float) -> None:
-        """Take in a batch's sum of squared errors, its variance, and the latents fired at its tokens."""
-        self.error = self.FADE * self.error + error
-        self.variance = self.FADE * self.variance + variance
-        self.n_fired = self.FADE * self.n_fired + n_fired
-        self.n_tokens = self.FADE * self.n_tokens + n_tokens
+    def plus(self, *step: float) -> "Average":
+        return Average(*(FADE * before + now for before, now in zip(self, step, strict=True)))
 
     @property
     def explained_variance(self) -> float:
@@ -98,10 +53,9 @@ class LayerTrainer:
 
     def __init__(self, config: TrainingConfig, mean: Tensor, n_steps: int) -> None:
         """Make a fresh SAE on the device of `mean` [d_model], its biases set for activations around it."""
-        self.n_steps = n_steps
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.sae = fresh_sae(config, len(mean), n_steps, str(mean.device))
+            self.sae = _fresh_sae(config, len(mean), n_steps, str(mean.device))
         self.sae.b_enc.data.copy_(-(mean @ self.sae.W_enc.data))
         self.sae.b_dec.data.copy_(mean)
         self.trainer = SAETrainer(_trainer_config(config, n_steps, str(mean.device)), self.sae, iter(()))
@@ -121,53 +75,41 @@ class LayerTrainer:
 
     def step(self, batch: Tensor) -> None:
         """Train on activations [batch_size, d_model] float32 in training units."""
-        with _quiet():
+        with warnings.catch_warnings():  # that sparse tensors are young and their indices unchecked
+            warnings.filterwarnings("ignore", "Sparse (invariant|CSR)")
             output = self.trainer.step(batch)
         self.trainer.n_training_steps += 1
+        x, acts = output.sae_in, output.feature_acts
         with torch.no_grad():
-            acts = output.feature_acts
-            fired = acts.coalesce().values() if acts.is_sparse else acts
-            self.average.add(
-                error=float((output.sae_out - output.sae_in).square().sum()),
-                variance=float((output.sae_in - output.sae_in.mean(0)).square().sum()),
-                n_fired=float((fired > 0).sum()),
-                n_tokens=len(batch),
-            )
-
-    @property
-    def n_tokens(self) -> int:
-        """Trained on so far, each as often as it was."""
-        n: int = self.trainer.n_training_samples
-        return n
+            error = (output.sae_out - x).square().sum()
+            variance = (x - x.mean(0)).square().sum()
+            n_fired = ((acts.coalesce().values() if acts.is_sparse else acts) > 0).sum()
+        self.average = self.average.plus(float(error), float(variance), float(n_fired), len(x))
 
     @property
     def quality(self) -> Quality:
         n_dead = int(self.trainer.dead_neurons.sum())
         return Quality(self.average.explained_variance, self.average.l0, n_dead)
 
-    # --- checkpoints ---------------------------------------------------------------------------
-
     def state(self) -> LayerState:
         """Everything a later `restore` needs: tensors, and numbers for JSON."""
-        tensors = {f"sae/{name}": value.detach() for name, value in self.sae.state_dict().items()}
+        trainer = self.trainer
+        tensors = {f"sae/{name}": weight for name, weight in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
-            for key, value in self.trainer.optimizer.state[parameter].items():
-                tensors[f"adam/{name}/{key}"] = value
-        tensors["fired/since"] = self.trainer.n_forward_passes_since_fired
-        tensors["fired/count"] = self.trainer.act_freq_scores
+            for key, moment in trainer.optimizer.state[parameter].items():
+                tensors[f"adam/{name}/{key}"] = moment
+        tensors["fired/since"] = trainer.n_forward_passes_since_fired
+        tensors["fired/count"] = trainer.act_freq_scores
         numbers = {
-            "n_steps": self.trainer.n_training_steps,
-            "n_samples": self.trainer.n_training_samples,
-            "n_counted": self.trainer.n_frac_active_samples,
-            "quality": [*astuple(self.average)],
+            "n_steps": trainer.n_training_steps,
+            "n_samples": trainer.n_training_samples,
+            "n_counted": trainer.n_frac_active_samples,
+            "quality": [*self.average],
         }
         return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, numbers
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go on where `state` was taken; a schedule is a function of the number of steps."""
-        self.sae.load_state_dict({
-            name.removeprefix("sae/"): tensor for name, tensor in tensors.items() if name.startswith("sae/")
-        })  # fmt: skip
         trainer = self.trainer
         trainer.n_training_steps = numbers["n_steps"]
         trainer.n_training_samples = numbers["n_samples"]
@@ -178,17 +120,14 @@ class LayerTrainer:
             trainer.lr_scheduler.step()
             for scheduler in trainer.coefficient_schedulers.values():
                 scheduler.step()
+        self.sae.load_state_dict(_under("sae/", tensors))
         for name, parameter in self.sae.named_parameters():
-            prefix = f"adam/{name}/"
             trainer.optimizer.state[parameter] = {
-                key.removeprefix(prefix): tensor.to(parameter.device if tensor.dim() else "cpu")
-                for key, tensor in tensors.items()
-                if key.startswith(prefix)
+                key: moment.to(parameter.device if moment.dim() else "cpu")
+                for key, moment in _under(f"adam/{name}/", tensors).items()
             }
         trainer.n_forward_passes_since_fired = tensors["fired/since"].to(self.sae.W_enc.device)
         trainer.act_freq_scores = tensors["fired/count"].to(self.sae.W_enc.device)
-
-    # --- the result ----------------------------------------------------------------------------
 
     @torch.no_grad()
     def save(self, folder: Path, scale: float, dtype: torch.dtype, metadata: dict[str, Any]) -> None:
@@ -199,23 +138,42 @@ class LayerTrainer:
         self.sae.fold_activation_norm_scaling_factor(scale)
         weights = self.sae.state_dict()
         self.sae.process_state_dict_for_saving_inference(weights)
+        weights = {name: weight.to("cpu", dtype).contiguous() for name, weight in weights.items()}
+        save_file(weights, folder / "sae_weights.safetensors")
         config = self.sae.cfg.get_inference_sae_cfg_dict()
-        config["dtype"] = str(dtype).removeprefix("torch.")
-        config["device"] = "cpu"
-        config["metadata"] = {**config["metadata"], **metadata}
-        save_file(
-            {name: tensor.to("cpu", dtype).contiguous() for name, tensor in weights.items()},
-            folder / "sae_weights.safetensors",
-        )
+        config.update(dtype=str(dtype).removeprefix("torch."), device="cpu")
+        config["metadata"].update(metadata, trained_tokens=self.trainer.n_training_samples)
         (folder / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's remarks that sparse tensors are young and their indices unchecked."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse (invariant|CSR)")
-        yield
+def _fresh_sae(config: TrainingConfig, d_model: int, n_steps: int, device: str) -> Any:
+    """An SAE of sae-lens's with random weights."""
+    name = {"matryoshka": "matryoshka_batchtopk"}.get(config.architecture, config.architecture)
+    sae_class, config_class = get_sae_training_class(name)
+    own: dict[str, Any] = {"k": config.k}
+    if config.architecture == "topk":
+        sae_class = SparseTopK
+    elif config.architecture == "matryoshka":
+        own["matryoshka_widths"] = sorted({max(config.k, config.d_sae // part) for part in (8, 4, 2, 1)})
+    elif config.architecture == "jumprelu":
+        own = {
+            "jumprelu_sparsity_loss_mode": "quadratic",
+            "target_l0": config.k,
+            "l0_coefficient": JUMPRELU_L0_COEFFICIENT,
+            "l0_warm_up_steps": n_steps // 4,
+            "jumprelu_bandwidth": 1.0,
+            "jumprelu_init_threshold": 0.1,
+        }
+    return sae_class(
+        config_class(
+            d_in=d_model,
+            d_sae=config.d_sae,
+            device=device,
+            apply_b_dec_to_input=False,
+            metadata=SAEMetadata(),
+            **own,
+        )
+    )
 
 
 def _trainer_config(config: TrainingConfig, n_steps: int, device: str) -> SAETrainerConfig:
@@ -224,10 +182,13 @@ def _trainer_config(config: TrainingConfig, n_steps: int, device: str) -> SAETra
         train_batch_size_samples=config.batch_size,
         lr=config.lr,
         lr_end=config.lr / 10,
-        lr_scheduler_name="constant",
         lr_warm_up_steps=math.ceil(n_steps * WARM_UP_SHARE),
         lr_decay_steps=math.floor(n_steps * DECAY_SHARE),
         device=device,
         dead_feature_window=max(1, DEAD_AFTER_TOKENS // config.batch_size),
-        logger=LoggingConfig(log_to_wandb=False),
     )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose name begins so, by the rest of it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.training.config import ARCHITECTURES, TrainingConfig
 from neurosteer_cli.saes.training.sparse_topk import SparseTopK
-from neurosteer_cli.saes.training.trainer import Average, LayerTrainer
+from neurosteer_cli.saes.training.trainer import FADE, Average, LayerTrainer
 
 D_MODEL, D_SAE, K = 12, 40, 5
 
@@ -96,7 +96,7 @@ def test_every_architecture_learns_and_is_loaded_by_sae_lens_with_equal_encoding
     for batch in data:
         before = layer.average.error
         layer.step(batch)
-        errors.append(layer.average.error - Average.FADE * before)
+        errors.append(layer.average.error - FADE * before)
     assert errors[-1] < 0.8 * errors[0]
     scale = 2.0
     layer.save(
@@ -167,9 +167,8 @@ def test_a_fresh_layer_depends_on_its_seed_alone() -> None:
 
 
 def test_an_average_forgets_old_batches() -> None:
-    average = Average()
-    average.add(8.0, 10.0, 100.0, 10)
+    average = Average().plus(8.0, 10.0, 100.0, 10)
     assert (average.explained_variance, average.l0) == (pytest.approx(0.2), 10.0)
     for _ in range(1000):
-        average.add(1.0, 10.0, 50.0, 10)
+        average = average.plus(1.0, 10.0, 50.0, 10)
     assert (average.explained_variance, average.l0) == (pytest.approx(0.9), pytest.approx(5.0))
