@@ -21,10 +21,9 @@ def calibrate(evaluation: Evaluation, max_ppl_ratio: float = MAX_PPL_RATIO) -> C
         evaluation = evaluate(comparison.write(engine, prompts_of(None)), [judge])
         calibrate(evaluation).recommended(up=True)
 
-    The effect is taken on the monotone curve through the rates, which noise moves less than a
-    single rate; of equal effects the alpha nearer 0 is taken. An alpha counts if its perplexity
-    ratio, and that of every alpha nearer 0, is at most `max_ppl_ratio`. An alpha of which every text is
-    empty or unanswered has no point on the curve.
+    The effect is taken on the monotone curve through the rates, which noise moves less than a single rate.
+    An alpha counts if its perplexity ratio, and that of every alpha nearer 0, is at most `max_ppl_ratio`;
+    one of which every text is empty or unanswered has no point on the curve.
 
     Args:
         evaluation: of one vector at several alphas, 0 among them, by one judge.
@@ -85,18 +84,16 @@ def _curve(results: Sequence[ConditionResult], judge: str) -> list[CurvePoint]:
 
 
 def monotone(alphas: Sequence[float], rates: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """The monotone curve nearest the rates in weighted least squares, rising or falling as they do.
-
-    Source: isotonic regression (Barlow et al. 1972), by scikit-learn.
-    """
+    """The monotone curve nearest the rates in least squares: isotonic regression (Barlow et al. 1972)."""
     from sklearn.isotonic import IsotonicRegression
+    from sklearn.metrics import mean_squared_error
 
-    fits = []
-    for increasing in (True, False):
-        fitted = IsotonicRegression(increasing=increasing).fit(alphas, rates, weights).predict(alphas)
-        error = sum(w * (f - r) ** 2 for w, f, r in zip(weights, fitted, rates, strict=True))
-        fits.append((error, [float(value) for value in fitted]))
-    return min(fits, key=lambda fit: fit[0])[1]
+    curves = [
+        IsotonicRegression(increasing=rises).fit(alphas, rates, weights).predict(alphas)
+        for rises in (True, False)
+    ]
+    nearest = min(curves, key=lambda curve: mean_squared_error(rates, curve, sample_weight=weights))
+    return [float(rate) for rate in nearest]
 
 
 def _largest_effect(allowed: Sequence[CurvePoint], sign: int) -> float | None:

@@ -22,7 +22,7 @@ from ..vectors.vector import SteeringVector
 from .evaluate import evaluate, stamp
 from .judges.judge import Judge
 from .metrics import Estimate, auroc_interval
-from .plan import Alphas, Plan, Progress, no_progress
+from .plan import Plan, Progress, no_progress
 from .run import Run
 from .samples import UNSTEERED, Condition
 
@@ -41,19 +41,13 @@ class Steered:
 
 @dataclass(frozen=True)
 class Layer:
-    """What was measured at the output of one block.
-
-    auroc: of held-out texts along the difference of the class means of the others; 0.5 is chance.
-        None where too few texts were held out.
-    sae_auroc: the same along the SAE method, where there is an SAE.
-    shift_share: length of the difference of class means over the median residual norm.
-    """
+    """What was measured at the output of one block."""
 
     layer: int
     hook_point: str
-    auroc: Estimate | None
-    sae_auroc: float | None
-    shift_share: float
+    auroc: Estimate | None  # of held-out texts along the difference of the others' class means; 0.5 is chance
+    sae_auroc: float | None  # the same along the SAE method, where there is an SAE
+    shift_share: float  # length of the difference of class means over the median residual norm
     resid_norm: float
     steer: list[Steered]  # by alpha, where it was tried
 
@@ -66,19 +60,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerSweep:
-    """What was measured at every block, and how.
+    """What was measured at every block, and how."""
 
-    title: which sides of texts, on which model.
-    judge: of the steered texts, if any were written.
-    unsteered_rate: the judge's, of texts written beside them.
-    provenance: JSON-able, all that is needed to repeat it, for a reader.
-    """
-
-    title: str
+    title: str  # which sides of texts, on which model
     layers: list[Layer]
-    provenance: dict[str, Any]
-    judge: Judge | None = None
-    unsteered_rate: Estimate | None = None
+    provenance: dict[str, Any]  # JSON-able, all that is needed to repeat it, for a reader
+    judge: Judge | None = None  # of the steered texts, if any were written
+    unsteered_rate: Estimate | None = None  # the judge's, of texts written beside them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +145,8 @@ def _steered(
     """Steer at each layer in turn; all conditions share batches and noise."""
     config, judge, alphas = steering.config, steering.judge, list(dict.fromkeys(steering.alphas))
     prompts = tokenize(steering.prompts, engine, max_new_tokens=config.max_new_tokens)
-    unsteered: tuple[Condition, Alphas] = (Condition(("",), (0.0,), config.positions, UNSTEERED), ())
-    conditions: list[tuple[Condition, Alphas]] = [
+    unsteered = (Condition(("",), (0.0,), config.positions, UNSTEERED), ())
+    conditions = [
         (Condition((layer.hook_point,), (alpha,), config.positions), (*(0.0,) * number, alpha))
         for number, layer in enumerate(sweep.layers)
         for alpha in alphas

@@ -3,7 +3,7 @@
 Knows the engine; knows nothing of conditions, judges or files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,23 +19,17 @@ def log_probs(
     pairs: Sequence[tuple[list[int], list[int]]],
     advance: Callable[[int], None] = lambda _n: None,
 ) -> list[Tensor]:
-    """Log-probability of each continuation token given all before it, unsteered.
+    """Log-probability of each continuation token given all before it, unsteered, [n_tokens] float32, in nats.
 
-    Args:
-        pairs: (prompt ids, continuation ids); a prompt has at least one token.
-        advance: told how many pairs are done.
-
-    Returns:
-        for each pair a float32 tensor [len(continuation)], in nats.
+    `pairs` are (prompt ids, at least one; continuation ids); `advance` is told how many are done.
     """
     found: list[Tensor] = [torch.empty(0)] * len(pairs)
-    lengths = [len(prompt) + len(continuation) for prompt, continuation in pairs]
-    order = sorted(range(len(pairs)), key=lengths.__getitem__)
-    for rows in batches(order, lengths, TOKENS_PER_BATCH[engine.device.type] // 2):
-        logits = _logits(engine, [pairs[row][0] + pairs[row][1] for row in rows])  # [batch, pos, d_vocab]
-        for i, row in enumerate(rows):
+    texts = [prompt + continuation for prompt, continuation in pairs]
+    for rows in _batches(engine, texts, 2):
+        logits = _logits(engine, [texts[row] for row in rows])  # [batch, pos, d_vocab]
+        for row, of_text in zip(rows, logits, strict=True):
             prompt, continuation = pairs[row]
-            predicted = logits[i, len(prompt) - 1 : lengths[row] - 1].float()  # [n, d_vocab]
+            predicted = of_text[len(prompt) - 1 : len(texts[row]) - 1].float()  # [n_tokens, d_vocab]
             targets = torch.tensor(continuation, dtype=torch.int64, device=engine.device)
             found[row] = predicted.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cpu()
         advance(len(rows))
@@ -58,19 +52,23 @@ def damage(
         pushes: for each condition a push [d_model] at each hook point, raw residual units.
         advance: told how many conditions times texts are done.
     """
-    totals, n_tokens = [0.0] * len(pushes), 0
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    for rows in batches(order, [len(ids) for ids in texts], TOKENS_PER_BATCH[engine.device.type] // 4):
+    totals = [0.0] * len(pushes)
+    for rows in _batches(engine, texts, 4):
         batch = [texts[row] for row in rows]
         counted = padded([[0] + [1] * (len(ids) - 1) for ids in batch], value=0).bool().to(engine.device)
-        n_tokens += int(counted.sum())
         unsteered = _logits(engine, batch)[counted].float()  # [n, d_vocab]
         for number, push in enumerate(pushes):
             with add(engine.blocks, push):
                 steered = _logits(engine, batch)[counted].float()
             totals[number] += float(kl_divergence(steered, unsteered).double().sum())
             advance(len(rows))
-    return [total / n_tokens for total in totals]
+    return [total / sum(len(ids) - 1 for ids in texts) for total in totals]
+
+
+def _batches(engine: Engine, texts: Sequence[list[int]], share: int) -> Iterator[list[int]]:
+    """Rows of texts of similar length, each batch one of `share` parts of what the device holds."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    return batches(order, [len(ids) for ids in texts], TOKENS_PER_BATCH[engine.device.type] // share)
 
 
 def _logits(engine: Engine, texts: Sequence[list[int]]) -> Tensor:

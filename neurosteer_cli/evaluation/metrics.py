@@ -6,7 +6,6 @@ Knows arithmetic; knows nothing of models, judges or files.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,33 +25,19 @@ def mean_log_prob(log_probs: Tensor) -> float | None:
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float | None:
-    """Share of different n-grams among all n-grams of the texts; None where there are none.
-
-    Args:
-        texts: each a sequence of words.
-
-    Source: Li et al. 2016, arXiv 1510.03055 (over the continuations of one prompt, as in Liu et
-    al. 2021, arXiv 2105.03023).
-    """
+    """Share of different n-grams in texts of words (Li et al. 2016, arXiv 1510.03055); None without any."""
     grams = [gram for words in texts for gram in zip(*(words[i:] for i in range(n)), strict=False)]
     return len(set(grams)) / len(grams) if grams else None
 
 
 def repetition(words: Sequence[str], n: int = 4) -> float | None:
-    """Share of a text's n-grams that stood in it before; None for a text of fewer than n words.
-
-    Source: seq-rep-n of Welleck et al. 2020, arXiv 1908.04319.
-    """
+    """Share of n-grams that stood in the text before (seq-rep-n, Welleck et al. 2020, arXiv 1908.04319)."""
     once = distinct([words], n)
     return None if once is None else 1 - once
 
 
 def kl_divergence(steered: Tensor, unsteered: Tensor) -> Tensor:
-    """KL(steered || unsteered) in nats of distributions given as logits [..., d_vocab]; [...].
-
-    Source: Kullback & Leibler 1951; as a measure of what steering does to text it was not meant for:
-    Stickland et al. 2024, arXiv 2406.15518.
-    """
+    """KL(steered || unsteered) of logits [..., d_vocab], nats (Stickland et al. 2024, arXiv 2406.15518)."""
     p, q = steered.log_softmax(-1), unsteered.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)
 
@@ -84,36 +69,28 @@ def known(found: Estimate | float | None) -> Estimate | None:
     return None if any(map(math.isnan, (estimate.value, *estimate.ends))) else estimate
 
 
-class Sums(NamedTuple):
-    """A quantity's sum in each unit that is resampled, and over how many things: mean = sum / count."""
-
-    totals: Tensor  # [n_units] float64
-    counts: Tensor  # [n_units] float64
-
-
 class Bootstrap:
     """Percentile intervals from resampling units (prompts, say) with replacement.
 
-    Every quantity is resampled with the same draws, so differences between conditions are paired.
+    A quantity is [2, n_units] float64: its sum in each unit, and over how many things. All are resampled
+    with the same draws, so differences between conditions are paired.
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
 
     def __init__(self, n_units: int, n_resamples: int = 2000, seed: int = 0) -> None:
-        self.n_units = n_units
         draws = torch.randint(n_units, (n_resamples, n_units), generator=torch.Generator().manual_seed(seed))
+        none = torch.zeros(n_resamples, n_units, dtype=torch.float64)
         # how often each resample holds each unit, [n_resamples, n_units]
-        self._times = torch.zeros(n_resamples, n_units, dtype=torch.float64).scatter_add_(
-            1, draws, torch.ones_like(draws, dtype=torch.float64)
-        )
+        self._times = none.scatter_add_(1, draws, torch.ones_like(none))
 
-    def estimate(self, f: Callable[..., Tensor], *several: Sums) -> Estimate | None:
+    def estimate(self, f: Callable[..., Tensor], *several: Tensor) -> Estimate | None:
         """A function of the means of several quantities, such as their difference; None if one has none."""
-        if any(float(sums.counts.sum()) == 0 for sums in several):
+        if any(float(counts.sum()) == 0 for _, counts in several):
             return None
-        value = float(f(*(sums.totals.sum() / sums.counts.sum() for sums in several)))
-        found = f(*(self._times @ sums.totals / (self._times @ sums.counts) for sums in several))
-        known = min(int((sums.counts > 0).sum()) for sums in several)
+        value = float(f(*(totals.sum() / counts.sum() for totals, counts in several)))
+        found = f(*(self._times @ totals / (self._times @ counts) for totals, counts in several))
+        known = min(int((counts > 0).sum()) for _, counts in several)
         if known < 2 or not bool(found.isfinite().any()):
-            return Estimate(value, None, None)
+            return Estimate(value)
         low, high = found[found.isfinite()].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
         return Estimate(value, float(low), float(high))

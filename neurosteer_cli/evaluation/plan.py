@@ -41,19 +41,15 @@ class PlannedJob(Job):
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be written: every prompt, n times, in every condition.
-
-    conditions: each with the alphas of the first vectors; those of the others are 0.
-    instructed: the prompts again with an instruction, for the PROMPTING condition.
-    """
+    """All that is to be written: every prompt, n times, in every condition."""
 
     engine: Engine
     prompts: Sequence[Prompt]
     vectors: Sequence[SteeringVector]
-    conditions: Sequence[tuple[Condition, Alphas]]
+    conditions: Sequence[tuple[Condition, Alphas]]  # alphas of the first vectors; those of the others are 0
     config: GenerationConfig
     n: int = 1
-    instructed: Sequence[Prompt] = ()
+    instructed: Sequence[Prompt] = ()  # the prompts again with an instruction, for the PROMPTING condition
 
     @cached_property
     def jobs(self) -> list[PlannedJob]:
@@ -74,11 +70,9 @@ class Plan:
         keep: Callable[[Record], object] = lambda _record: None,
         kept: Mapping[int, Record] | None = None,
     ) -> list[Sample]:
-        """The continuations in the order of the jobs.
+        """The continuations in the order of the jobs; jobs of which there are records are not written again.
 
-        Args:
-            keep: told each record, with the number of its job, as soon as it is finished.
-            kept: records of jobs that an earlier run finished.
+        `keep` is told each record, with the number of its job, as soon as it is finished.
         """
         records, numbers = dict(kept or {}), range(len(self.jobs))
         left = [number for number in numbers if number not in records]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,14 @@ from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, kept_recor
 
 @dataclass(frozen=True)
 class Run:
-    """Continuations to score, and what is known of their making.
-
-    vectors: by name, those that could be read.
-    pushes: of the conditions whose damage on neutral text can be measured, [d_model] at each hook point.
-    provenance: JSON-able, all that is needed to repeat the run.
-    """
+    """Continuations to score, and what is known of their making."""
 
     engine: Engine
     samples: list[Sample]
-    vectors: Mapping[str, SteeringVector] = field(default_factory=dict)
+    vectors: Mapping[str, SteeringVector] = field(default_factory=dict)  # by name, those that could be read
+    # of the conditions whose damage on neutral text can be measured, [d_model] at each hook point
     pushes: Mapping[Condition, Mapping[HookPoint, Tensor]] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON-able, what is needed to repeat the run
 
 
 def recorded(
@@ -47,16 +44,9 @@ def recorded(
     sources: Sequence[str] = (),
     warn: Callable[[str], None] = lambda _message: None,
 ) -> Run:
-    """A run of continuations that exist; the vectors that they name are read, where they still are.
+    """A run of continuations that exist, by this engine's model, as `read_samples` gives them.
 
-    Args:
-        engine: the model that wrote them.
-        samples: as `read_samples` gives them.
-        sources: where they were read.
-        warn: told which vectors are gone.
-
-    Raises:
-        VectorFileError: a vector is damaged.
+    The vectors that they name are read, where they still are; `warn` is told which are gone.
     """
     names = {name for sample in samples for name in sample.condition.vectors}
     vectors = {name: SteeringVector.load(Path(name)) for name in sorted(names) if Path(name).is_file()}
@@ -76,24 +66,17 @@ def recorded(
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is to be written and compared: every prompt, n times, in every condition.
+    """What is to be written and compared: every prompt, n times, in every condition."""
 
-    vectors: (name, vector), at least one; results give them these names, as a rule their files'.
-    alphas: the conditions to compare, one alpha a vector, in percent of the median residual norm;
-        all 0 is the unsteered one, which others are compared with.
-    random: also a random push as long as the strongest, of one vector in either direction.
-    instruction: also prompting in place of steering: it is put before every prompt.
-    as_chat, system: put each prompt into the model's chat template, with a system message.
-    """
-
-    vectors: Sequence[tuple[str, SteeringVector]]
+    vectors: Sequence[tuple[str, SteeringVector]]  # by names for results, as a rule those of their files
+    # the conditions, one alpha a vector, in percent of the median residual norm; all 0 is the unsteered one
     alphas: Sequence[Alphas]
     config: GenerationConfig = field(default_factory=GenerationConfig)
     n: int = 1
-    random: bool = True
-    instruction: str | None = None
-    as_chat: bool = False
-    system: str | None = None
+    random: bool = True  # also a random push as long as the strongest, of one vector in either direction
+    instruction: str | None = None  # also prompting in place of steering: it is put before every prompt
+    as_chat: bool = False  # put each prompt into the model's chat template
+    system: str | None = None  # with a system message
 
     def write(
         self,
@@ -110,8 +93,7 @@ class Comparison:
         Args:
             prompts: as `read_prompts` gives them.
             save: a .jsonl file that keeps each continuation as soon as it is finished.
-            resume: go on with what an interrupted run has kept there.
-            say: told how much that is.
+            resume: go on with what an interrupted run has kept there; `say` is told how much that is.
             progress: opens a bar (label, total) and yields what advances it.
 
         Raises:
@@ -134,32 +116,22 @@ class Comparison:
     def plan(self, engine: Engine, prompts: Sequence[Located]) -> Plan:
         """The conditions as given, then their random counterparts, then prompting."""
         names, vectors = zip(*self.vectors, strict=True)
-        unsteered, positions = (0.0,) * len(vectors), self.config.positions
+        unsteered, config = (0.0,) * len(vectors), self.config
         conditions: list[tuple[Condition, Alphas]] = [
-            (Condition(names, alphas, positions, None if any(alphas) else UNSTEERED), alphas)
+            (Condition(names, alphas, config.positions, None if any(alphas) else UNSTEERED), alphas)
             for alphas in self.alphas
         ]
         counterparts: list[SteeringVector] = []
         for number, alphas in enumerate(self._strongest(vectors) if self.random else []):
-            seed = self.config.sampling.seed + number
-            counterparts.append(random_counterpart(vectors, alphas, seed))
+            counterparts.append(random_counterpart(vectors, alphas, config.sampling.seed + number))
             only = (*unsteered, *(0.0,) * number, 1.0)
-            conditions.append((Condition(names, alphas, positions, RANDOM), only))
+            conditions.append((Condition(names, alphas, config.positions, RANDOM), only))
         if self.instruction is not None:
-            conditions.append((Condition(names, unsteered, positions, PROMPTING), ()))
-        instructed, plain = (
-            tokenize(
-                prompts,
-                engine,
-                max_new_tokens=self.config.max_new_tokens,
-                as_chat=self.as_chat,
-                system=self.system,
-                instruction=instruction,
-            )
-            for instruction in (self.instruction, None)
-        )
-        both = [*vectors, *counterparts]
-        return Plan(engine, plain, both, conditions, self.config, self.n, instructed)
+            conditions.append((Condition(names, unsteered, config.positions, PROMPTING), ()))
+        length, both = config.max_new_tokens, [*vectors, *counterparts]
+        read = partial(tokenize, prompts, engine, max_new_tokens=length, as_chat=self.as_chat)
+        instructed, plain = (read(system=self.system, instruction=text) for text in (self.instruction, None))
+        return Plan(engine, plain, both, conditions, config, self.n, instructed)
 
     def provenance(self, engine: Engine, prompts: Sequence[Located]) -> dict[str, Any]:
         """Everything needed to repeat the run; by it a run is known again."""

@@ -7,6 +7,7 @@ generation, judges or the terminal.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,7 @@ def read_samples(sources: Sequence[str]) -> list[Sample]:
     if sources.count("-") > 1:
         raise InputError("`-` (stdin) can be read only once")
     names = ["stdin" if source == "-" else source for source in sources]
-    found = [
-        sample for each in zip(map(read_records, sources), names, strict=True) for sample in samples(*each)
-    ]
+    found = list(chain.from_iterable(map(samples, map(read_records, sources), names)))
     if not found:
         raise InputError(f"{', '.join(sources)}: no continuation to score")
     if len(models := {sample.model for sample in found if sample.model is not None}) > 1:
@@ -115,10 +114,11 @@ def as_sample(located: Located, source: str | None = None) -> Sample:
         prompt = chat_messages(located)[-1]["content"]
     else:
         raise InputError(f"{located.where}: no 'prompt' key; records are those that `gen --json` writes")
-    condition = _condition(located, source)
-    number = _number(located, "sample", (int,), 0)
+    for key, types in {"sample": (int,), "dose": (int, float, type(None))}.items():
+        if key in record and type(record[key]) not in types:
+            raise InputError(f"{located.where}: {key!r} must be a number, got {record[key]!r:.60}")
+    condition, number, dose = _condition(located, source), record.get("sample", 0), record.get("dose")
     model = string_value(located, "model") if "model" in record else None
-    dose = _number(located, "dose", (int, float), None)
     return Sample(condition, prompt, "rendered" in record, number, text, model, dose)
 
 
@@ -138,24 +138,16 @@ def _condition(located: Located, source: str | None) -> Condition:
     baseline = record.get("baseline")
     if baseline not in (None, UNSTEERED, RANDOM, PROMPTING):
         raise InputError(f"{located.where}: 'baseline' is {baseline!r:.60}; this program writes no such one")
-    if baseline is None and not any(alphas):
-        baseline = UNSTEERED
+    baseline = baseline or (None if any(alphas) else UNSTEERED)
     positions = string_value(located, "positions") if "positions" in record else "all"
     return Condition(tuple(names), tuple(map(float, alphas)), positions, baseline)
 
 
-def _number(located: Located, key: str, types: tuple[type, ...], absent: Any) -> Any:
-    value = located.record.get(key, absent)
-    if value is not absent and type(value) not in types:
-        raise InputError(f"{located.where}: {key!r} must be a number, got {value!r:.60}")
-    return value
-
-
 def check_save(save: Path | None, resume: bool) -> None:
-    """Raise an error before any work is done if a run's records cannot be kept in a file, if in any."""
-    if save is None and resume:
-        raise InputError("--resume goes on with what --save has begun: name that file")
+    """Find out before any work is done whether a run's records can be kept in a file, if in any."""
     if save is None:
+        if resume:
+            raise InputError("--resume goes on with what --save has begun: name that file")
         return
     if save.suffix != ".jsonl":  # by its suffix it is read again
         raise InputError(f"--save {save}: name a .jsonl file")
@@ -165,23 +157,16 @@ def check_save(save: Path | None, resume: bool) -> None:
 
 
 def kept_records(save: Path, run: str) -> dict[int, Record]:
-    """What an earlier part of a run has kept, by job; a record that a kill left half written is cut off.
-
-    Raises:
-        InputError: the file holds something that is not of this run.
-    """
+    """What an earlier part of a run has kept, by job; a record that a kill left half written is cut off."""
     located, whole = recover(save)
-    kept: dict[int, Record] = {}
     for line in located:
-        record = line.record
-        if record.get("run") != run or type(record.get("job")) is not int:
+        if line.record.get("run") != run or type(line.record.get("job")) is not int:
             raise InputError(
                 f"{line.where}: not of this run; --resume needs the same model, vectors, prompts and "
                 "settings: give those, or name another file"
             )
-        kept[record["job"]] = record
     if save.exists() and save.stat().st_size > whole:
-        if not kept:
+        if not located:
             raise InputError(f"{save}: holds no record of this run; name another file")
         os.truncate(save, whole)
-    return kept
+    return {line.record["job"]: line.record for line in located}

@@ -22,7 +22,7 @@ from torch import Tensor
 from neurosteer_cli.data.prompts import prompts_of
 from neurosteer_cli.evaluation.judges.judge import Judge
 from neurosteer_cli.evaluation.likelihood import log_probs
-from neurosteer_cli.evaluation.metrics import Bootstrap, Estimate, Sums
+from neurosteer_cli.evaluation.metrics import Bootstrap, Estimate
 from neurosteer_cli.evaluation.samples import UNSTEERED
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine
@@ -34,8 +34,8 @@ DOSES = (8.0, 14.0, 20.0)
 class Dose(NamedTuple):
     """What a strength does, a prompt: the judge's probability, and negative log-probability a token."""
 
-    score: Sums
-    cost: Sums
+    score: Tensor  # [2, n_prompts]: total and count
+    cost: Tensor
 
 
 Curves = dict[str, list[Dose]]  # by method: unsteered, then dose after dose
@@ -66,10 +66,7 @@ def curves(
         if score is not None and len(text):
             at += torch.tensor([[score, 1.0], [-float(text.double().mean()), 1.0]])
     return {
-        name: [
-            Dose(Sums(*sums[key][0]), Sums(*sums[key][1]))
-            for key in ((UNSTEERED, 0.0), *((name, dose) for dose in doses))
-        ]
+        name: [Dose(*sums[key]) for key in ((UNSTEERED, 0.0), *((name, dose) for dose in doses))]
         for name in vectors
     }
 
@@ -111,7 +108,7 @@ def frontier(
             total = total + (got if name == first else -got)
         return total / len(found) / len(bounds)
 
-    n_prompts = len(doses[0].score.counts)
+    n_prompts = doses[0].score.shape[1]
     lead = Bootstrap(n_prompts).estimate(difference, *(sums for dose in doses for sums in dose))
     assert lead is not None  # some text was scored
     return lead

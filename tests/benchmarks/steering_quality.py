@@ -29,7 +29,7 @@ from neurosteer_cli.evaluation.calibrate import monotone
 from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.data import THRESHOLD, train
 from neurosteer_cli.evaluation.judges.judge import Judge
-from neurosteer_cli.evaluation.metrics import Bootstrap, Sums
+from neurosteer_cli.evaluation.metrics import Bootstrap
 from neurosteer_cli.evaluation.plan import Alphas, Plan, random_counterpart
 from neurosteer_cli.evaluation.run import Run
 from neurosteer_cli.evaluation.samples import PROMPTING, UNSTEERED, Condition, Sample
@@ -95,7 +95,7 @@ class Outcome(NamedTuple):
     """What a strength does."""
 
     result: ConditionResult
-    hits: Sums  # texts the judge finds positive, a prompt
+    hits: torch.Tensor  # [2, n_prompts]: texts the judge finds positive, and how many it judged
 
 
 def find_tasks(folder: Path, pairs: Sequence[str]) -> list[Task]:
@@ -201,9 +201,7 @@ def outcomes(
     for sample, score in zip(samples, found.scores["data"], strict=True):
         if score is not None:
             hits[sample.condition][:, unit[sample.prompt]] += torch.tensor([score >= THRESHOLD, 1])
-    return {
-        key_of(result.condition): Outcome(result, Sums(*hits[result.condition])) for result in found.results
-    }
+    return {key_of(result.condition): Outcome(result, hits[result.condition]) for result in found.results}
 
 
 def best_alpha(curve: Sequence[Point], bound: float, up: bool) -> float:

@@ -8,7 +8,6 @@ import torch
 from neurosteer_cli.evaluation.metrics import (
     Bootstrap,
     Estimate,
-    Sums,
     auroc_interval,
     distinct,
     kl_divergence,
@@ -65,9 +64,9 @@ def test_kl_divergence_is_taken_from_the_steered_distribution() -> None:
     assert float(kl_divergence(steered.log() + 7, steered.log())) == pytest.approx(0, abs=1e-6)
 
 
-def sums(*values: float) -> Sums:
+def sums(*values: float) -> torch.Tensor:
     """One thing a unit."""
-    return Sums(torch.tensor(values, dtype=torch.float64), torch.ones(len(values), dtype=torch.float64))
+    return torch.tensor([values, [1.0] * len(values)], dtype=torch.float64)
 
 
 def mean(of_quantity: torch.Tensor) -> torch.Tensor:
@@ -94,16 +93,14 @@ def test_the_same_resamples_make_a_difference_paired() -> None:
 
 
 def test_units_with_more_things_weigh_more() -> None:
-    estimate = Bootstrap(2).estimate(
-        mean, Sums(torch.tensor([3.0, 0.0]).double(), torch.tensor([3.0, 1.0]).double())
-    )
+    estimate = Bootstrap(2).estimate(mean, torch.tensor([[3.0, 0.0], [3.0, 1.0]]).double())
     assert estimate is not None
     assert (estimate.value, estimate.low, estimate.high) == (0.75, 0.0, 1.0)
 
 
 def test_one_unit_has_no_interval_and_nothing_no_value() -> None:
     assert Bootstrap(1).estimate(mean, sums(4.0)) == Estimate(4.0, None, None)
-    assert Bootstrap(3).estimate(mean, Sums(torch.zeros(3).double(), torch.zeros(3).double())) is None
+    assert Bootstrap(3).estimate(mean, torch.zeros(2, 3).double()) is None
 
 
 def test_the_same_figures_give_the_same_interval() -> None:
