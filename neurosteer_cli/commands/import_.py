@@ -1,6 +1,8 @@
 """neurosteer import: a control vector (GGUF) of another program as a vector file."""
 
+import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +10,7 @@ import typer
 
 from ..errors import InputError
 from .shared import console
+from .shared.load import load_engine_with
 from .shared.options import ModelOptions, model_options
 
 if TYPE_CHECKING:
@@ -46,20 +49,23 @@ def import_vector(
     Example: neurosteer import happy.gguf --gguf-origin repeng --model mistralai/Mistral-7B-v0.1 -o happy.st
     """
     from ..files import check_target
+    from ..models.load import model_shape
     from ..vectors.gguf import ORIGINS, read_control_vector
 
     if gguf_origin is not None and gguf_origin not in ORIGINS:
         raise InputError(f"--gguf-origin {gguf_origin}: one of {', '.join(ORIGINS)}")
     check_target(out)
     control = read_control_vector(file)
-    if control.exported is not None:
+    if exported := control.exported:
+        own = f"{file} was written by `neurosteer export`"
         if gguf_origin not in (None, "llama.cpp"):
-            raise InputError(
-                f"{file} was written by `neurosteer export`: leave out --gguf-origin {gguf_origin}"
-            )
+            raise InputError(f"{own}: leave out --gguf-origin {gguf_origin}")
         if layers is not None or texts is not None:
-            raise InputError(f"{file} was written by `neurosteer export`: leave out --layers and --texts")
-        vector, told = _restored(control, where.model)
+            raise InputError(f"{own}: leave out --layers and --texts")
+        vector, alpha = exported
+        if where.model is not None:
+            vector.check_fits(model_shape(where.model, console.note), where.model, str(file))
+        told = f"the vector that {file} was exported from at alpha {alpha:g}"
     elif gguf_origin is not None:
         vector, told = _converted(control, gguf_origin, layers, texts, where)
     else:
@@ -71,37 +77,22 @@ def import_vector(
     console.note(f"wrote {out}: {told}")
 
 
-def _restored(control: "ControlVector", model: str | None) -> "tuple[SteeringVector, str]":
-    """The vector a file was exported from; it brings its metadata along, its norms included."""
-    from ..models.load import model_shape
-    from ..vectors.gguf import restore
-
-    vector, alpha = restore(control)
-    if model is not None:
-        vector.check_fits(model_shape(model, console.note), model, str(control.path))
-    return vector, f"the vector that {control.path} was exported from at alpha {alpha:g}"
-
-
 def _converted(
     control: "ControlVector", origin: str, layers: str | None, texts: str | None, where: ModelOptions
 ) -> "tuple[SteeringVector, str]":
     """Measure the residual norm and put the file's directions into our unit."""
     from ..data.prompts import neutral_texts
     from ..data.records import read_passages
-    from ..models.engine import Engine
     from ..models.load import read_config
     from ..models.residuals import median_norms
     from ..models.resolve import resolve
     from ..vectors.gguf import from_control_vector
 
-    model = where.name
     found = control.at_points(origin)
     points = _chosen(list(found), layers, control.path)
-    passages = list(read_passages(texts)) if texts is not None else neutral_texts()
-    control.check_fits(points, read_config(resolve(model, console.note)), model)
-    engine = Engine.load(
-        model, points=points, head=False, dtype=where.dtype, device=where.device, say=console.note
-    )
+    passages = neutral_texts() if texts is None else list(read_passages(texts))
+    control.check_fits(points, read_config(resolve(where.name, console.note)), where.name)
+    engine, _ = load_engine_with({}, where, points)
     with console.progress("measuring", len(passages)) as advance:
         norms = median_norms(engine, points, passages, texts or "the neutral texts", advance)
     vector = from_control_vector(control, origin, norms, engine, texts=texts or "neutral")
@@ -128,14 +119,8 @@ def _chosen(points: "Sequence[HookPoint]", layers: str | None, file: Path) -> "S
 
 def _numbers(layers: str) -> set[int]:
     """Read `20`, `14,17,20` or `10-24`."""
-    numbers: set[int] = set()
-    try:
-        for part in layers.split(","):
-            first, dash, last = part.partition("-")
-            stretch = range(int(first), int(last if dash else first) + 1)
-            numbers |= set(stretch[:10_000])
-            if not stretch or len(stretch) > 10_000:
-                raise ValueError
-    except ValueError as error:
-        raise InputError(f"--layers {layers}: not block numbers such as 20, 14,17,20 or 10-24") from error
-    return numbers
+    parts = [re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part) for part in layers.split(",")]
+    stretches = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    if len(stretches) < len(parts) or not all(0 < len(stretch) <= 10_000 for stretch in stretches):
+        raise InputError(f"--layers {layers}: not block numbers such as 20, 14,17,20 or 10-24")
+    return set(chain(*stretches))

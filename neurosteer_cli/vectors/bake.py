@@ -6,8 +6,7 @@ Knows checkpoint folders and where in a block a bias adds to the residual stream
 import json
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,20 +34,13 @@ class BiasSite(NamedTuple):
     blocks: str  # the name of the list of blocks
     module: str  # the last layer of a block's MLP
     biased: tuple[str, ...] = ()  # the layers that get a bias, of zeros elsewhere, where they have none
-    becomes: Mapping[str, Any] = {}  # what the configuration says then  # noqa: RUF012
+    becomes: Mapping[str, Any] = {}  # what the configuration says then
 
-    def takes_push(self, tensor: str) -> int:
-        """The block whose push the tensor of this name takes; -1 if it takes none."""
-        pattern = rf"(?:.*\.)?{self.blocks}\.(\d+)\.{re.escape(self.module)}\.bias"
+    def block_of(self, tensor: str, modules: Iterable[str], kind: str) -> int:
+        """The block in which a tensor is the weight, or the bias, of one of the modules; -1 if in none."""
+        pattern = rf"(?:.*\.)?{self.blocks}\.(\d+)\.(?:{'|'.join(map(re.escape, modules))})\.{kind}"
         match = re.fullmatch(pattern, tensor)
         return int(match[1]) if match else -1
-
-    def gets_bias(self, tensor: str) -> bool:
-        """Whether the tensor of this name is the weight of a layer that gets a bias."""
-        modules = "|".join(map(re.escape, self.biased))
-        return bool(
-            self.biased and re.fullmatch(rf"(?:.*\.)?{self.blocks}\.\d+\.(?:{modules})\.weight", tensor)
-        )
 
 
 _LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "mlp_bias": True}
@@ -79,11 +71,7 @@ NO_BIAS_SITE = {
 
 
 def find_site(config: Any, model_id: str) -> BiasSite:
-    """Where a model takes a push.
-
-    Raises:
-        IncompatibleVectorError: nowhere, or nowhere known; the message says why.
-    """
+    """Where a model takes a push; if nowhere, an IncompatibleVectorError says why."""
     kind = config.model_type
     reason = None
     if kind not in BIAS_SITES:
@@ -103,8 +91,8 @@ def find_site(config: Any, model_id: str) -> BiasSite:
 
 
 def _slides(config: Any) -> bool:
-    if getattr(config, "layer_types", None):
-        return any(kind != "full_attention" for kind in config.layer_types)
+    if kinds := getattr(config, "layer_types", None):
+        return set(kinds) != {"full_attention"}
     return getattr(config, "sliding_window", None) is not None
 
 
@@ -138,23 +126,25 @@ def bake(
             f"a push on what enters block 0 of model {model_id!r} has no place: it follows no MLP; "
             "fit at the output of a block"
         )
-    names = _weight_files(folder)
-    try:
-        known = {tensor for name in names for tensor in _tensor_names(folder / name)}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder}: damaged weights ({error})") from error
+    known = {file: _tensor_names(folder / file) for file in _weight_files(folder)}
+    there = {name for names in known.values() for name in names}
+    fresh = {file: _fresh_biases(site, names, there) for file, names in known.items()}
+    takers = {site.block_of(name, [site.module], "bias"): name for name in there.union(*fresh.values())}
+    if missing := pushes.keys() - takers:
+        raise ModelError(
+            f"{folder}: its weights have no {site.blocks}.{min(missing)}.{site.module}.bias to take the push"
+        )
+    added = {takers[block]: push for block, push in pushes.items()}
     with make_folder(target) as part:
         _copy_rest(folder, part)
-        weights = _Weights(site, pushes, known)
-        for name in names:
-            weights.copy(folder / name, part / name)
-        if missing := set(pushes) - weights.pushed:
-            raise ModelError(
-                f"{folder}: its weights have no {site.blocks}.{min(missing)}.{site.module}.bias "
-                "to take the push"
-            )
-        _write_index(folder, part, weights.added)
-        _write_config(folder, part, config, site.becomes if weights.added else {})
+        biases: list[Tensor] = []
+        for file, names in known.items():
+            if fresh[file] or added.keys() & names:
+                biases += _copy_pushed(folder / file, part / file, fresh[file], added)
+            else:
+                shutil.copyfile(folder / file, part / file)
+        _write_index(folder, part, fresh, biases)
+        _write_config(folder, part, config, site.becomes if biases else {})
         (part / NOTE_FILE).write_text(json.dumps(note, indent=2, sort_keys=True) + "\n")
 
 
@@ -168,51 +158,42 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _tensor_names(path: Path) -> list[str]:
-    with safe_open(path, framework="pt") as file:
-        return list(file.keys())
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path.parent}: damaged weights ({error})") from error
 
 
-@dataclass
-class _Weights:
-    """Copies files of weights, each with the biases that belong to it."""
+def _fresh_biases(site: BiasSite, names: Iterable[str], there: Container[str]) -> list[str]:
+    """The biases that the weights of these names get, where there are none yet."""
+    weights = [name for name in names if site.block_of(name, site.biased, "weight") >= 0]
+    biases = [name.removesuffix("weight") + "bias" for name in weights]
+    return [name for name in biases if name not in there]
 
-    site: BiasSite
-    pushes: Mapping[int, Tensor]
-    known: set[str]  # the names of all tensors of the checkpoint
-    pushed: set[int] = field(default_factory=set)  # blocks
-    added: dict[str, tuple[str, Tensor]] = field(default_factory=dict)  # file and bias, by the tensor's name
 
-    def copy(self, source: Path, target: Path) -> None:
-        """Copy one file; as it is, if it takes no push and gets no bias."""
-        names = _tensor_names(source)
-        fresh = [name.removesuffix("weight") + "bias" for name in names if self.site.gets_bias(name)]
-        fresh = [name for name in fresh if name not in self.known]
-        if not fresh and not any(self.site.takes_push(name) in self.pushes for name in names):
-            shutil.copyfile(source, target)
-            return
-        try:
-            with safe_open(source, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in names}
-                metadata = file.metadata()
-            for name in fresh:
-                weight = tensors[name.removesuffix("bias") + "weight"]
-                tensors[name] = torch.zeros(weight.shape[0], dtype=weight.dtype)
-                self.added[name] = source.name, tensors[name]
-            self._push(tensors)
-            save_file(tensors, target, metadata=metadata)
-        except SafetensorError as error:
-            raise OutputError(f"{target.name}: cannot be copied ({error})") from error
-
-    def _push(self, tensors: dict[str, Tensor]) -> None:
-        for name, bias in tensors.items():
-            layer = self.site.takes_push(name)
-            if layer in self.pushes:
-                tensors[name] = summed = (bias.float() + self.pushes[layer]).to(bias.dtype)
-                if not bool(torch.isfinite(summed).all()):
-                    raise IncompatibleVectorError(
-                        f"{name}: the push is too large for {bias.dtype}; use a smaller --alpha"
-                    )
-                self.pushed.add(layer)
+def _copy_pushed(
+    source: Path, target: Path, fresh: Sequence[str], pushes: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """Copy a file of weights, the pushes added to its biases; return the fresh ones, zeros elsewhere."""
+    try:
+        with safe_open(source, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+        for name in fresh:
+            weight = tensors[name.removesuffix("bias") + "weight"]
+            tensors[name] = weight.new_zeros(len(weight))
+        for name in [name for name in tensors if name in pushes]:
+            bias = tensors[name]
+            tensors[name] = (bias.float() + pushes[name]).to(bias.dtype)
+            if not bool(torch.isfinite(tensors[name]).all()):
+                raise IncompatibleVectorError(
+                    f"{name}: the push is too large for {bias.dtype}; use a smaller --alpha"
+                )
+        save_file(tensors, target, metadata=metadata)
+    except SafetensorError as error:
+        raise OutputError(f"{target.name}: cannot be copied ({error})") from error
+    return [tensors[name] for name in fresh]
 
 
 def _copy_rest(folder: Path, part: Path) -> None:
@@ -225,18 +206,20 @@ def _copy_rest(folder: Path, part: Path) -> None:
             shutil.copyfile(path, part / inner)
 
 
-def _write_index(folder: Path, part: Path, added: Mapping[str, tuple[str, Tensor]]) -> None:
-    """Write the index of a checkpoint of several files, the new tensors in it."""
+def _write_index(
+    folder: Path, part: Path, fresh: Mapping[str, Sequence[str]], biases: Sequence[Tensor]
+) -> None:
+    """Write the index of a checkpoint of several files, the fresh biases of each file in it."""
     if not (folder / _INDEX).is_file() or (folder / _SINGLE).is_file():
         return
     index = _read_json(folder / _INDEX)
-    files = {**index["weight_map"], **{name: file for name, (file, _) in added.items()}}
-    index["weight_map"] = dict(sorted(files.items()))
+    added = {name: file for file, names in fresh.items() for name in names}
+    index["weight_map"] = dict(sorted({**index["weight_map"], **added}.items()))
     totals = index.setdefault("metadata", {})
     if "total_size" in totals:
-        totals["total_size"] += sum(bias.nbytes for _, bias in added.values())
+        totals["total_size"] += sum(bias.nbytes for bias in biases)
     if "total_parameters" in totals:
-        totals["total_parameters"] += sum(bias.numel() for _, bias in added.values())
+        totals["total_parameters"] += sum(bias.numel() for bias in biases)
     (part / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -244,11 +227,10 @@ def _write_config(folder: Path, part: Path, config: Any, becomes: Mapping[str, A
     """Write the configuration: the file as it was but for the biases, or for what Llama needs to be told."""
     written = _read_json(folder / "config.json")
     if "model_type" in becomes:  # its defaults are not Llama's: say everything
-        legacy = {"rope_theta", "rope_scaling"} & written.keys()
+        older = {"rope_theta", "rope_scaling"} & written.keys() and "rope_parameters" not in written
+        left_out = {*_NOT_LLAMA, "rope_parameters"} if older else _NOT_LLAMA
         everything = {**config.to_dict(), **written}
-        if legacy and "rope_parameters" not in written:
-            everything.pop("rope_parameters", None)
-        written = {key: value for key, value in everything.items() if key not in _NOT_LLAMA}
+        written = {key: value for key, value in everything.items() if key not in left_out}
     (part / "config.json").write_text(json.dumps({**written, **becomes}, indent=2) + "\n")
 
 

@@ -4,11 +4,11 @@ Knows the file format and at which block a file's `direction.k` acts; knows noth
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +22,11 @@ from ..models.shape import shape_of
 from .metadata import PointMetadata, VectorMetadata
 from .vector import NO_TEXTS, SteeringVector, unit_scale
 
-
-class Numbering(NamedTuple):
-    """How the maker of a file counts."""
-
-    first: int  # the lowest k of a direction.k
-    shift: int  # direction.k belongs to the output of block k - shift
-
-
+# Who made a file: the lowest k of a direction.k, and its k less the block whose output it belongs to.
 ORIGINS = {
-    "llama.cpp": Numbering(1, 0),  # `--control-vector` adds direction.k to the output of block k
-    "repeng": Numbering(0, 0),  # reads the output of block k, and adds there
-    "cvector-generator": Numbering(1, 1),  # reads the output of block k-1 for what is then added at block k
+    "llama.cpp": (1, 0),  # `--control-vector` adds direction.k to the output of block k
+    "repeng": (0, 0),  # reads the output of block k, and adds there
+    "cvector-generator": (1, 1),  # reads the output of block k-1 for what is then added at block k
 }
 
 _ARCHITECTURE = "controlvector"
@@ -52,13 +45,6 @@ _MODEL_TYPES = dict(
 )
 
 
-class Exported(NamedTuple):
-    """What a file written here keeps of the vector it came from."""
-
-    metadata: VectorMetadata  # hook points named as outputs of blocks
-    alpha: float  # the strength baked into the directions
-
-
 @dataclass(frozen=True)
 class ControlVector:
     """A control-vector file as it is.
@@ -69,12 +55,36 @@ class ControlVector:
     path: Path
     sha256: str  # of the file
     directions: dict[int, Tensor]
-    model_hint: str | None
-    exported: Exported | None  # None if written by another program
+    fields: Mapping[str, Any]
 
     @property
     def d_model(self) -> int:
         return len(next(iter(self.directions.values())))
+
+    @property
+    def model_hint(self) -> str | None:
+        hint = self.fields.get(_HINT)
+        return hint if isinstance(hint, str) else None
+
+    @property
+    def exported(self) -> tuple[SteeringVector, float] | None:
+        """The vector that `write_control_vector` made the file of, less its latents, and its alpha.
+
+        Raises:
+            VectorFileError: the directions are not where the file's metadata says.
+        """
+        if _OWN_METADATA not in self.fields:
+            return None
+        alpha = self.fields.get(_OWN_ALPHA)
+        if not isinstance(alpha, float) or not np.isfinite(alpha) or alpha == 0:
+            raise VectorFileError(f"{self.path}: its {_OWN_ALPHA} is {alpha!r}; export the vector again")
+        metadata = VectorMetadata.from_json(str(self.fields[_OWN_METADATA]), str(self.path))
+        pushes = {point: push / alpha for point, push in self.at_points("llama.cpp").items()}
+        if set(map(str, pushes)) != set(metadata.points) or self.d_model != metadata.model_shape.d_model:
+            raise VectorFileError(
+                f"{self.path}: its directions do not fit its metadata; export the vector again"
+            )
+        return SteeringVector(metadata, pushes, {}, NO_TEXTS), alpha
 
     def at_points(self, origin: str) -> dict[HookPoint, Tensor]:
         """The directions by the hook point they belong to, from the first block to the last.
@@ -104,18 +114,13 @@ class ControlVector:
             own, other = f"has d_model={self.d_model}", f"has d_model={shape.d_model}"
         elif last >= shape.n_layers:
             own, other = f"acts on block {last}", f"has {shape.n_layers} blocks, 0 to {shape.n_layers - 1}"
-        elif self.model_hint not in (None, family, llama_cpp_name(family)):
+        elif self.model_hint not in (None, family, _LLAMA_CPP_NAMES.get(family, family)):
             own, other = f"was made for a model of type {self.model_hint!r}", f"is of type {family!r}"
         else:
             return
         raise IncompatibleVectorError(
             f"{self.path} {own}, model {model_id!r} {other}: pass --model with the model it was made for"
         )
-
-
-def llama_cpp_name(model_type: str) -> str:
-    """What llama.cpp calls a Hugging Face model type."""
-    return _LLAMA_CPP_NAMES.get(model_type, model_type)
 
 
 def write_control_vector(vector: SteeringVector, alpha: float, path: Path, *, name: str, sha256: str) -> None:
@@ -141,7 +146,7 @@ def write_control_vector(vector: SteeringVector, alpha: float, path: Path, *, na
     architecture = vector.metadata.model_shape.architecture
     family = _MODEL_TYPES.get(architecture, architecture.removesuffix("ForCausalLM").lower())
     with replace_file(path) as temporary, closing(gguf.GGUFWriter(temporary, _ARCHITECTURE)) as writer:
-        writer.add_string(_HINT, llama_cpp_name(family))
+        writer.add_string(_HINT, _LLAMA_CPP_NAMES.get(family, family))
         writer.add_int32(_COUNT, len(pushes))
         writer.add_string(_OWN_METADATA, _after_blocks(vector.metadata).to_json())
         writer.add_float64(_OWN_ALPHA, alpha)
@@ -176,23 +181,16 @@ def read_control_vector(path: Path) -> ControlVector:
     architecture = fields.get("general.architecture")
     if architecture != _ARCHITECTURE:
         raise VectorFileError(f"{path}: a GGUF file of {architecture!r}, not a control vector")
-    directions = {_block(name, path): _direction(tensor, path) for name, tensor in tensors.items()}
+    directions = {_block(tensor.name, path): _direction(tensor, path) for tensor in tensors}
     if not directions:
         raise VectorFileError(f"{path}: holds no {_DIRECTION}k")
     if len({len(push) for push in directions.values()}) > 1:
         raise VectorFileError(f"{path}: its directions differ in length; one d_model is needed")
-    hint = fields.get(_HINT)
-    return ControlVector(
-        path=path,
-        sha256=file_sha256(path),
-        directions=dict(sorted(directions.items())),
-        model_hint=hint if isinstance(hint, str) else None,
-        exported=_exported(fields, path),
-    )
+    return ControlVector(path, file_sha256(path), dict(sorted(directions.items())), fields)
 
 
-def _parsed(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A GGUF file's fields and tensors by name."""
+def _parsed(path: Path) -> tuple[dict[str, Any], Sequence[Any]]:
+    """A GGUF file's fields, by name, and tensors."""
     import gguf
 
     try:
@@ -201,7 +199,7 @@ def _parsed(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             fields = {name: reader.fields[name].contents() for name in _FIELDS & reader.fields.keys()}
     except Exception as error:  # the reader raises whatever the file's damage leads to
         raise VectorFileError(f"{path}: damaged, or not a GGUF file ({one_line(error)})") from error
-    return fields, {tensor.name: tensor for tensor in reader.tensors}
+    return fields, reader.tensors
 
 
 def _block(name: str, path: Path) -> int:
@@ -221,32 +219,6 @@ def _direction(tensor: Any, path: Path) -> Tensor:
     if not bool(torch.isfinite(push).all()):
         raise VectorFileError(f"{path}: {tensor.name} holds values that are not finite")
     return push
-
-
-def _exported(fields: dict[str, Any], path: Path) -> Exported | None:
-    if _OWN_METADATA not in fields:
-        return None
-    alpha = fields.get(_OWN_ALPHA)
-    if not isinstance(alpha, float) or not np.isfinite(alpha) or alpha == 0:
-        raise VectorFileError(f"{path}: its {_OWN_ALPHA} is {alpha!r}; export the vector again")
-    return Exported(VectorMetadata.from_json(str(fields[_OWN_METADATA]), str(path)), alpha)
-
-
-def restore(control: ControlVector) -> tuple[SteeringVector, float]:
-    """The vector that a file was exported from, without its latents, and the alpha it was exported at.
-
-    Raises:
-        VectorFileError: another program's file, or its directions are not where its metadata says.
-    """
-    if control.exported is None:
-        raise VectorFileError(f"{control.path}: was not written by `neurosteer export`")
-    metadata, alpha = control.exported
-    pushes = {point: push / alpha for point, push in control.at_points("llama.cpp").items()}
-    if set(map(str, pushes)) != set(metadata.points) or control.d_model != metadata.model_shape.d_model:
-        raise VectorFileError(
-            f"{control.path}: its directions do not fit its metadata; export the vector again"
-        )
-    return SteeringVector(metadata, pushes, {}, NO_TEXTS), alpha
 
 
 def from_control_vector(
@@ -275,19 +247,15 @@ def from_control_vector(
     if not any(direction.any() for direction in directions.values()):
         raise VectorFileError(f"{control.path.name}: its directions are zero: nothing would be steered")
     scale = unit_scale(directions, norms)
-    metadata = VectorMetadata.new(
-        engine.model_id,
-        engine.shape,
-        "import",
-        {str(point): PointMetadata.without_texts(norm) for point, norm in norms.items()},
-        parameters=dict(
-            gguf_origin=origin,
-            scale=scale,
-            model_hint=control.model_hint,
-            file=control.path.name,
-            sha256=control.sha256,
-            texts=texts,
-        ),
-    )
+    parameters = {
+        "gguf_origin": origin,
+        "scale": scale,
+        "model_hint": control.model_hint,
+        "file": control.path.name,
+        "sha256": control.sha256,
+        "texts": texts,
+    }
+    points = {str(point): PointMetadata.without_texts(norm) for point, norm in norms.items()}
+    metadata = VectorMetadata.new(engine.model_id, engine.shape, "import", points, parameters=parameters)
     pushes = {point: scale * direction for point, direction in directions.items()}
     return SteeringVector(metadata, pushes, {}, NO_TEXTS)
