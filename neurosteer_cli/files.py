@@ -16,11 +16,7 @@ from .errors import InputError, OutputError
 
 
 def check_target(target: Path) -> None:
-    """Find out before any work is done whether `target` can be written.
-
-    Raises:
-        InputError: `target` is a directory, or its folder is absent or not writable.
-    """
+    """Raise InputError before any work is done where `target` cannot be written."""
     if target.is_dir():
         raise InputError(f"{target}: is a directory; name a file to write")
     if target.exists() and not target.is_file():  # renaming a file over /dev/null would remove it
@@ -42,10 +38,7 @@ def _check_parent(target: Path) -> None:
 def replace_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; rename it to `target` if the body succeeds.
 
-    A killed run leaves the old file or the new one, never half of one.
-
-    Raises:
-        OutputError: the file cannot be written (full disk, no permission).
+    A killed run leaves the old file or the new one, never half of one. OutputError where neither can be.
     """
     with writing(target):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -60,11 +53,7 @@ def replace_file(target: Path) -> Iterator[Path]:
 
 
 def check_new_folder(target: Path) -> None:
-    """Find out before any work is done whether a folder `target` can be made.
-
-    Raises:
-        InputError: `target` exists already, or its parent folder is absent or not writable.
-    """
+    """Raise InputError before any work is done where a folder `target` cannot be made."""
     if os.path.lexists(target):
         raise InputError(f"{target}: exists already; name a new folder to write")
     _check_parent(target)
@@ -74,11 +63,7 @@ def check_new_folder(target: Path) -> None:
 def make_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `target`; rename it to `target` if the body succeeds.
 
-    Args:
-        replace: take the place of a folder that is there already.
-
-    Raises:
-        OutputError: the folder cannot be written, or `target` exists and is not to be replaced.
+    One that is there already is an OutputError, or goes to make place: `replace`.
     """
     with writing(target), tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
         part = Path(place) / target.name  # with a plain folder's permissions, not a private one's
@@ -94,11 +79,7 @@ def make_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Name `target` where the operating system refuses to write.
-
-    Raises:
-        OutputError: in place of an OSError of the body.
-    """
+    """Turn an OSError of the body into an OutputError that names `target`."""
     try:
         yield
     except OSError as error:

@@ -4,7 +4,7 @@ Knows records and the texts that come with the package; knows nothing of models 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
@@ -14,14 +14,7 @@ _FOLDER = Path(__file__).parent
 
 
 def read_prompts(arguments: Sequence[str]) -> list[Located]:
-    """The prompts that arguments are or name, each checked for its form; stdin where there are none.
-
-    Args:
-        arguments: texts, `.jsonl` or `.txt` files, or `-` for stdin.
-
-    Raises:
-        InputError: no prompt at all, or a record that is none.
-    """
+    """The prompts that arguments are or that the files they name hold, checked; without any, stdin's."""
     if not arguments and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("no prompt: give one, a .jsonl or .txt file, or pipe some in")
     prompts = [located for argument in arguments or ["-"] for located in _named_or_given(argument)]
@@ -31,11 +24,7 @@ def read_prompts(arguments: Sequence[str]) -> list[Located]:
 
 
 def prompts_of(source: str | None) -> list[Located]:
-    """The prompts of a file or stdin, or, where there is no source, the built-in neutral openings.
-
-    Raises:
-        InputError: neither `.jsonl` nor `.txt` nor `-`, or a record that is no prompt.
-    """
+    """The prompts of a file or stdin, or, where there is no source, the built-in neutral openings."""
     if source is None:
         lines = (_FOLDER / "prompts.txt").read_text(encoding="utf-8").splitlines()
         return [Located(f"built-in prompt {n}", {"prompt": line}) for n, line in enumerate(lines, start=1)]
@@ -45,11 +34,7 @@ def prompts_of(source: str | None) -> list[Located]:
 
 
 def as_prompt(located: Located) -> str | tuple[dict[str, str], ...]:
-    """A record's prompt: its text, or a chat's turns.
-
-    Raises:
-        InputError: a record of neither form.
-    """
+    """A record's prompt: its text, or a chat's turns."""
     return chat_messages(located) if "messages" in located.record else string_value(located, "prompt")
 
 
@@ -58,12 +43,8 @@ def neutral_texts() -> list[Passage]:
     return list(read_passages(str(_FOLDER / "neutral.txt")))
 
 
-def _named_or_given(argument: str) -> list[Located]:
-    if argument == "-" or _names_file(argument):
-        return list(read_records(argument, plain_key="prompt"))
+def _named_or_given(argument: str) -> Iterable[Located]:
+    is_path = argument.endswith(SUFFIXES) and (Path(argument).exists() or argument.split() == [argument])
+    if argument == "-" or is_path:
+        return read_records(argument, plain_key="prompt")
     return [Located("prompt", {"prompt": argument})]
-
-
-def _names_file(argument: str) -> bool:
-    is_path = argument.endswith(SUFFIXES)
-    return is_path and (Path(argument).exists() or not any(char.isspace() for char in argument))

@@ -18,7 +18,6 @@ MIN_TEXTS = 8
 FEW_TEXTS = 50
 LABEL_KEY = "label"
 
-
 Read = Callable[[], Iterator[Located]]
 
 
@@ -124,8 +123,9 @@ def _labelled(read: Read, name: str, label: str) -> Iterator[Located]:
     for located in read():
         if LABEL_KEY not in located.record:
             raise InputError(f"{located.where}: no {LABEL_KEY!r} key; found {sorted(located.record)}")
-        found.add(str(located.record[LABEL_KEY]))
-        if str(located.record[LABEL_KEY]) == label:
+        own = str(located.record[LABEL_KEY])
+        found.add(own)
+        if own == label:
             yield located
     if label not in found:
         raise InputError(f"{name}: no record is labelled {label!r}; found {sorted(found)[:8]}")
