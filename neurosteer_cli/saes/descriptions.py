@@ -87,11 +87,7 @@ class Descriptions:
     latents: list[Description]  # by latent id
 
     def save(self, file: Path) -> None:
-        """Write the file, the same bytes for the same descriptions.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
+        """Write the file, the same bytes for the same descriptions."""
         lines = [asdict(self.about), *_LATENTS.dump_python(self.latents, by_alias=True)]
         text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
         with replace_file(file) as temporary:
@@ -99,11 +95,7 @@ class Descriptions:
 
     @classmethod
     def load(cls, file: Path) -> "Descriptions":
-        """Read what `save` wrote.
-
-        Raises:
-            SAEError: damaged, incomplete, or of another format version.
-        """
+        """Read what `save` wrote; SAEError if it is damaged, incomplete, or of another version."""
         try:
             about, *latents = [located.record for located in read_records(str(file))]
             if about.get("format_version") != FORMAT_VERSION:

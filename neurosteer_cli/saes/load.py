@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..models.engine import Engine
 
 BUNDLED = "bundled"
-N_SPREAD = 3  # blocks to share a push where a family has SAEs for more
 
 
 def load_sae(
@@ -52,11 +51,15 @@ def load_sae(
 
 
 def find_saes(
-    sae_id: str, *, model_id: str, layers: Iterable[int | None] | None = None
+    sae_id: str, *, model_id: str, layers: Iterable[int | None] | None = None, last: int | None = None
 ) -> dict[HookPoint, SparseAutoencoder]:
-    """`load_sae` for several layers (None: all of a family), by the hook point each says it belongs to."""
+    """`load_sae` for several layers, by the hook point each says it belongs to.
+
+    Without layers: those of a family, or the `last` of these; the only one if `sae_id` is an SAE itself.
+    """
     if layers is None:
-        layers = [*sae_folders(sae_id, model_id=model_id)] or [None]
+        family = [*sae_folders(sae_id, model_id=model_id)]
+        layers = family[-last if last else 0 :] or [None]
     saes = (load_sae(sae_id, model_id=model_id, layer=layer) for layer in layers)
     return {sae.hook_point: sae for sae in saes}
 
@@ -104,11 +107,7 @@ def open_saes(
 
 
 def check_fit(saes: Mapping[HookPoint, SparseAutoencoder], shape: ModelShape, model_id: str) -> None:
-    """Hold SAEs against a model's shape, which its configuration tells before it is loaded.
-
-    Raises:
-        SAEError: an SAE is of another width, or of a block that the model does not have.
-    """
+    """`open_saes`'s check against a model's shape, which its configuration tells before it is loaded."""
     for sae in saes.values():
         if sae.hook_point.layer >= shape.n_layers:
             raise SAEError(
@@ -122,21 +121,8 @@ def check_fit(saes: Mapping[HookPoint, SparseAutoencoder], shape: ModelShape, mo
             )
 
 
-def default_layers(sae_id: str, *, model_id: str, spread: bool) -> list[int | None]:
-    """The blocks to steer at when nothing says so: of a family the last, or the last few to spread over.
-
-    None stands for the block that a single SAE belongs to.
-    """
-    family: list[int | None] = [*sae_folders(sae_id, model_id=model_id)]
-    return family[-(N_SPREAD if spread else 1) :] or [None]
-
-
 def sae_folder(sae_id: str, *, model_id: str, layer: int | None = None) -> Path | None:
-    """The folder an SAE is in; None if sae-lens's registry is asked for it.
-
-    Raises:
-        SAEError: there is none for that block.
-    """
+    """The folder an SAE is in; None if sae-lens's registry is asked for it."""
     if sae_id != BUNDLED and not Path(sae_id).is_dir():
         return None
     family = sae_folders(sae_id, model_id=model_id)

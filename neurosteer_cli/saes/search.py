@@ -1,10 +1,6 @@
-"""Find the latents of an SAE that go with a few words.
-
-Knows the engine, SAEs and descriptions; knows nothing of files or the terminal.
-"""
+"""Find the latents of an SAE that go with a few words. Knows nothing of files or the terminal."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,11 +29,7 @@ class Hit:
 
 
 def check_query(query: str) -> None:
-    """Find an empty query before anything is loaded.
-
-    Raises:
-        InputError: there is nothing to search by.
-    """
+    """Find an empty query, an InputError, before anything is loaded."""
     if not query.strip():
         raise InputError("the query is empty; give the words or the text to search by")
 
@@ -59,13 +51,13 @@ def search(
     hits = [
         Hit(latent.latent_id, fires + has, fires, has, latent.name)
         for latent, fires, has in zip(descriptions.latents, firing, words, strict=True)
+        if fires + has > 0
     ]
-    found = [hit for hit in hits if hit.score > 0]
-    return sorted(found, key=lambda hit: (-hit.score, hit.latent_id))[:n]
+    return sorted(hits, key=lambda hit: -hit.score)[:n]
 
 
 def _firing(engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, query: str) -> Tensor:
-    """How far the query fires each latent, against the corpus, [n]; the best one has 1."""
+    """How far the query fires each latent, against the corpus, [d_sae]; the best one has 1."""
     check_query(query)
     before = engine.prompt_ids(LEAD, "the lead")
     ids = engine.tokenizer(f" {query.strip()}", add_special_tokens=False)["input_ids"]
@@ -86,32 +78,26 @@ def _firing(engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, 
 
 
 def _word_scores(descriptions: Descriptions, query: str) -> Tensor:
-    """For each latent the share, by weight, of the query's words that its description has, [n].
+    """For each latent the share, by weight, of the query's words that its description has, [d_sae].
 
     A word around a latent counts half. Words weigh as in TF-IDF; scikit-learn's cosine would put the
     latent of fewest words first, not that of most of the query's, and takes a second to import.
     """
     wanted = list(dict.fromkeys(_words(query)))
-    fired = _has_words([_marked(latent) for latent in descriptions.latents], wanted)
-    around = _has_words([_around(latent) for latent in descriptions.latents], wanted)
+    fired, around = (
+        torch.tensor([[word in found for word in wanted] for found in texts], dtype=torch.float64)
+        for texts in zip(*map(_words_of, descriptions.latents), strict=True)
+    )  # [d_sae, n_words], 0 or 1
     weights = ((2 * len(fired) + 1) / (fired.sum(0) + around.sum(0) + 1)).log()
     shares: Tensor = torch.maximum(fired, around / 2) @ weights / weights.sum().clamp_min(1e-9)
     return shares
 
 
-def _has_words(texts: Sequence[str], words: Sequence[str]) -> Tensor:
-    """Which of the words each text has, 0 or 1 as [n_texts, n_words] float64."""
-    rows = [[word in found for word in words] for found in (set(_words(text)) for text in texts)]
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def _marked(latent: Description) -> str:
-    """The tokens a latent fires at, and those it promotes."""
-    return " ".join((*(context.token for context in latent.contexts), *latent.promoted))
-
-
-def _around(latent: Description) -> str:
-    return "\n".join(f"{context.before}{context.token}{context.after}" for context in latent.contexts)
+def _words_of(latent: Description) -> tuple[set[str], set[str]]:
+    """The words of the tokens a latent fires at and promotes, and of the contexts it fires in."""
+    tokens = " ".join((*(context.token for context in latent.contexts), *latent.promoted))
+    contexts = "\n".join(f"{c.before}{c.token}{c.after}" for c in latent.contexts)
+    return set(_words(tokens)), set(_words(contexts))
 
 
 def _words(text: str) -> list[str]:

@@ -17,7 +17,7 @@ from ..errors import NeurosteerError, SAEError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..saes.descriptions import names
-from ..saes.load import BUNDLED, default_layers, find_saes, open_saes
+from ..saes.load import BUNDLED, find_saes, open_saes
 from ..saes.sae import SparseAutoencoder
 from .metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from .methods import METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method
@@ -148,10 +148,8 @@ def choose_saes(
     """
     if method not in NEEDS_SAE:
         return {}
-    layers = [point.layer for point in points] or default_layers(
-        sae, model_id=model_id, spread=method in SPREAD
-    )
-    saes = find_saes(sae, model_id=model_id, layers=layers)
+    layers = [point.layer for point in points] or None
+    saes = find_saes(sae, model_id=model_id, layers=layers, last=SPREAD.get(method, 1))
     if points and set(saes) != set(points):
         raise SAEError(
             f"SAE {sae!r} belongs to {', '.join(map(str, saes))}, "

@@ -101,7 +101,7 @@ Method = Callable[[Evidence, int], Direction]
 METHODS: dict[str, Method] = {"neurosteer": neurosteer, "paper": paper, "diffmean": diffmean, "pca": pca}
 NEEDS_SAE = {"neurosteer", "paper"}
 NEEDS_PAIRS = {"pca"}
-SPREAD = {"neurosteer"}  # at several blocks where there are SAEs for several
+SPREAD = {"neurosteer": 3}  # blocks to share a push, where there are SAEs for as many
 
 
 def check_method(name: str) -> None:

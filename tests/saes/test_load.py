@@ -19,7 +19,6 @@ from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
 from neurosteer_cli.saes.descriptions import find
 from neurosteer_cli.saes.load import (
     check_fit,
-    default_layers,
     find_saes,
     load_sae,
     nearest_saes,
@@ -188,15 +187,18 @@ def test_each_bundled_sae_is_small_and_described(layer: int) -> None:
     assert max(len(f"{one.before}{one.token}{one.after}".split()) for one in contexts) < 9  # fragments
 
 
-def test_a_push_is_spread_over_the_last_three_blocks_of_a_family(tmp_path: Path) -> None:
-    assert default_layers("bundled", model_id="smollm2", spread=True) == [14, 17, 20]
-    assert default_layers("bundled", model_id="smollm2", spread=False) == [20]
-    assert default_layers("release/sae", model_id="smollm2", spread=True) == [None]
+def test_the_last_blocks_of_a_family_are_found(tmp_path: Path) -> None:
+    def layers(sae: str | Path, last: int) -> list[int]:
+        return [point.layer for point in find_saes(str(sae), model_id="smollm2", last=last)]
+
+    assert layers("bundled", 3) == [14, 17, 20]
+    assert layers("bundled", 1) == [20]
+    assert sae_folders("release/sae", model_id="smollm2") == {}
     for layer in (3, 7):
-        save_tiny_sae(tmp_path / f"blocks.{layer}.hook_resid_post")
-    assert default_layers(str(tmp_path), model_id="smollm2", spread=True) == [3, 7]
-    single = str(tmp_path / "blocks.3.hook_resid_post")
-    assert default_layers(single, model_id="smollm2", spread=True) == [None]
+        name = f"blocks.{layer}.hook_resid_post"
+        save_tiny_sae(tmp_path / name, hook_name=name)
+    assert layers(tmp_path, 3) == [3, 7]
+    assert layers(tmp_path / "blocks.3.hook_resid_post", 3) == [3]
 
 
 @pytest.mark.parametrize("model", ["gpt2", "openai-community/gpt2", "", "."])

@@ -227,11 +227,10 @@ def _check_model(
 
 def _say_cost(config: "TrainingConfig", d_model: int) -> None:
     """Tell what a run takes, before it begins."""
-    cost = config.cost(d_model)
+    activations, checkpoint, memory = (size / 1e9 for size in config.cost(d_model))
     console.note(
-        f"while it runs: {cost.activations / 1e9:.2f} GB of activations and {cost.checkpoint / 1e9:.2f} GB "
-        f"of checkpoint on disk; in memory, beside the model, {cost.memory / 1e9:.2f} GB and what one batch "
-        "takes"
+        f"while it runs: {activations:.2f} GB of activations and {checkpoint:.2f} GB of checkpoint on disk; "
+        f"in memory, beside the model, {memory:.2f} GB and what one batch takes"
     )
 
 

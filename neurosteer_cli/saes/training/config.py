@@ -43,22 +43,12 @@ class TrainingConfig:
         """The steps that rounds of so many rows come to."""
         return sum(self.epochs * (rows // self.batch_size) for rows in rounds)
 
-    def cost(self, d_model: int) -> "Cost":
-        """What a run takes beside the model."""
+    def cost(self, d_model: int) -> tuple[int, int, int]:
+        """Bytes of activations and of a checkpoint on disk, and of memory beside the model and a batch."""
         weights = len(self.points) * 2 * d_model * self.d_sae * 4
-        return Cost(
-            activations=max(self.rounds) * row_bytes(len(self.points), d_model),
-            checkpoint=3 * weights,  # with Adam's two moments
-            memory=4 * weights,  # and the gradients
-        )
-
-
-class Cost(NamedTuple):
-    """Bytes on disk and, without those of a batch, in memory."""
-
-    activations: int
-    checkpoint: int
-    memory: int
+        moments, gradients = 2 * weights, weights
+        activations = max(self.rounds) * row_bytes(len(self.points), d_model)
+        return activations, weights + moments, weights + moments + gradients
 
 
 class Quality(NamedTuple):
