@@ -126,8 +126,6 @@ class Engine:
         known = inspect.signature(self.model.forward).parameters
         return "cache" if "cache" in known else "past_key_values"
 
-    # --- from texts to tokens ------------------------------------------------------------------
-
     def tokenize(self, passage: Passage) -> Tokens:
         """Tokenize a text; position 0, special tokens and what precedes the text do not count.
 
@@ -147,8 +145,8 @@ class Engine:
         ids = encoded["input_ids"][: self.max_tokens]
         spans = encoded["offset_mapping"]
         counts = [
-            position > 0 and token not in special and spans[position][1] > start and spans[position][0] < end
-            for position, token in enumerate(ids)
+            position > 0 and token not in special and first < end and last > start
+            for position, (token, (first, last)) in enumerate(zip(ids, spans, strict=False))
         ]
         if len(ids) < len(encoded["input_ids"]) and not any(counts):
             raise InputError(f"{passage.where}: the text lies beyond the model's {self.max_tokens} tokens")
@@ -174,11 +172,7 @@ class Engine:
         return text
 
     def chat(self, messages: list[dict[str, str]], where: str, *, add_generation_prompt: bool = True) -> str:
-        """Render a chat with the model's template.
-
-        Raises:
-            InputError: the model has none, or it refuses these messages.
-        """
+        """Render a chat with the model's template, if it has one that takes these messages."""
         if not self.tokenizer.chat_template:
             raise InputError(f"{where}: model {self.model_id!r} has no chat template; give plain text")
         try:
@@ -190,35 +184,31 @@ class Engine:
         return rendered
 
     def prompt_ids(self, prompt: str, where: str = "prompt", *, rendered: bool = False) -> list[int]:
-        """A prompt's tokens; a `rendered` chat brings its special tokens with it.
-
-        Raises:
-            InputError: there are none.
-        """
-        ids: list[int] = self.tokenizer(prompt, add_special_tokens=not rendered)["input_ids"]
+        """A prompt's tokens, at least one; a `rendered` chat brings its special tokens with it."""
+        ids = self._ids(prompt, add_special_tokens=not rendered)
         if not ids:
             raise InputError(f"{where}: empty; give the model at least one word to go on from")
         return ids
 
     def continuation_ids(self, prompt: str, prompt_ids: list[int], text: str, *, rendered: bool) -> list[int]:
         """Tokens of a text that goes on from a prompt; on their own where the two do not part cleanly."""
-        whole: list[int] = self.tokenizer(prompt + text, add_special_tokens=not rendered)["input_ids"]
+        whole = self._ids(prompt + text, add_special_tokens=not rendered)
         if whole[: len(prompt_ids)] == prompt_ids:
             return whole[len(prompt_ids) :]
-        alone: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return alone
+        return self._ids(text, add_special_tokens=False)
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        return ids
 
     def decode(self, prompt_ids: list[int], written: list[int]) -> str:
         """The text of the tokens written after a prompt, the space between the two included."""
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        before: str = self.tokenizer.decode(prompt_ids, **options)
-        whole: str = self.tokenizer.decode(prompt_ids + written, **options)
-        if whole.startswith(before):
-            return whole[len(before) :]
-        alone: str = self.tokenizer.decode(written, **options)
-        return alone
+        before, whole = self._text(prompt_ids), self._text(prompt_ids + written)
+        return whole[len(before) :] if whole.startswith(before) else self._text(written)
 
-    # --- residuals -----------------------------------------------------------------------------
+    def _text(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
 
     @torch.inference_mode()
     def residuals(
@@ -226,14 +216,12 @@ class Engine:
     ) -> Iterator[ResidualBatch]:
         """Run texts through the model up to the last hook point and yield residuals batch by batch.
 
-        Texts are sorted by length, so that little is padded, and batches hold about
-        `tokens_per_batch` tokens. Texts without a counted token are left out.
+        Batches hold texts of similar length, about `tokens_per_batch` tokens; none without a counted token.
         """
         budget = tokens_per_batch or TOKENS_PER_BATCH[self.device.type]
-        order = sorted(
-            (i for i, tokens in enumerate(texts) if any(tokens.counts)), key=lambda i: len(texts[i].ids)
-        )
-        for rows in batches(order, [len(tokens.ids) for tokens in texts], budget):
+        lengths = [len(tokens.ids) for tokens in texts]
+        order = sorted((i for i, tokens in enumerate(texts) if any(tokens.counts)), key=lengths.__getitem__)
+        for rows in batches(order, lengths, budget):
             yield self._residual_batch(texts, rows, points)
 
     def _residual_batch(
@@ -241,19 +229,13 @@ class Engine:
     ) -> ResidualBatch:
         ids = padded([texts[row].ids for row in rows], value=-1)  # [batch, pos]
         counts = padded([texts[row].counts for row in rows], value=0).bool()  # [batch, pos]
-        # Pads stand on the right: a causal model's real tokens never see them, so no mask is needed.
-        inputs = ids.clamp_min(0).to(self.device)
         with capture(self.blocks, points) as seen:
-            self.model(input_ids=inputs, use_cache=False)
+            # Pads stand on the right: a causal model's real tokens never see them, so no mask is needed.
+            self.model(input_ids=ids.clamp_min(0).to(self.device), use_cache=False)
         places = counts.nonzero()  # [n, 2]
         kept = counts.to(self.device)
-        return ResidualBatch(
-            texts=rows,
-            text_index=places[:, 0].to(self.device),
-            resid={point: resid[kept].float() for point, resid in seen.items()},
-            places=places,
-            ids=ids,
-        )
+        resid = {point: found[kept].float() for point, found in seen.items()}
+        return ResidualBatch(rows, places[:, 0].to(self.device), resid, places, ids)
 
 
 def _stored_id(model: str) -> str:

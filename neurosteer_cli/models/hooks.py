@@ -5,9 +5,10 @@ Knows torch modules and hook points; knows nothing of tokenizers, SAEs or files.
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,11 +36,7 @@ class HookPoint:
 
     @classmethod
     def parse(cls, name: str) -> "HookPoint":
-        """Read a hook point's name.
-
-        Raises:
-            InputError: not a residual hook point.
-        """
+        """Read a hook point's name; InputError if it is no residual one's."""
         match = _NAME.fullmatch(name)
         if match is None:
             raise InputError(
@@ -53,21 +50,13 @@ class HookPoint:
         return self.layer if self.kind == RESID_POST else self.layer - 1
 
     def check(self, n_layers: int) -> None:
-        """Hold the layer against a model's number of blocks.
-
-        Raises:
-            InputError: the model has no such block.
-        """
+        """Raise InputError if a model of so many blocks has no such layer."""
         if self.layer >= n_layers:
             raise InputError(f"{self}: the model has {n_layers} blocks, 0 to {n_layers - 1}")
 
 
 def find_blocks(model: nn.Module, n_blocks: int) -> nn.ModuleList:
-    """The decoder blocks of a model, found by structure: the outermost ModuleList of that length.
-
-    Raises:
-        ModelError: there is none.
-    """
+    """The decoder blocks of a model, found by structure: the outermost ModuleList of that length."""
     queue: deque[nn.Module] = deque([model])
     while queue:  # breadth first: experts and the like are lists inside a block
         module = queue.popleft()
@@ -100,7 +89,7 @@ def capture(blocks: nn.ModuleList, points: Sequence[HookPoint]) -> Iterator[dict
 
     with ExitStack() as handles:
         for point in points:
-            handles.enter_context(_hooked(blocks, point, lambda resid, point=point: read(point, resid)))
+            handles.enter_context(_hooked(blocks, point, partial(read, point)))
         with suppress(_Stop):
             yield seen
 
@@ -115,39 +104,31 @@ def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[N
 
     No pushes, no hook: the model is bit for bit unchanged.
     """
+
+    def pushed(push: Tensor, resid: Tensor) -> Tensor:
+        return resid + push.to(resid)  # its device and dtype
+
     with ExitStack() as handles:
         for point, push in pushes.items():
-            # `.to(resid)`: its device and dtype
-            handles.enter_context(_hooked(blocks, point, lambda resid, push=push: resid + push.to(resid)))
+            handles.enter_context(_hooked(blocks, point, partial(pushed, push)))
         yield
 
 
-@contextmanager
-def _hooked(blocks: nn.ModuleList, point: HookPoint, edit: Any) -> Iterator[None]:
+def _hooked(blocks: nn.ModuleList, point: HookPoint, edit: Callable[[Tensor], Any]) -> RemovableHandle:
     """Call `edit` with the residual at `point`; what it returns, if anything, takes its place."""
-    block = blocks[point.layer]
-    handle = _before(block, edit) if point.kind == RESID_PRE else _after(block, edit)
-    try:
-        yield
-    finally:
-        handle.remove()
 
-
-def _before(block: nn.Module, edit: Any) -> RemovableHandle:
-    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        resid = args[0] if args else kwargs["hidden_states"]
-        edited = edit(resid)
+    def before(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        edited = edit(args[0] if args else kwargs["hidden_states"])
         if edited is None:
             return None
         return ((edited, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": edited})
 
-    return block.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _after(block: nn.Module, edit: Any) -> RemovableHandle:
-    def hook(_block: nn.Module, _args: Any, output: Any) -> Any:
+    def after(_block: nn.Module, _args: Any, output: Any) -> Any:
         # transformers 4 blocks return a tuple, transformers 5 blocks a bare tensor
         edited = edit(output[0] if isinstance(output, tuple) else output)
         return (edited, *output[1:]) if edited is not None and isinstance(output, tuple) else edited
 
-    return block.register_forward_hook(hook)
+    block = blocks[point.layer]
+    if point.kind == RESID_PRE:
+        return block.register_forward_pre_hook(before, with_kwargs=True)
+    return block.register_forward_hook(after)

@@ -1,7 +1,6 @@
 """Load a checkpoint folder, or only the part of it that is needed.
 
-Knows transformers' configurations, weights and tokenizers, devices and number types; knows nothing
-of what the model is used for.
+Knows transformers' configurations, weights and tokenizers, devices and number types; not what a model is for.
 """
 
 import json
@@ -24,11 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def read_config(folder: Path) -> Any:
-    """A checkpoint's configuration.
-
-    Raises:
-        ModelError: it cannot be read, or is of no known architecture.
-    """
+    """A checkpoint's configuration; ModelError if it is of no known architecture."""
     try:
         return transformers.AutoConfig.from_pretrained(folder)
     except Exception as error:  # each architecture checks its fields in its own way
@@ -36,20 +31,12 @@ def read_config(folder: Path) -> Any:
 
 
 def model_shape(model: str, say: Callable[[str], None] = lambda _message: None) -> ModelShape:
-    """A model's shape, by its configuration alone.
-
-    Raises:
-        ModelError: as `resolve` and `read_config`.
-    """
+    """A model's shape, by its configuration alone; ModelError as `resolve` and `read_config`."""
     return shape_of(read_config(resolve(model, say)))
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is a GPU where there is one.
-
-    Raises:
-        InputError: not available here, or of another kind than `DEVICES`.
-    """
+    """The device of that name; `auto` is a GPU where there is one."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -65,32 +52,23 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number type of that name; `auto` is what the device does fastest.
-
-    Raises:
-        InputError: neither `auto` nor one of `DTYPES`.
-    """
+    """The number type of that name; `auto` is what the device does fastest."""
     if name in DTYPES:
         return DTYPES[name]
     if name != "auto":
         raise InputError(f"--dtype {name}: not one of auto, {', '.join(DTYPES)}")
+    fast = True
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         # Without these instructions bfloat16 is emulated, many times slower than float32.
         able = torch.cpu.get_capabilities()
         fast = any(able.get(instructions, False) for instructions in ("avx512_bf16", "amx_bf16", "bf16"))
-    else:
-        fast = True
     return torch.bfloat16 if fast else torch.float32
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """A checkpoint's tokenizer, which tells where in a text each token stands.
-
-    Raises:
-        ModelError: it cannot be read, or tells nothing of the kind.
-    """
+    """A checkpoint's tokenizer, which tells where in a text each token stands."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # it raises whatever its many formats lead to
@@ -103,12 +81,7 @@ def load_tokenizer(folder: Path) -> Any:
 def load_weights(
     folder: Path, config: Any, n_blocks: int, *, head: bool, dtype: torch.dtype, device: torch.device
 ) -> Any:
-    """Build the model with its first `n_blocks` blocks and read only their tensors.
-
-    Raises:
-        InputError: the model has fewer blocks.
-        ModelError: it is no decoder-only language model, or its weights are damaged or incomplete.
-    """
+    """Build the model with its first `n_blocks` blocks and read only their tensors."""
     n_layers = config.get_text_config().num_hidden_layers
     if n_blocks > n_layers:
         raise InputError(f"block {n_blocks - 1}: the model has {n_layers} blocks, 0 to {n_layers - 1}")
@@ -207,14 +180,13 @@ def _read_tensors(
     A file is opened anew for each tensor that is converted: what has been read of a mapped file
     counts as memory until the file is closed.
     """
-    layer_of = re.compile(r"\.(\d+)\.")  # the first number in a name is its block
     tensors: dict[str, Tensor] = {}
     try:
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 names = list(file.keys())
             for name in names:
-                layer = layer_of.search(name)
+                layer = re.search(r"\.(\d+)\.", name)  # the first number in a name is its block
                 if layer and n_blocks <= int(layer[1]) < n_layers:
                     continue
                 with safe_open(path, framework="pt") as file:
@@ -229,9 +201,8 @@ def _read_tensors(
 def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
     """Special tokens, and those the checkpoint says end a text."""
     try:
-        config = json.loads((folder / "generation_config.json").read_text())
-    except (OSError, ValueError):
-        config = None
-    named = config.get("eos_token_id") if isinstance(config, dict) else None
-    listed = named if isinstance(named, list) else [] if named is None else [named]
-    return frozenset(listed) | frozenset(tokenizer.all_special_ids)
+        named = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    except (OSError, ValueError, LookupError, TypeError):  # absent, no JSON, or without the key
+        named = None
+    listed = named if isinstance(named, list) else [named]
+    return frozenset({*listed, *tokenizer.all_special_ids} - {None})

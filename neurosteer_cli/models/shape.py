@@ -23,7 +23,7 @@ class ModelShape(BaseModel):
 
 
 def shape_of(config: Any) -> ModelShape:
-    """What a vector's model and another must share."""
+    """The shape that a configuration tells of."""
     text = config.get_text_config()
     return ModelShape(
         architecture=(config.architectures or [type(config).__name__])[0],
