@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...data.prompts import prompts_of
+from ...data.records import write_record
 from ...errors import InputError
 from ...evaluation.samples import MAX_PPL_RATIO
 from ..shared import console, options, results
@@ -14,7 +16,7 @@ from ..shared.load import load_engine
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas
 
 if TYPE_CHECKING:
-    from ...vectors.metadata import Calibration, CurvePoint
+    from ...vectors.metadata import Calibration
 
 DEFAULT_ALPHA = "-24,-20,-16,-12,-8,-4,4,8,12,16,20,24"
 
@@ -48,12 +50,11 @@ def calibrate_(
 
     Example: neurosteer calibrate polite.st --judge-data kind.jsonl curt.jsonl
     """
-    from ...data.prompts import prompts_of
     from ...evaluation.calibrate import calibrate
     from ...evaluation.evaluate import evaluate
 
-    specs = results.check_judges(judging, "the label of the vector")
-    if len(specs) != 1:
+    results.check_judges(judging, "the label of the vector")
+    if len(judging.judges) != 1:
         raise InputError("calibrate needs one judge: --judge NAME, or --judge-data POS NEG")
     if not 1 <= max_ppl_ratio < math.inf:
         raise InputError(f"--max-ppl-ratio must be at least 1 and finite, got {max_ppl_ratio}")
@@ -62,7 +63,7 @@ def calibrate_(
     comparison = results.comparison([vector], alphas, n, generation, random=False)
     records = prompts_of(prompts)
     ((_, steering),) = comparison.vectors
-    judges = results.load_judges_of(specs, judging, [steering])
+    judges = results.load_judges_of(judging, [steering])
     engine = load_engine(where, comparison.vectors)
     run = replace(comparison.write(engine, records, progress=console.progress), pushes={})  # no damage
     evaluation = evaluate(run, judges, progress=console.progress)
@@ -71,8 +72,6 @@ def calibrate_(
     replace(steering, metadata=metadata).save(vector)
     results.announce(judges, len(records))
     if json:
-        from ...data.records import write_record
-
         write_record({"vector": str(vector), **calibration.model_dump()})
     else:
         results.show(evaluation.results, json=False)
@@ -84,30 +83,26 @@ def calibrate_(
 
 
 def _recommend(path: Path, calibration: "Calibration") -> None:
+    from ...evaluation.metrics import Estimate
+
     allowed = calibration.allowed()
-    low, high = sorted((allowed[0].expected_rate, allowed[-1].expected_rate))
+    rates = {point.alpha: Estimate(point.rate, point.rate_low, point.rate_high) for point in allowed}
     for name, alpha in (("auto", calibration.alpha_up), ("-auto", calibration.alpha_down)):
-        if alpha is None:
+        point = next((point for point in allowed if point.alpha == alpha), None)
+        if point is None:
             console.warn(
                 f"alpha {name}: no effect in that direction within a perplexity ratio of "
                 f"{calibration.max_ppl_ratio:g}"
             )
-        else:
-            point, unsteered = (next(p for p in allowed if p.alpha == wanted) for wanted in (alpha, 0))
-            if _alike(point, unsteered):
-                console.warn(
-                    f"alpha {name}: its rate is not told apart from the unsteered one; take more prompts"
-                )
-            console.note(
-                f"alpha {name} is {alpha:g}: expected rate {point.expected_rate:.0%}, "
-                f"perplexity ratio {point.perplexity_ratio:.2f}"
+            continue
+        rate, unsteered = rates[point.alpha], rates[0]
+        if None in (rate.low, unsteered.low) or rate.overlaps(unsteered):
+            console.warn(
+                f"alpha {name}: its rate is not told apart from the unsteered one; take more prompts"
             )
+        console.note(
+            f"alpha {name} is {point.alpha:g}: expected rate {point.expected_rate:.0%}, "
+            f"perplexity ratio {point.perplexity_ratio:.2f}"
+        )
+    low, high = sorted((allowed[0].expected_rate, allowed[-1].expected_rate))
     console.note(f"--level reaches {low:.0%} to {high:.0%}; wrote {path}")
-
-
-def _alike(*points: "CurvePoint") -> bool:
-    """Whether the intervals of two rates overlap, or one has none."""
-    from ...evaluation.metrics import Estimate
-
-    one, other = (Estimate(point.rate, point.rate_low, point.rate_high) for point in points)
-    return None in (one.low, other.low) or one.overlaps(other)

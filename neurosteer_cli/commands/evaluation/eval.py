@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ...data.prompts import prompts_of
 from ...errors import InputError
+from ...evaluation.samples import check_save, read_samples
 from ..shared import console, options, results
 from ..shared.load import load_engine
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas
@@ -70,19 +72,19 @@ def eval_(
 
     Example: neurosteer eval --vector polite.st --alpha 4,8,16 --judge sentiment --report polite.html
     """
-    from ...data.prompts import prompts_of
     from ...evaluation.evaluate import evaluate
     from ...evaluation.run import recorded
-    from ...evaluation.samples import check_save, read_samples
 
     paths = vector or []
     if bool(generations) == bool(paths):
         raise InputError("give either GENERATIONS (`-` is stdin) or --vector with what to generate")
-    specs = results.check_judges(judging, "the label of the vector" if paths else None)
+    results.check_judges(judging, "the label of the vector" if paths else None)
     results.check_targets(report)
     if generations:
         _refuse_generating_options(ctx)
         samples = read_samples(generations)
+        own_model = next((sample.model for sample in samples if sample.model), None)
+        where = replace(where, model=where.model or own_model)
     else:
         alphas = _alphas(paths, alpha or [])
         comparison = results.comparison(
@@ -93,11 +95,10 @@ def eval_(
     # what can fail is loaded before there is anything to lose
     ppl_engine = None if ppl_model is None else load_engine(replace(where, model=ppl_model))
     if generations:
-        model = where.model or next((sample.model for sample in samples if sample.model), None)
-        run = recorded(load_engine(replace(where, model=model)), samples, generations, console.warn)
-        judges = results.load_judges_of(specs, judging, run.vectors.values())
+        run = recorded(load_engine(where), samples, generations, console.warn)
+        judges = results.load_judges_of(judging, run.vectors.values())
     else:
-        judges = results.load_judges_of(specs, judging, [steering for _, steering in comparison.vectors])
+        judges = results.load_judges_of(judging, [steering for _, steering in comparison.vectors])
         engine = load_engine(where, comparison.vectors)
         run = comparison.write(
             engine, records, save=save, resume=resume, say=console.note, progress=console.progress

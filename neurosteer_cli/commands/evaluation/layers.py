@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...data.prompts import prompts_of
+from ...data.records import write_record
+from ...data.sides import open_sides
 from ...errors import InputError
 from ..shared import console, options, results
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas, parse_layers
-from ..shared.results import interval, percent
+from ..shared.results import interval
 
 if TYPE_CHECKING:
     from ...evaluation.layers import Layer, LayerSweep
@@ -47,15 +50,13 @@ def layers_(
 
     Example: neurosteer layers polite.jsonl rude.jsonl --plot layers.svg
     """
-    from ...data.prompts import prompts_of
-    from ...data.sides import open_sides
     from ...evaluation.layers import Steering, sweep_layers
     from ...models.engine import Engine
 
-    specs = results.check_judges(judging, Path(texts[0]).stem)
-    if steer and len(specs) != 1:
+    results.check_judges(judging, Path(texts[0]).stem)
+    if steer and len(judging.judges) != 1:
         raise InputError("--steer needs one judge: --judge NAME, or --judge-data POS NEG")
-    if specs and not steer:
+    if judging.judges and not steer:
         raise InputError("--judge without --steer: there are no continuations to judge")
     alphas = list(dict.fromkeys(parse_alphas(alpha)))
     results.check_targets(plot, report)
@@ -68,17 +69,15 @@ def layers_(
     chosen = None if only is None else parse_layers(only)
     with open_sides(texts, target, source) as sides:
         fitted_on = {text for side in sides for text in side.hashes}
-        judges = results.load_judges(specs, judging, sides[0].label, fitted_on)
+        judges = results.load_judges(judging, sides[0].label, fitted_on)
         engine = Engine.load(where.name, head=steer, dtype=where.dtype, device=where.device, say=console.note)
-        steering = None
-        if steer:
-            steering = Steering(alphas=alphas, prompts=records, judge=judges[0], config=config, n=n)
+        how = Steering(alphas=alphas, prompts=records, judge=judges[0], config=config, n=n) if steer else None
         sweep = sweep_layers(
-            engine, sides, chosen, steering, sources=texts, warn=console.warn, progress=console.progress
+            engine, sides, chosen, how, sources=texts, warn=console.warn, progress=console.progress
         )
     if steer:
         results.announce(judges, len(records))
-        console.note(f"unsteered, the rate is {percent(sweep.unsteered_rate)}")
+        console.note(f"unsteered, the rate is {interval(sweep.unsteered_rate, '.0%')}")
     _show(sweep.layers, alphas if steer else [], json)
     _draw(sweep, plot, report)
 
@@ -97,7 +96,8 @@ def _draw(sweep: "LayerSweep", plot: Path | None, report: Path | None) -> None:
 
 def _show(layers: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> None:
     if json:
-        results.write_rows(layers)
+        for layer in layers:
+            write_record(layer.to_json())
         return
     steered = [f">{what} at {alpha:+g}" for alpha in alphas for what in ("rate", "ratio")]
     headings = [">layer", ">AUROC", ">SAE AUROC", ">share of residual", *steered]
@@ -106,7 +106,7 @@ def _show(layers: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> Non
 
 def _cells(layer: "Layer") -> list[str]:
     sae = "" if layer.sae_auroc is None else f"{layer.sae_auroc:.2f}"
-    cells = [str(layer.layer), interval(layer.auroc, "{:.2f}"), sae, f"{layer.shift_share:.1%}"]
+    cells = [str(layer.layer), interval(layer.auroc, ".2f"), sae, f"{layer.shift_share:.1%}"]
     for steered in layer.steer:
-        cells += [percent(steered.rate), interval(steered.perplexity_ratio, "{:.2f}")]
+        cells += [interval(steered.rate, ".0%"), interval(steered.perplexity_ratio, ".2f")]
     return cells

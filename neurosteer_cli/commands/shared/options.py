@@ -156,8 +156,9 @@ class JudgeOptions:
 
     @property
     def judges(self) -> list[str]:
-        """Those named, in order."""
-        return [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
+        """Those named, in order; --judge-data alone asks for `data`."""
+        named = [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
+        return named if self.judge_data is None or "data" in named else [*named, "data"]
 
 
 def judge_options(*, only_one: bool = False) -> Callable[[Command], Command]:

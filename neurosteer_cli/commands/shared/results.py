@@ -5,19 +5,20 @@ Knows options, tables and how intervals are written; knows nothing of how a scor
 
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...data.records import write_record
 from ...errors import InputError
+from ...files import check_target, replace_file
 from . import console
 from .options import GenerationOptions, JudgeOptions
 
 if TYPE_CHECKING:
     from ...evaluation.evaluate import ConditionResult
     from ...evaluation.judges.judge import Judge
-    from ...evaluation.layers import Layer
     from ...evaluation.metrics import Estimate
     from ...evaluation.plan import Alphas
     from ...evaluation.run import Comparison
@@ -39,11 +40,10 @@ def comparison(
     from ...evaluation.run import Comparison
     from ...vectors.vector import SteeringVector
 
-    config = generation.config(n)
     return Comparison(
+        config=generation.config(n),
         vectors=[(str(path), SteeringVector.load(path)) for path in paths],
         alphas=alphas,
-        config=config,
         n=n,
         random=random,
         instruction=instruction,
@@ -52,50 +52,33 @@ def comparison(
     )
 
 
-def check_judges(judging: JudgeOptions, attribute: str | None) -> list[str]:
-    """The judges asked for, found fit to be loaded later; --judge-data alone asks for `data`.
-
-    Args:
-        attribute: stands for --attribute where that is not given.
-
-    Raises:
-        InputError: one is unknown, named twice, or lacks what it needs.
-    """
+def check_judges(judging: JudgeOptions, attribute: str | None) -> None:
+    """Find out what is wrong with the judges before any is loaded; `attribute` is for want of --attribute."""
     from ...evaluation.judges.load import check_spec
 
-    specs = judging.judges
-    if judging.judge_data is not None and "data" not in specs:
-        specs.append("data")
-    if len(set(specs)) != len(specs):
+    if len(set(judging.judges)) != len(judging.judges):
         raise InputError("--judge: each judge once")
-    for spec in specs:
+    for spec in judging.judges:
         check_spec(spec, judge_data=judging.judge_data, attribute=judging.attribute or attribute)
-    return specs
 
 
-def load_judges(
-    specs: Sequence[str], judging: JudgeOptions, attribute: str | None, fitted_on: Collection[int]
-) -> "list[Judge]":
+def load_judges(judging: JudgeOptions, attribute: str | None, fitted_on: Collection[int]) -> "list[Judge]":
     """Load the judges, and keep texts with these hashes from them."""
     from ...evaluation.judges.load import load_judge
 
     load = partial(load_judge, judge_data=judging.judge_data, leave_out=fitted_on, say=console.note)
-    return [load(spec, attribute=judging.attribute or attribute) for spec in specs]
+    return [load(spec, attribute=judging.attribute or attribute) for spec in judging.judges]
 
 
-def load_judges_of(
-    specs: Sequence[str], judging: JudgeOptions, vectors: "Collection[SteeringVector]"
-) -> "list[Judge]":
+def load_judges_of(judging: JudgeOptions, vectors: "Collection[SteeringVector]") -> "list[Judge]":
     """Load the judges; they look for what all vectors steer towards, and not at the texts of their fits."""
     labels = {v.metadata.positive.label for v in vectors if v.metadata.positive is not None}
     fitted_on = {text for vector in vectors for text in vector.text_hashes.tolist()}
-    return load_judges(specs, judging, labels.pop() if len(labels) == 1 else None, fitted_on)
+    return load_judges(judging, labels.pop() if len(labels) == 1 else None, fitted_on)
 
 
 def check_targets(*paths: Path | None) -> None:
     """Find out before any work is done whether the files can be written; None is none."""
-    from ...files import check_target
-
     for path in filter(None, paths):
         check_target(path)
 
@@ -117,14 +100,15 @@ def announce(judges: "Sequence[Judge]", n_prompts: int) -> None:
 def show(results: "Sequence[ConditionResult]", json: bool) -> None:
     """A row a condition on stdout: as JSON, or as a table with 95 % intervals."""
     if json:
-        write_rows(results)
+        for result in results:
+            write_record(result.to_json())
         return
     judges = list(results[0].judges)
     headings = ["", *(f">{name}" for name in judges), ">ppl", ">ratio", ">KL", ">dist-2", ">rep-4", ">len"]
-    sizes = sorted({result.n for result in results})
-    texts = " to ".join(str(size) for size in dict.fromkeys((sizes[0], sizes[-1])))
-    rows = [_cells(result) for result in results]
-    console.table(f"{texts} texts a row; in brackets 95 % intervals", headings, rows, stdout=True)
+    sizes = [result.n for result in results]
+    texts = " to ".join(map(str, sorted({min(sizes), max(sizes)})))
+    title = f"{texts} texts a row; in brackets 95 % intervals"
+    console.table(title, headings, [*map(_cells, results)], stdout=True)
     for name in judges:
         if failed := sum(result.judges[name].n_failed for result in results):
             console.warn(f"judge {name} gave no answer to {failed} texts; rates are over the others")
@@ -132,42 +116,29 @@ def show(results: "Sequence[ConditionResult]", json: bool) -> None:
         console.warn(f"{empty} continuations are empty; perplexity is over the others")
 
 
-def write_rows(rows: "Iterable[ConditionResult | Layer]") -> None:
-    from ...data.records import write_record
-
-    for row in rows:
-        write_record(row.to_json())
-
-
 def _cells(result: "ConditionResult") -> list[str]:
     return [
         result.condition.label,
-        *(percent(judged.rate) for judged in result.judges.values()),
-        _value(result.perplexity, "{:.1f}"),
-        interval(result.perplexity_ratio, "{:.2f}"),
+        *(interval(judged.rate, ".0%") for judged in result.judges.values()),
+        _value(result.perplexity, ".1f"),
+        interval(result.perplexity_ratio, ".2f"),
         "" if result.kl is None else f"{result.kl:.2f}",
-        _value(result.distinct_2, "{:.2f}"),
-        _value(result.repetition_4, "{:.1%}"),
-        _value(result.length, "{:.0f}"),
+        _value(result.distinct_2, ".2f"),
+        _value(result.repetition_4, ".1%"),
+        _value(result.length, ".0f"),
     ]
 
 
 def _value(estimate: "Estimate | None", form: str) -> str:
-    return "" if estimate is None else form.format(estimate.value)
+    return "" if estimate is None else format(estimate.value, form)
 
 
-def interval(estimate: "Estimate | None", form: str, end: str | None = None, scale: float = 1) -> str:
-    """`1.08 [1.02, 1.15]`"""
-    shown = _value(estimate, form)
+def interval(estimate: "Estimate | None", form: str) -> str:
+    """`1.08 [1.02, 1.15]`, of percents `96% [92, 99]`; without the brackets where there is no interval."""
     if estimate is None or estimate.low is None or estimate.high is None:
-        return shown
-    low, high = ((end or form).format(scale * bound) for bound in (estimate.low, estimate.high))
-    return f"{shown} [{low}, {high}]"
-
-
-def percent(estimate: "Estimate | None") -> str:
-    """`96% [92, 99]`"""
-    return interval(estimate, "{:.0%}", "{:.0f}", 100)
+        return _value(estimate, form)
+    low, high = (format(end, form).removesuffix("%") for end in (estimate.low, estimate.high))
+    return f"{_value(estimate, form)} [{low}, {high}]"
 
 
 def command_line() -> str:
@@ -176,8 +147,6 @@ def command_line() -> str:
 
 
 def write_page(path: Path, page: str) -> None:
-    from ...files import replace_file
-
     with replace_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
     console.note(f"wrote {path}")
