@@ -1,6 +1,6 @@
 """Read a corpus with SAEs and note where each latent fires.
 
-Knows nothing of files or the terminal. Memory holds a few token windows a latent and one batch.
+Memory holds a few token windows a latent and one batch. Knows nothing of files or the terminal.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -75,22 +75,14 @@ def describe(
     saes: Sequence[SparseAutoencoder],
     sequences: Iterator[Tokens],
     *,
-    n_tokens: int,
-    n_contexts: int = 5,
-    before: int = 8,
+    n_tokens: int,  # that count, to read; outliers in norm are left out
+    n_contexts: int = 5,  # kept a latent, of different sequences
+    before: int = 8,  # tokens shown before the one it fires at
     after: int = 4,
-    n_tokens_shown: int = 5,
-    advance: Callable[[int], None] = lambda _n: None,
+    n_tokens_shown: int = 5,  # promoted, and suppressed, a latent
+    advance: Callable[[int], None] = lambda _n: None,  # told how many tokens have been read
 ) -> list[Descriptions]:
-    """Describe the latents of one or several SAEs in one pass over token sequences.
-
-    Args:
-        sequences: read until n_tokens that count have been; outliers in norm are left out.
-        n_contexts: kept a latent, of different sequences.
-        before, after: tokens shown around the one it fires at.
-        n_tokens_shown: promoted, and suppressed, a latent.
-        advance: told how many tokens have been read.
-    """
+    """Describe the latents of one or several SAEs in one pass over token sequences."""
     logs = [LatentLog(sae, n_contexts, before, after) for sae in saes]
     points = [sae.hook_point for sae in saes]
     for batch in read(engine, sequences, points, lambda: logs[0].n_tokens < n_tokens, SEQUENCES_AT_ONCE):

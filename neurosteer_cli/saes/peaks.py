@@ -1,7 +1,4 @@
-"""Where each latent fires most, with the tokens around.
-
-Knows activations and token ids; knows nothing of models or files.
-"""
+"""Where each latent fires most, with the tokens around. Knows nothing of models or files."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -30,13 +27,11 @@ class Peaks:
 
     def add(self, activations: Tensor, places: Tensor, ids: Tensor) -> None:
         """Take in activations [n, d_sae] at places [n, 2] (row, position) of ids [batch, pos] (-1: a pad)."""
-        heights, tokens = activations.max(dim=0)  # [d_sae]
-        heights, tokens = heights.float().cpu(), tokens.cpu()
+        heights, tokens = (found.cpu() for found in activations.max(dim=0))  # [d_sae]
         lowest, slots = self.heights.min(dim=1)
         higher = (heights > lowest).nonzero()[:, 0]
-        slots = slots[higher]
-        self.heights[higher, slots] = heights[higher]
-        self.windows[higher, slots] = self._around(places[tokens[higher]], ids)
+        self.heights[higher, slots[higher]] = heights[higher]
+        self.windows[higher, slots[higher]] = self._around(places[tokens[higher]], ids)
 
     def _around(self, places: Tensor, ids: Tensor) -> Tensor:
         """The token ids around places [k, 2], [k, before + 1 + after]."""
@@ -47,13 +42,9 @@ class Peaks:
 
     def of(self, latent: int) -> Iterator[Peak]:
         """The places of one latent, the strongest first; none if it never fired."""
-        for slot in self.heights[latent].argsort(descending=True, stable=True).tolist():
-            if self.heights[latent, slot] == 0:
+        heights, slots = self.heights[latent].sort(descending=True, stable=True)
+        for height, window in zip(heights.tolist(), self.windows[latent, slots].tolist(), strict=True):
+            if height == 0:
                 return
-            window = self.windows[latent, slot].tolist()
-            yield Peak(
-                float(self.heights[latent, slot]),
-                [token for token in window[: self.before] if token >= 0],
-                window[self.before],
-                [token for token in window[self.before + 1 :] if token >= 0],
-            )
+            before, token, after = window[: self.before], window[self.before], window[self.before + 1 :]
+            yield Peak(height, [i for i in before if i >= 0], token, [i for i in after if i >= 0])

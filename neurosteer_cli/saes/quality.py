@@ -1,7 +1,4 @@
-"""How good an SAE is on given texts.
-
-Knows the engine and SAEs; knows nothing of training, files or the terminal. Memory holds one batch.
-"""
+"""How good an SAE is on given texts. Knows nothing of training or files; memory holds one batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,14 +36,11 @@ class Measured:
 
 
 def reconstruct(sae: SparseAutoencoder, resid: Tensor) -> tuple[Tensor, Tensor]:
-    """The reconstruction [n, d_model] of raw residuals [n, d_model], and the activations [n, d_sae].
-
-    What an SAE's normalization or centring takes from the residual before encoding is put back.
-    """
+    """The reconstruction [n, d_model] of raw residuals [n, d_model], and the activations [n, d_sae]."""
     activations = sae.encode(resid)
     rows = sae.decoder_rows(torch.arange(sae.d_sae, device=resid.device))
     out = (activations @ rows + sae.weights["b_dec"]) * sae.raw_scale(resid)
-    if sae.centred or sae.normalize_activations == "layer_norm":
+    if sae.centred or sae.normalize_activations == "layer_norm":  # the mean was taken off
         out = out + resid.mean(-1, keepdim=True)
     return out, activations
 
@@ -104,23 +98,12 @@ def tally(
     saes: Sequence[SparseAutoencoder],
     sequences: Iterator[Tokens],
     *,
-    n_tokens: int,
-    n_loss_tokens: int = 0,
-    name: str = "the texts",
-    advance: Callable[[int], None] = lambda _n: None,
+    n_tokens: int,  # that count, to read
+    n_loss_tokens: int = 0,  # predictions to take the cross-entropy over, which needs the whole engine
+    name: str = "the texts",  # in errors
+    advance: Callable[[int], None] = lambda _n: None,  # told how many tokens have been read
 ) -> list[Tally]:
-    """Hold one or several SAEs against token sequences, in one pass.
-
-    Args:
-        engine: whole, with its head, if n_loss_tokens is not 0.
-        sequences: read until n_tokens that count have been.
-        n_loss_tokens: predictions over which the cross-entropy is taken; 0 leaves it out.
-        name: what errors call the texts.
-        advance: told how many tokens have been read.
-
-    Raises:
-        InputError: no token counts.
-    """
+    """Hold one or several SAEs against token sequences, in one pass; InputError if no token counts."""
     tallies = [Tally(sae) for sae in saes]
     points = [sae.hook_point for sae in saes]
     for batch in read(engine, sequences, points, lambda: tallies[0].n < n_tokens, SEQUENCES_AT_ONCE):

@@ -39,7 +39,7 @@ class SparseAutoencoder:
     hook_point: HookPoint
     model_name: str  # the model it was trained on, as its maker calls it
     neuronpedia_id: str | None
-    k: int | None  # latents that fire at a token, for topk
+    k: int | None  # latents that fire at a token; None unless topk
     apply_b_dec_to_input: bool
     normalize_activations: str  # one of NORMALIZATIONS
     rescale_acts_by_decoder_norm: bool
@@ -72,7 +72,24 @@ class SparseAutoencoder:
             x = x / self._norm_scale(x)
         if self.apply_b_dec_to_input:
             x = x - self.weights["b_dec"]
-        return _ENCODERS[self.architecture](self, x)
+        return self._activations(x)
+
+    def _activations(self, x: Tensor) -> Tensor:
+        """What the architecture makes of its normalized input [n, d_model]."""
+        weights = self.weights
+        if self.architecture == "gated":
+            gate = x @ weights["W_enc"]
+            magnitude = gate * weights["r_mag"].exp() + weights["b_mag"]
+            return magnitude.relu() * (gate + weights["b_gate"] > 0)
+        pre = torch.addmm(weights["b_enc"], x, weights["W_enc"])  # [n, d_sae]
+        if self.architecture == "jumprelu":
+            return pre.relu() * (pre > weights["threshold"])
+        if self.k is None:
+            return pre.relu_()
+        if self.rescale_acts_by_decoder_norm:
+            pre *= self.decoder_norms
+        top = pre.topk(self.k, dim=-1, sorted=False)
+        return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu_())
 
     def raw_scale(self, resid: Tensor) -> Tensor | float:
         """The factor, [n, 1] or 1.0, that brings a token's decoded activations to raw residual units."""
@@ -109,43 +126,8 @@ def _plain_name(name: str) -> str:
     return {"gpt2-small": "gpt2", "smollm2": "smollm2-135m-instruct"}.get(plain, plain)
 
 
-def _pre_activations(sae: SparseAutoencoder, x: Tensor) -> Tensor:
-    return torch.addmm(sae.weights["b_enc"], x, sae.weights["W_enc"])
-
-
-def _relu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
-    return _pre_activations(sae, x).relu_()
-
-
-def _topk(sae: SparseAutoencoder, x: Tensor) -> Tensor:
-    pre = _pre_activations(sae, x)
-    if sae.rescale_acts_by_decoder_norm:
-        pre *= sae.decoder_norms
-    assert sae.k is not None
-    top = pre.topk(sae.k, dim=-1, sorted=False)
-    return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu_())
-
-
-def _jumprelu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
-    pre = _pre_activations(sae, x)
-    return pre.relu() * (pre > sae.weights["threshold"])
-
-
-def _gated(sae: SparseAutoencoder, x: Tensor) -> Tensor:
-    gate = x @ sae.weights["W_enc"]
-    magnitude = gate * sae.weights["r_mag"].exp() + sae.weights["b_mag"]
-    return magnitude.relu() * (gate + sae.weights["b_gate"] > 0)
-
-
-_ENCODERS = {"standard": _relu, "topk": _topk, "jumprelu": _jumprelu, "gated": _gated}
-
-
 def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) -> SparseAutoencoder:
-    """Build an SAE from sae-lens's configuration and weights.
-
-    Raises:
-        SAEError: an entry or tensor is absent, or asks for something that is not supported.
-    """
+    """Build an SAE from sae-lens's; SAEError if an entry or tensor is absent, or not supported."""
     architecture, normalization = _supported(sae_id, config)
     metadata = _entry(sae_id, config, "metadata")
     try:
@@ -196,10 +178,9 @@ def _checked_weights(
     d_in, d_sae = _entry(sae_id, config, "d_in"), _entry(sae_id, config, "d_sae")
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     for name in WEIGHTS[architecture]:
-        shape, expected = getattr(weights.get(name), "shape", None), shapes.get(name, (d_sae,))
-        if shape != expected:
-            found = None if shape is None else tuple(shape)
-            raise SAEError(f"SAE {sae_id!r}: {name} has shape {found}, expected {expected}")
+        shape = tuple(weights[name].shape) if name in weights else None
+        if shape != (expected := shapes.get(name, (d_sae,))):
+            raise SAEError(f"SAE {sae_id!r}: {name} has shape {shape}, expected {expected}")
     # A fit reads few of the decoder's rows, so a float16 one is not blown up; a copy lets go of the file.
     return {
         name: weights[name].clone() if name == "W_dec" else weights[name].float()

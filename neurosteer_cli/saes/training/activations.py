@@ -66,15 +66,9 @@ class ActivationStore:
     def fill(
         self, engine: Engine, sequences: Iterator[Tokens], n_rows: int, tell: Callable[[int], None]
     ) -> None:
-        """Read until the file holds n_rows tokens or the corpus ends.
+        """Read a corpus from its beginning, past what was read already, until n_rows are held or it ends.
 
-        Args:
-            sequences: of the corpus, from its beginning; those read already are passed over.
-            tell: told how many rows the file holds.
-
-        Raises:
-            InputError: the corpus is not the one that was read before.
-            OutputError: the file cannot be written.
+        `tell` is told how many rows are held; InputError if the corpus is not the one that was read before.
         """
         if (
             reduce(_chained, islice(sequences, self.state.n_sequences), SHA256_OF_NOTHING)
@@ -99,10 +93,8 @@ class ActivationStore:
     def _take(self, resid: Tensor, group: list[Tokens], n_rows: int) -> None:
         """Append a group's residuals [n, n_points, d_model] to the file, up to n_rows, and note it down."""
         rows = self._scaled(resid)[: n_rows - self.state.n_rows].to(torch.float16).contiguous()
-        mode = "r+b" if self.rows_file.exists() else "w+b"
-        with writing(self.rows_file), self.rows_file.open(mode) as file:
+        with writing(self.rows_file), self.rows_file.open("ab") as file:
             file.truncate(self.state.n_rows * self.row_bytes)  # what a killed run wrote beyond
-            file.seek(0, os.SEEK_END)
             file.write(rows.view(torch.uint8).numpy().data)
             file.flush()
             os.fsync(file.fileno())

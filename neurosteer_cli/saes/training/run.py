@@ -41,20 +41,12 @@ class Training:
         corpus: Sequence[Part],
         folder: Path,
         *,
-        init: Mapping[HookPoint, SparseAutoencoder] | None = None,
-        checkpoint_steps: int = 500,
-        dtype: str = "float32",
+        init: Mapping[HookPoint, SparseAutoencoder] | None = None,  # to start from, on the engine's device
+        checkpoint_steps: int = 500,  # between checkpoints
+        dtype: str = "float32",  # of the saved weights
         tell: Callable[[Progress], None] = lambda _progress: None,
     ) -> None:
-        """Open a new or an interrupted training in `folder`.
-
-        Args:
-            corpus: read more than once.
-            init: the SAE that each hook point starts from, its own or another's, on the engine's device;
-                else from noise.
-            checkpoint_steps: steps between checkpoints.
-            dtype: of the saved weights.
-            tell: told how far it has come.
+        """Open a new or an interrupted training in `folder`; the corpus is read more than once.
 
         Raises:
             InputError: the folder holds a training with another configuration.
@@ -89,10 +81,7 @@ class Training:
         return False
 
     def run(self) -> dict[Path, Quality]:
-        """Read, train and save; the folder's state is removed in the end.
-
-        Returns:
-            each SAE's folder, and how it does on the last batches.
+        """Read, train and save; give each SAE's folder, and how it does on the last batches.
 
         Raises:
             InputError: the corpus cannot be trained on, or has changed since the training began; or the
@@ -207,8 +196,8 @@ class Training:
         """Write each SAE, with what cfg.json holds beside sae-lens's own entries."""
         state, config = self.store.state, asdict(self.config)
         del config["points"]
-        for place, scale, median in zip(self.trainers.items(), state.scales, state.medians, strict=True):
-            name, trainer = place
+        layers = zip(self.trainers.items(), state.scales, state.medians, strict=True)
+        for (name, trainer), scale, median in layers:
             metadata = {
                 "model_name": self.config.model_id,
                 "hook_name": name,

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import get_sae_training_class
-from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import save_file
 from torch import Tensor
@@ -39,13 +38,9 @@ class Average(NamedTuple):
     def plus(self, *step: float) -> "Average":
         return Average(*(FADE * before + now for before, now in zip(self, step, strict=True)))
 
-    @property
-    def explained_variance(self) -> float:
-        return 1 - self.error / self.variance if self.variance else 0.0
-
-    @property
-    def l0(self) -> float:
-        return self.n_fired / self.n_tokens if self.n_tokens else 0.0
+    def quality(self, n_dead: int) -> Quality:
+        explained_variance = 1 - self.error / self.variance if self.variance else 0.0
+        return Quality(explained_variance, self.n_fired / self.n_tokens, n_dead)
 
 
 class LayerTrainer:
@@ -88,8 +83,7 @@ class LayerTrainer:
 
     @property
     def quality(self) -> Quality:
-        n_dead = int(self.trainer.dead_neurons.sum())
-        return Quality(self.average.explained_variance, self.average.l0, n_dead)
+        return self.average.quality(int(self.trainer.dead_neurons.sum()))
 
     def state(self) -> LayerState:
         """Everything a later `restore` needs: tensors, and numbers for JSON."""
@@ -165,14 +159,7 @@ def _fresh_sae(config: TrainingConfig, d_model: int, n_steps: int, device: str) 
             "jumprelu_init_threshold": 0.1,
         }
     return sae_class(
-        config_class(
-            d_in=d_model,
-            d_sae=config.d_sae,
-            device=device,
-            apply_b_dec_to_input=False,
-            metadata=SAEMetadata(),
-            **own,
-        )
+        config_class(d_in=d_model, d_sae=config.d_sae, device=device, apply_b_dec_to_input=False, **own)
     )
 
 

@@ -1,13 +1,12 @@
-"""Start one layer's SAE from another layer's.
+"""Start one layer's SAE from another's: neighbours share most directions, so it needs fewer tokens.
 
-Knows SAEs and the first moments of residuals; knows nothing of training. Neighbouring layers share
-most directions, so an SAE carried over needs a fraction of the tokens (Ghilardi et al. 2024,
-"Accelerating Sparse Autoencoder Training via Layer-Wise Transfer Learning in Large Language Models").
+Ghilardi et al. 2024, "Accelerating Sparse Autoencoder Training via Layer-Wise Transfer Learning in Large
+Language Models". Knows SAEs and the first moments of residuals; knows nothing of training.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,16 +20,14 @@ from ..sae import SparseAutoencoder
 N_SEQUENCES = 32
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """Where residuals lie and how far they spread."""
 
     mean: Tensor  # [d_model]
     spread: float  # mean distance from the mean
 
     @classmethod
-    def of(cls, rows: Tensor) -> "Moments":
-        """Of activations [n, d_model]."""
+    def of(cls, rows: Tensor) -> "Moments":  # [n, d_model]
         mean = rows.mean(0)
         return cls(mean, float((rows - mean).norm(dim=-1).mean()))
 
@@ -43,17 +40,10 @@ class Moments:
 
 
 def transferred(sae: SparseAutoencoder, source: Moments, target: Moments) -> dict[str, Tensor]:
-    """An SAE's weights for residuals whose mean and spread are others than its own.
+    """The weights, for one that subtracts no b_dec from its input, of an SAE carried over to other residuals.
 
     x of the target is taken for (x - target.mean) x ratio + source.mean of the source, ratio being
     that of the spreads; the reconstruction is carried back the same way. Each may be in units of its own.
-
-    Returns:
-        W_enc [d_model, d_sae], b_enc [d_sae], W_dec [d_sae, d_model], b_dec [d_model], for an SAE
-        that does not subtract b_dec from its input.
-
-    Raises:
-        SAEError: the SAE normalizes its input, or has no such weights.
     """
     if sae.normalize_activations != "none" or "b_enc" not in sae.weights:
         raise SAEError(f"SAE {sae.sae_id!r} cannot be started from: it is gated, or normalizes its input")

@@ -168,7 +168,7 @@ def test_a_fresh_layer_depends_on_its_seed_alone() -> None:
 
 def test_an_average_forgets_old_batches() -> None:
     average = Average().plus(8.0, 10.0, 100.0, 10)
-    assert (average.explained_variance, average.l0) == (pytest.approx(0.2), 10.0)
+    assert average.quality(n_dead=3) == (pytest.approx(0.2), 10.0, 3)
     for _ in range(1000):
         average = average.plus(1.0, 10.0, 50.0, 10)
-    assert (average.explained_variance, average.l0) == (pytest.approx(0.9), pytest.approx(5.0))
+    assert average.quality(n_dead=0) == (pytest.approx(0.9), pytest.approx(5.0), 0)
