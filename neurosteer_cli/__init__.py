@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Comparison": ".evaluation.run",
     "Engine": ".models.engine",
-    "GenerationConfig": ".generation.generate",
+    "GenerationConfig": ".generation.continuation",
     "HookPoint": ".models.hooks",
     "Job": ".generation.generate",
     "NeurosteerError": ".errors",

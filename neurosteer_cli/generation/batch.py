@@ -75,7 +75,7 @@ class Batch:
         """
         shared: dict[tuple[int, str, int], torch.Generator] = {}
         for continuation in continuations:
-            noise = (continuation.sampling.seed, continuation.key, continuation.sample)
+            noise = (continuation.config.sampling.seed, continuation.key, continuation.sample)
             continuation.generator = shared[noise] = shared.get(noise) or generator(*noise)
             continuation.stream = TextStream(self.engine, continuation.ids, continuation.stops)
             self._newcomers.append(continuation)
@@ -95,7 +95,6 @@ class Batch:
         rows.append(chosen)
         deltas = [self._take(*each) for each in zip(rows.continuations, chosen.tolist(), logits, strict=True)]
         if self._newcomers:
-            rows.pass_prompts()
             self._rows, self._newcomers = self._rows.joined(rows), []
         self._drop_finished()
         return list(zip(rows.continuations, deltas, strict=True))
@@ -109,29 +108,23 @@ class Batch:
             return Delta(error=error)
 
     def _drop_finished(self) -> None:
-        kept = [
-            row for row, continuation in enumerate(self._rows.continuations) if not continuation.finish_reason
-        ]
+        kept = [row for row, each in enumerate(self._rows.continuations) if not each.finish_reason]
         if len(kept) < len(self._rows.continuations):
             self._rows = self._rows.kept(kept)
-        self._newcomers = [continuation for continuation in self._newcomers if not continuation.finish_reason]
+        self._newcomers = [each for each in self._newcomers if not each.finish_reason]
 
 
 def _choose(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:
     """A token a row [batch], each by its own sampling; rows that sample alike are taken together."""
     rows_of: dict[Sampling, list[int]] = {}
     for row, continuation in enumerate(continuations):
-        rows_of.setdefault(continuation.sampling, []).append(row)
+        rows_of.setdefault(continuation.config.sampling, []).append(row)
     chosen = torch.empty(len(continuations), dtype=torch.int64, device=logits.device)
     for sampling, rows in rows_of.items():
         alike = [continuations[row] for row in rows]
-        seen = None
-        if sampling.repetition_penalty != 1.0:
-            seen = torch.zeros(len(rows), logits.shape[-1], dtype=torch.bool, device=logits.device)
-            for row, continuation in enumerate(alike):
-                seen[row, continuation.ids + continuation.written] = True
+        so_far = [each.ids + each.written for each in alike] if sampling.repetition_penalty != 1.0 else []
         of_these = logits if len(rows) == len(continuations) else logits[rows]
-        chosen[rows] = choose(of_these, [continuation.generator for continuation in alike], sampling, seen)
+        chosen[rows] = choose(of_these, [each.generator for each in alike], sampling, so_far)
     return chosen
 
 

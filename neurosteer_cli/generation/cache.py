@@ -4,15 +4,16 @@ Knows tokens, pushes, and transformers' keys and values; knows nothing of sampli
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ..models.engine import Engine
+from ..models.engine import Engine, padded
 from ..models.hooks import HookPoint, add
 from .continuation import Continuation, Positions
 
@@ -30,9 +31,6 @@ class Rows:
     pushes: dict[HookPoint, Tensor]  # [batch, 1 or pos, d_model]: of the next pass
     cache: DynamicCache
 
-    def __post_init__(self) -> None:
-        self.is_padded = not bool(self.mask.all())
-
     @classmethod
     def none(cls, engine: Engine) -> "Rows":
         empty = torch.empty(0, 0, dtype=torch.int64)
@@ -41,12 +39,14 @@ class Rows:
     @classmethod
     def of(cls, engine: Engine, continuations: list[Continuation]) -> "Rows":
         """Before the prompts' pass."""
-        ids, mask = _left_padded([continuation.ids for continuation in continuations], engine.device)
+        ids = padded([each.ids for each in continuations], value=-1, side="left").to(engine.device)
+        mask = (ids >= 0).long()
         pushes = _stacked(continuations, "generated", engine.device)
-        rows = cls(engine, continuations, ids, mask, pushes, DynamicCache(config=engine.model.config))
-        if rows.is_padded:
-            rows.pushes = {point: push * mask[..., None] for point, push in pushes.items()}
-        return rows
+        if not mask.all():
+            pushes = {point: push * mask[..., None] for point, push in pushes.items()}
+        return cls(
+            engine, continuations, ids.clamp_min(0), mask, pushes, DynamicCache(config=engine.model.config)
+        )
 
     @property
     def can_be_joined(self) -> bool:
@@ -59,7 +59,7 @@ class Rows:
         with add(self.engine.blocks, self.pushes):
             output = self.engine.model(
                 input_ids=self.ids,
-                attention_mask=self.mask if self.is_padded else None,
+                attention_mask=None if self.mask.all() else self.mask,
                 position_ids=positions[:, -self.ids.shape[1] :],
                 use_cache=True,
                 logits_to_keep=1,
@@ -73,14 +73,8 @@ class Rows:
         self.ids = chosen[:, None]
         self.mask = torch.cat([self.mask, torch.ones_like(self.ids)], dim=1)
 
-    def pass_prompts(self) -> None:
-        """From here on steer what is generated."""
-        self.pushes = _stacked(self.continuations, "prompt", self.engine.device)
-
     def kept(self, rows: list[int]) -> "Rows":
         """Some of the rows, without the columns where all of these have pads."""
-        if not rows:
-            return Rows.none(self.engine)
         index = torch.tensor(rows, dtype=torch.int64, device=self.engine.device)
         self.cache.batch_select_indices(index)
         mask = self.mask[index]
@@ -89,49 +83,37 @@ class Rows:
             for layer in self.cache.layers:
                 _cut(layer, n_pads)
             mask = mask[:, n_pads:]
-        return Rows(
-            self.engine,
-            [self.continuations[row] for row in rows],
-            self.ids[index],
-            mask,
-            {point: push[index] for point, push in self.pushes.items()},
-            self.cache,
-        )
+        continuations = [self.continuations[row] for row in rows]
+        pushes = {point: push[index] for point, push in self.pushes.items()}
+        return Rows(self.engine, continuations, self.ids[index], mask, pushes, self.cache)
 
     def joined(self, other: "Rows") -> "Rows":
-        """These rows and then the other's, each with one token that is not yet in the cache."""
+        """These rows, then others whose prompts have been read; from here on what is generated is steered."""
+        continuations = self.continuations + other.continuations
+        pushes = _stacked(continuations, "prompt", self.engine.device)
         if not self.continuations:
-            return other
+            return replace(other, pushes=pushes)
         for layer, others in zip(self.cache.layers, other.cache.layers, strict=True):
             _merge(layer, others)
-        length = max(self.mask.shape[1], other.mask.shape[1])
-        points = dict.fromkeys([*self.pushes, *other.pushes])
-        return Rows(
-            self.engine,
-            self.continuations + other.continuations,
-            torch.cat([self.ids, other.ids]),
-            torch.cat([_widened(part.mask, length, dim=1) for part in (self, other)]),
-            {point: torch.cat([part._push_at(point) for part in (self, other)]) for point in points},
-            self.cache,
-        )
-
-    def _push_at(self, point: HookPoint) -> Tensor:
-        """[batch, 1, d_model], zeros where nothing is added."""
-        zeros = torch.zeros(len(self.continuations), 1, self.engine.d_model, device=self.engine.device)
-        return self.pushes.get(point, zeros)
+        ids, mask = torch.cat([self.ids, other.ids]), _below(self.mask, other.mask, dim=-1)
+        return Rows(self.engine, continuations, ids, mask, pushes, self.cache)
 
 
 def _merge(layer: Any, other: Any) -> None:
-    """Put another batch's keys and values below a layer's; the last tokens of all stand side by side."""
+    """Put another batch's keys and values below a layer's."""
     if not layer.is_initialized:  # it uses another block's
         return
-    length = max(layer.keys.shape[-2], other.keys.shape[-2])
-    layer.keys, layer.values = (
-        torch.cat([_widened(part, length, dim=-2) for part in parts])
-        for parts in ((layer.keys, other.keys), (layer.values, other.values))
-    )
+    layer.keys = _below(layer.keys, other.keys, dim=-2)
+    layer.values = _below(layer.values, other.values, dim=-2)
     if layer.is_sliding:
         layer.cumulative_length = max(layer.cumulative_length, other.cumulative_length)
+
+
+def _below(upper: Tensor, lower: Tensor, dim: int) -> Tensor:
+    """Two batches as one, what is last along `dim` side by side: zeros go before the shorter."""
+    gap = upper.shape[dim] - lower.shape[dim]
+    before = (*(0, 0) * (-1 - dim), abs(gap), 0)  # sizes from the last dimension on
+    return torch.cat([pad(upper, before) if gap < 0 else upper, pad(lower, before) if gap > 0 else lower])
 
 
 def _cut(layer: Any, n: int) -> None:
@@ -139,40 +121,21 @@ def _cut(layer: Any, n: int) -> None:
     if not layer.is_initialized:
         return
     length = layer.get_seq_length() - n
+    layer.keys, layer.values = layer.keys[:, :, -length:], layer.values[:, :, -length:]
     if layer.is_sliding:
         layer.cumulative_length = length
-    length = min(length, layer.keys.shape[-2])
-    layer.keys, layer.values = layer.keys[:, :, -length:], layer.values[:, :, -length:]
-
-
-def _widened(tensor: Tensor, length: int, dim: int) -> Tensor:
-    """A tensor with zeros before it, so that it is `length` long."""
-    shape = list(tensor.shape)
-    shape[dim] = length - shape[dim]
-    return torch.cat([tensor.new_zeros(shape), tensor], dim=dim) if shape[dim] else tensor
 
 
 def _stacked(
     continuations: Sequence[Continuation], but: Positions, device: torch.device
 ) -> dict[HookPoint, Tensor]:
-    """Each row's push at each hook point, [batch, 1, d_model], for all whose positions are not `but`.
+    """Each row's push at each hook point, [batch, 1, d_model], of all whose positions are not `but`.
 
     Hook points at which nothing is added are left out.
     """
-    steered = [continuation.pushes if continuation.positions != but else {} for continuation in continuations]
+    steered = [each.pushes if each.config.positions != but else {} for each in continuations]
     zeros = {point: torch.zeros_like(push) for pushes in steered for point, push in pushes.items()}
     return {
         point: torch.stack([pushes.get(point, zero) for pushes in steered])[:, None].to(device)
         for point, zero in zeros.items()
     }
-
-
-def _left_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both [batch, pos] int64, padded on the left."""
-    tensors = [torch.tensor(row) for row in rows]
-    masks = [torch.ones_like(row) for row in tensors]
-    ids, mask = (
-        torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_side="left").to(device)
-        for part in (tensors, masks)
-    )
-    return ids, mask

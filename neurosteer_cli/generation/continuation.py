@@ -11,12 +11,34 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..models.hooks import HookPoint
 from .sampling import Sampling
 from .text import TextStream
 
 Positions = Literal["all", "prompt", "generated"]
 POSITIONS = get_args(Positions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How continuations are written.
+
+    `positions` names the tokens whose residuals are steered: `all`, those of the `prompt`, or those
+    `generated` (the first generated token is then chosen unsteered: it follows from the prompt).
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_new_tokens: int = 64
+    positions: Positions = "all"
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.positions not in POSITIONS:
+            raise InputError(f"--positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        for option, value in (("--max-new-tokens", self.max_new_tokens), ("--batch-size", self.batch_size)):
+            if value < 1:
+                raise InputError(f"{option} must be at least 1, got {value}")
 
 
 class Token(NamedTuple):
@@ -49,9 +71,7 @@ class Continuation:
     key: str  # names the noise: equal keys, samples and seeds draw equal noise
     sample: int = 0
     pushes: Mapping[HookPoint, Tensor]  # [d_model] each, raw residual units
-    positions: Positions
-    sampling: Sampling
-    max_new_tokens: int
+    config: GenerationConfig
     stops: Sequence[str] = ()  # strings before which the text ends
     n_log_probs: int | None = None  # how many tokens a step to tell the log-probabilities of
     deadline: float = math.inf  # on the clock time.monotonic
@@ -66,7 +86,7 @@ class Continuation:
     @property
     def n_tokens(self) -> int:
         """Tokens that prompt and continuation may come to."""
-        return len(self.ids) + self.max_new_tokens
+        return len(self.ids) + self.config.max_new_tokens
 
     def cancel(self) -> None:
         """Write it no further, if it is not finished."""
@@ -81,7 +101,7 @@ class Continuation:
             self.written.append(token.id)
             self._held.append(token)
             text = self.stream.take(token.id)
-            if len(self.written) == self.max_new_tokens:
+            if len(self.written) == self.config.max_new_tokens:
                 self.finish_reason = "length"
         if self.finish_reason and not self.stream.stopped:
             text += self.stream.finish()

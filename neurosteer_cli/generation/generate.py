@@ -6,17 +6,14 @@ Knows the engine, vectors and batches; knows nothing of records or the terminal.
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-
-from torch import Tensor
+from dataclasses import dataclass
+from itertools import compress
 
 from ..errors import InputError
 from ..models.engine import Engine
-from ..models.hooks import HookPoint
 from ..vectors.vector import SteeringVector, total_pushes
 from .batch import Batch
-from .continuation import POSITIONS, Continuation, Positions
-from .sampling import Sampling
+from .continuation import Continuation, GenerationConfig
 
 # Share of the rows at which others join: each time costs a pass and a copy of the cache.
 REFILL_AT = 0.75
@@ -48,28 +45,6 @@ class Completion:
     text: str  # without the prompt
     n_tokens: int  # the token that ended it, if any, not counted
     finish_reason: str  # "stop": the model ended the text; "length": max_new_tokens reached
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationConfig:
-    """What all jobs of a call share.
-
-    `positions` names the tokens whose residuals are steered: `all`, those of the `prompt`, or those
-    `generated` (the first generated token is then chosen unsteered: it follows from the prompt).
-    """
-
-    sampling: Sampling = field(default_factory=Sampling)
-    max_new_tokens: int = 64
-    positions: Positions = "all"
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        if self.positions not in POSITIONS:
-            raise InputError(f"--positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
-        if self.max_new_tokens < 1:
-            raise InputError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")
-        if self.batch_size < 1:
-            raise InputError(f"--batch-size must be at least 1, got {self.batch_size}")
 
 
 def generate(
@@ -107,8 +82,13 @@ def generate(
     """
     for job in jobs:
         _check(engine, job, len(vectors), config)
+    pushes = {
+        alphas: total_pushes([*compress(vectors, alphas)], [*filter(None, alphas)])
+        for alphas in {job.alphas for job in jobs}
+    }
     numbers = {
-        continuation: number for number, continuation in enumerate(_continuations(jobs, vectors, config))
+        Continuation(ids=job.ids, key=job.key, sample=job.sample, pushes=pushes[job.alphas], config=config): n
+        for n, job in enumerate(jobs)
     }
     waiting, batch = deque(numbers), Batch(engine, config.batch_size)
     while waiting or len(batch):
@@ -132,27 +112,3 @@ def _check(engine: Engine, job: Job, n_vectors: int, config: GenerationConfig) -
             f"prompt of {len(job.ids)} tokens and {config.max_new_tokens} new ones exceed the model's "
             f"context of {engine.max_tokens}: {job.key[:40]!r}; shorten it"
         )
-
-
-def _continuations(
-    jobs: Sequence[Job], vectors: Sequence[SteeringVector], config: GenerationConfig
-) -> list[Continuation]:
-    pushes = {alphas: _pushes(vectors, alphas) for alphas in {job.alphas for job in jobs}}
-    return [
-        Continuation(
-            ids=job.ids,
-            key=job.key,
-            sample=job.sample,
-            pushes=pushes[job.alphas],
-            positions=config.positions,
-            sampling=config.sampling,
-            max_new_tokens=config.max_new_tokens,
-        )
-        for job in jobs
-    ]
-
-
-def _pushes(vectors: Sequence[SteeringVector], alphas: tuple[float, ...]) -> dict[HookPoint, Tensor]:
-    """A job's push at each hook point, [d_model]; vectors whose alpha is 0 take no part."""
-    steering = [(vector, alpha) for vector, alpha in zip(vectors, alphas, strict=True) if alpha]
-    return total_pushes([vector for vector, _ in steering], [alpha for _, alpha in steering])

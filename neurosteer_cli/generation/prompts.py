@@ -65,9 +65,5 @@ def _prompt(
     if above := "\n".join(part for part in (system, instruction) if part is not None):
         messages = [{"role": "system", "content": above}, *messages]
     rendered = engine.chat(messages, located.where)
-    return Prompt(
-        record,
-        f"> {messages[-1]['content']}\n",
-        engine.prompt_ids(rendered, located.where, rendered=True),
-        rendered,
-    )
+    ids = engine.prompt_ids(rendered, located.where, rendered=True)
+    return Prompt(record, f"> {messages[-1]['content']}\n", ids, rendered)

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..errors import InputError
 
 NUCLEUS_GUESS = 512  # tokens sorted first in the search for the nucleus; all are, if it is larger
-
 COLDEST = 1e-5  # below, the most probable token is taken: logits would be divided into infinities
 
 
@@ -52,26 +51,29 @@ def generator(seed: int, prompt: str, sample: int) -> torch.Generator:
 
 def uniform(generators: Sequence[torch.Generator], d_vocab: int) -> Tensor:
     """The next step's numbers of each row, [batch, d_vocab] in [0, 1), drawn once a generator."""
-    drawn = {one: torch.rand(d_vocab, generator=one) for one in dict.fromkeys(generators)}
-    return torch.stack([drawn[one] for one in generators])
+    drawn = {noise: torch.rand(d_vocab, generator=noise) for noise in set(generators)}
+    return torch.stack([drawn[noise] for noise in generators])
 
 
 def choose(
-    logits: Tensor, generators: Sequence[torch.Generator], sampling: Sampling, seen: Tensor | None = None
+    logits: Tensor,
+    generators: Sequence[torch.Generator],
+    sampling: Sampling,
+    so_far: Sequence[list[int]] = (),
 ) -> Tensor:
     """Choose one token a row.
 
     Args:
         logits: [batch, d_vocab].
         generators: of each row's noise.
-        seen: the tokens each row has so far, [batch, d_vocab] bool; needed for a repetition penalty.
+        so_far: the tokens of each row; needed for a repetition penalty.
 
     Returns:
         token ids, [batch] int64.
     """
     logits = logits.float()
-    if sampling.repetition_penalty != 1.0 and seen is not None:
-        logits = penalize(logits, seen, sampling.repetition_penalty)
+    if sampling.repetition_penalty != 1.0:
+        logits = penalize(logits, so_far, sampling.repetition_penalty)
     if sampling.temperature < COLDEST:
         return logits.argmax(-1)
     scores, token_ids = nucleus(logits / sampling.temperature, sampling.top_p, sampling.top_k)
@@ -80,9 +82,13 @@ def choose(
     return token_ids.gather(-1, (scores + gumbel).argmax(-1, keepdim=True)).squeeze(-1)
 
 
-def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Divide positive and multiply negative logits of the tokens seen (CTRL, arXiv 1909.05858)."""
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+def penalize(logits: Tensor, so_far: Sequence[list[int]], penalty: float) -> Tensor:
+    """Divide positive and multiply negative logits of each row's tokens so far (CTRL, arXiv 1909.05858)."""
+    penalized = logits.clone()
+    for row, ids in zip(penalized, so_far, strict=True):
+        scores = row[ids]
+        row[ids] = torch.where(scores > 0, scores / penalty, scores * penalty)
+    return penalized
 
 
 def nucleus(logits: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
@@ -97,17 +103,13 @@ def nucleus(logits: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
         return logits, torch.arange(d_vocab, device=logits.device).expand_as(logits)
     limit = min(top_k or d_vocab, d_vocab)
     if top_p == 1.0:
-        values, token_ids = logits.topk(limit)
-        return values, token_ids
-    guess = limit if top_k else min(limit, NUCLEUS_GUESS)
-    values, token_ids = logits.topk(guess)  # [batch, guess]
-    total = values.logsumexp(-1, keepdim=True) if guess == limit else logits.logsumexp(-1, keepdim=True)
-    mass = (values - total).exp().cumsum(-1)
-    if guess < limit and bool((mass[:, -1] < top_p).any()):
-        values, token_ids = logits.topk(limit)
-        total = values.logsumexp(-1, keepdim=True)
-        mass = (values - total).exp().cumsum(-1)
-    before = mass - (values - total).exp()  # the mass of all more probable tokens
-    outside = before >= top_p
-    outside[:, 0] = False
+        return logits.topk(limit)
+    for n in (limit,) if top_k else (min(limit, NUCLEUS_GUESS), limit):
+        values, token_ids = logits.topk(n)  # [batch, n]
+        total = (values if n == limit else logits).logsumexp(-1, keepdim=True)
+        probs = (values - total).exp()
+        mass = probs.cumsum(-1)
+        if (mass[:, -1] >= top_p).all():
+            break
+    outside = mass - probs >= top_p  # the mass of all more probable tokens
     return values.masked_fill(outside, -torch.inf), token_ids

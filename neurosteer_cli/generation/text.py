@@ -61,21 +61,14 @@ class TextStream:
         if places:
             self.stopped, self.text = True, self.text[: min(places)]
             end = len(self.text)
-        given = self.text[self.n_given : max(self.n_given, end)]
+        given = self.text[self.n_given : end]
         self.n_given += len(given)
         return given
 
     def _n_open(self) -> int:
         """Characters at the end that a stop string may begin with."""
-        return max(
-            (
-                n
-                for stop in self._stops
-                for n in range(min(len(stop) - 1, len(self.text)), 0, -1)
-                if self.text.endswith(stop[:n])
-            ),
-            default=0,
-        )
+        begun = [n for stop in self._stops for n in range(len(stop)) if self.text.endswith(stop[:n])]
+        return max(begun, default=0)
 
 
 def token_bytes(tokenizer: Any, token: int) -> bytes:

@@ -94,8 +94,10 @@ class Engine:
         wanted = shape.n_layers if points is None else max((point.layer + 1 for point in points), default=0)
         loaded = load_weights(folder, config, wanted, head=head, dtype=number_type, device=place)
         tokenizer = load_tokenizer(folder)
+        is_path = model != DEFAULT_MODEL and Path(model).exists()
         return cls(
-            model_id=_stored_id(model),
+            # whole, so that a vector finds its model from any folder
+            model_id=str(Path(model).resolve()) if is_path else model,
             shape=shape,
             model=loaded,
             tokenizer=tokenizer,
@@ -238,12 +240,6 @@ class Engine:
         return ResidualBatch(rows, places[:, 0].to(self.device), resid, places, ids)
 
 
-def _stored_id(model: str) -> str:
-    """A local path is stored whole, so that a vector finds its model from any folder."""
-    is_path = model != DEFAULT_MODEL and Path(model).exists()
-    return str(Path(model).resolve()) if is_path else model
-
-
 def batches(order: list[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Cut a sequence sorted by length into batches of at most `budget` tokens, pads counted."""
     batch: list[int] = []
@@ -256,7 +252,7 @@ def batches(order: list[int], lengths: Sequence[int], budget: int) -> Iterator[l
         yield batch
 
 
-def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of unequal length as one int64 tensor [batch, pos], padded on the right."""
+def padded(rows: Sequence[Sequence[int]], value: int, *, side: str = "right") -> Tensor:
+    """Rows of unequal length as one int64 tensor [batch, pos], padded on one side."""
     tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
-    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)

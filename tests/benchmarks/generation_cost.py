@@ -14,7 +14,8 @@ from pathlib import Path
 from record import recorded
 from whole_process import run
 
-from neurosteer_cli.generation.generate import GenerationConfig, Job, generate
+from neurosteer_cli.generation.continuation import GenerationConfig
+from neurosteer_cli.generation.generate import Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.vectors.vector import SteeringVector

@@ -21,7 +21,8 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neurosteer_cli.generation import generate as module
-from neurosteer_cli.generation.generate import Completion, GenerationConfig, Job, generate
+from neurosteer_cli.generation.continuation import GenerationConfig
+from neurosteer_cli.generation.generate import Completion, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 

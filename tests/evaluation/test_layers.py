@@ -8,7 +8,7 @@ from neurosteer_cli.errors import InputError
 from neurosteer_cli.evaluation.judges.load import load_judge
 from neurosteer_cli.evaluation.layers import Layer, Steering, sweep_layers
 from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.generation.generate import GenerationConfig
+from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.models.engine import Engine
 
 SIDES = [[f"{word} number {n} {'!' * n}" for n in range(20)] for word in ("aaa bbb", "zzz yyy")]

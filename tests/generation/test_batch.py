@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from neurosteer_cli.generation import batch as batch_module
 from neurosteer_cli.generation import cache
 from neurosteer_cli.generation.batch import Batch
-from neurosteer_cli.generation.continuation import Continuation
+from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
@@ -42,13 +42,18 @@ def continuation(number: int, **changes: Any) -> Continuation:
     draw = random.Random(number)
     noise = torch.Generator().manual_seed(number)
     points = POINTS[: number % 3]
-    facts: dict[str, Any] = {
-        "ids": [draw.randrange(D_VOCAB) for _ in range(draw.choice([1, 3, 12, 70]))],
-        "pushes": {point: 20 * torch.randn(D_MODEL, generator=noise) for point in points},
+    ids = [draw.randrange(D_VOCAB) for _ in range(draw.choice([1, 3, 12, 70]))]
+    config = {
         "positions": ("all", "prompt", "generated")[number % 3 if number % 2 else 0],
         "sampling": SAMPLINGS[number % len(SAMPLINGS)],
-        "key": str(number),
         "max_new_tokens": draw.choice([1, 4, 9, 25]),
+    }
+    config.update({name: changes.pop(name) for name in config if name in changes})
+    facts: dict[str, Any] = {
+        "ids": ids,
+        "pushes": {point: 20 * torch.randn(D_MODEL, generator=noise) for point in points},
+        "config": GenerationConfig(**config),
+        "key": str(number),
     }
     return Continuation(**{**facts, **changes})
 

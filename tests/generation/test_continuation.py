@@ -4,8 +4,7 @@ import pytest
 import torch
 from support.tiny import tiny_tokenizer
 
-from neurosteer_cli.generation.continuation import Continuation, Delta, Token
-from neurosteer_cli.generation.sampling import Sampling
+from neurosteer_cli.generation.continuation import Continuation, Delta, GenerationConfig, Token
 from neurosteer_cli.generation.text import TextStream
 from neurosteer_cli.models.engine import Engine
 
@@ -18,9 +17,7 @@ def deltas(engine: Engine, text: str, *stops: str, n: int = 50, ends: bool = Tru
         ids=engine.prompt_ids("to be"),
         key="k",
         pushes={},
-        positions="all",
-        sampling=Sampling(),
-        max_new_tokens=n,
+        config=GenerationConfig(max_new_tokens=n),
         stops=stops,
     )
     continuation.generator = torch.Generator()
@@ -80,13 +77,7 @@ def test_what_began_like_a_stop_string_and_was_none_is_given_out_at_the_end(engi
 
 def test_cancelling_does_nothing_to_what_has_ended() -> None:
     one = Continuation(
-        ids=[1],
-        key="k",
-        pushes={},
-        positions="all",
-        sampling=Sampling(),
-        max_new_tokens=1,
-        finish_reason="stop",
+        ids=[1], key="k", pushes={}, config=GenerationConfig(max_new_tokens=1), finish_reason="stop"
     )
     one.cancel()
     assert one.finish_reason == "stop"

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.generation import batch
 from neurosteer_cli.generation import cache as cache_module
-from neurosteer_cli.generation.generate import Completion, GenerationConfig, Job, generate
+from neurosteer_cli.generation.continuation import GenerationConfig
+from neurosteer_cli.generation.generate import Completion, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, add
@@ -77,11 +78,7 @@ def vector(engine: Engine, pushes: dict[HookPoint, Tensor]) -> SteeringVector:
 
 
 def written(
-    engine: Engine,
-    rows: Sequence[Job],
-    vectors: Sequence[SteeringVector] = (),
-    n: int = 8,
-    **settings: Any,
+    engine: Engine, rows: Sequence[Job], vectors: Sequence[SteeringVector] = (), n: int = 8, **settings: Any
 ) -> list[Completion]:
     """What is written, in the order of the rows."""
     settings = {"sampling": GREEDY, "max_new_tokens": n, **settings}
@@ -149,9 +146,7 @@ def test_a_row_is_steered_by_its_own_alpha_as_if_it_were_alone(writer: Engine) -
     assert alone[0] == spelled(of_transformers(writer, PROMPTS[0]))
 
 
-def test_a_long_text_outgrows_the_sliding_window_as_in_transformers(
-    engines: Callable[[str], Engine],
-) -> None:
+def test_a_long_text_outgrows_the_sliding_window_as_in_transformers(engines: Callable[[str], Engine]) -> None:
     for family in ("mistral", "gemma2"):
         engine = engines(family)
         prompts = [LONG[:60], [5, 6]]

@@ -72,9 +72,7 @@ def test_the_candidates_are_those_of_transformers_however_many_are_sorted_first(
     assert torch.equal(ours, of_transformers(logits, top_p, top_k))
 
 
-def test_a_flat_row_among_peaked_ones_gets_all_of_its_candidates(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_flat_row_among_peaked_ones_gets_all_of_its_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "NUCLEUS_GUESS", 4)
     logits = torch.cat([logits_of("peaked", 2), logits_of("flat", 1)])
     candidates = dense(*nucleus(logits, 0.9, 0)).isfinite().sum(-1)
@@ -107,22 +105,19 @@ def test_without_bounds_every_token_is_a_candidate() -> None:
 def test_the_penalty_is_that_of_transformers(penalty: float) -> None:
     logits = logits_of("random")
     ids = torch.randint(D_VOCAB, (4, 9), generator=torch.Generator().manual_seed(4))
-    seen = torch.zeros(4, D_VOCAB, dtype=torch.bool).scatter_(1, ids, True)
     expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
-    assert torch.equal(penalize(logits, seen, penalty), expected)
+    assert torch.equal(penalize(logits, ids.tolist(), penalty), expected)
 
 
 def test_the_penalty_lowers_positive_and_negative_logits_of_seen_tokens_alone() -> None:
     logits = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
-    seen = torch.tensor([[True, True, False, False]])
-    assert penalize(logits, seen, 2.0).tolist() == [[1.0, -4.0, 2.0, -2.0]]
+    assert penalize(logits, [[0, 1]], 2.0).tolist() == [[1.0, -4.0, 2.0, -2.0]]
 
 
 def test_a_penalty_can_change_the_greedy_token() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0]])
-    seen = torch.tensor([[True, False, False]])
     greedy = Sampling(temperature=0, repetition_penalty=2.0)
-    assert choose(logits, generators(keys(1)), greedy, seen).tolist() == [1]
+    assert choose(logits, generators(keys(1)), greedy, [[0]]).tolist() == [1]
 
 
 # --- drawing -----------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import pytest
 from support.live import running
 
 from neurosteer_cli.generation.batch import Batch
-from neurosteer_cli.generation.generate import GenerationConfig, Job, generate
+from neurosteer_cli.generation.continuation import GenerationConfig
+from neurosteer_cli.generation.generate import Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.serving.app import ServerConfig, create_app

@@ -24,7 +24,7 @@ from ...errors import InputError
 from ...evaluation.judges.judge import FORMS
 
 if TYPE_CHECKING:
-    from ...generation.generate import GenerationConfig
+    from ...generation.continuation import GenerationConfig
 
 Model = Annotated[
     str | None,
@@ -194,7 +194,7 @@ class GenerationOptions:
         Raises:
             InputError: one of them is out of its range.
         """
-        from ...generation.generate import GenerationConfig
+        from ...generation.continuation import GenerationConfig
         from ...generation.sampling import Sampling
 
         n = self.n if n is None else n
