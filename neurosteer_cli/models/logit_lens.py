@@ -21,14 +21,15 @@ def promoted_tokens(engine: Engine, directions: Tensor, k: int) -> list[tuple[li
     The direction goes through the final norm and the output head; the norm's division is left
     out, as it changes no order.
     """
-    tokenizer, head = engine.tokenizer, engine.model.get_output_embeddings()
     norm = _final_norm(engine.model, engine.d_model)
     x = directions.to(engine.device, torch.float32)
     if isinstance(norm, nn.LayerNorm):
         x = x - x.mean(-1, keepdim=True)
     if norm is not None:
-        x = x * _gain(norm)
-    unembedding = head.weight.float().T  # [d_model, d_vocab]
+        keeps_less_one = "gemma" in type(norm).__name__.lower()
+        x = x * (norm.weight.float() + 1 if keeps_less_one else norm.weight.float())
+    unembedding = engine.model.get_output_embeddings().weight.float().T  # [d_model, d_vocab]
+    tokenizer = engine.tokenizer
 
     def pieces(ids: Tensor) -> list[str]:
         return [tokenizer.decode([token]) for token in ids.tolist()]
@@ -36,7 +37,7 @@ def promoted_tokens(engine: Engine, directions: Tensor, k: int) -> list[tuple[li
     found = []
     for part in torch.split(x, AT_ONCE):
         logits = (part @ unembedding)[:, : len(tokenizer)]
-        up, down = logits.topk(k).indices, (-logits).topk(k).indices
+        up, down = logits.topk(k).indices, (-logits).topk(k).indices  # [n, k] each
         found += [(pieces(u), pieces(d)) for u, d in zip(up, down, strict=True)]
     return found
 
@@ -52,9 +53,3 @@ def _final_norm(model: nn.Module, d_model: int) -> Any:
         and not re.search(r"\.\d+\.", name)
     ]
     return norms[-1] if norms else None
-
-
-def _gain(norm: Any) -> Tensor:
-    gain: Tensor = norm.weight.float()
-    # Gemma keeps the gain less one
-    return gain + 1 if "gemma" in type(norm).__name__.lower() else gain

@@ -4,7 +4,7 @@ Knows the engine's tokenizer and residuals; knows nothing of SAEs. Memory does n
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -22,32 +22,20 @@ OUTLIER = 5.0  # times the median norm
 def packed(engine: Engine, documents: Iterable[str], context: int) -> Iterator[Tokens]:
     """Yield sequences of `context` tokens, the model's own at most, from documents end to end.
 
-    Documents are parted by the tokenizer's end-of-text token, where it has one. The last sequence may
-    be shorter. Position 0 of a sequence (an attention sink) and special tokens do not count. The
-    memory is that of some hundred documents.
+    Documents are parted by the tokenizer's end-of-text token, where it has one. The last sequence may be
+    shorter. Position 0 of a sequence (an attention sink) and special tokens do not count.
     """
-    context = min(context, engine.max_tokens)
-    special = set(engine.tokenizer.all_special_ids)
-    parting = [engine.tokenizer.eos_token_id] if engine.tokenizer.eos_token_id is not None else []
-    waiting: list[int] = []
-    for ids in _tokenized(engine, documents):
-        waiting += ids + parting
-        for start in range(0, len(waiting) - context + 1, context):
-            yield _sequence(waiting[start : start + context], special)
-        del waiting[: len(waiting) // context * context]
-    if len(waiting) > 1:
-        yield _sequence(waiting, special)
+    special, end = set(engine.tokenizer.all_special_ids), engine.tokenizer.eos_token_id
+    parting = [] if end is None else [end]
+    stream = chain.from_iterable(ids + parting for ids in _tokenized(engine, documents))
+    while len(ids := list(islice(stream, min(context, engine.max_tokens)))) > 1:
+        yield Tokens(ids, [position > 0 and token not in special for position, token in enumerate(ids)])
 
 
 def _tokenized(engine: Engine, documents: Iterable[str]) -> Iterator[list[int]]:
     stream = iter(documents)
     while texts := list(islice(stream, DOCUMENTS_AT_ONCE)):
         yield from engine.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def _sequence(ids: list[int], special: set[int]) -> Tokens:
-    counts = [position > 0 and token not in special for position, token in enumerate(ids)]
-    return Tokens(ids, counts)
 
 
 def read(
@@ -103,12 +91,7 @@ def median_norms(
 ) -> dict[HookPoint, float]:
     """The median residual norm at each hook point over the tokens that count, in raw units.
 
-    Args:
-        name: what errors call the texts.
-        advance: told how many texts have been read.
-
-    Raises:
-        InputError: no text has a second token, and the first of a text does not count.
+    name: what errors call the texts; advance: told how many texts have been read.
     """
 
     def tokenized() -> Iterator[Tokens]:

