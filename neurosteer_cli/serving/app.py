@@ -58,11 +58,10 @@ def create_app(completions: Completions, config: ServerConfig = ServerConfig()) 
         redoc_url=None,
         description="OpenAI-compatible completions of a steered language model.",
     )
-    app.state.retry_after = scheduler.retry_after
     metrics = Metrics(lambda: scheduler.n_running, lambda: scheduler.n_waiting)
-    add_handlers(app)
+    add_handlers(app, scheduler)
     _add_model_routes(app, registry)
-    _add_text_routes(app, completions, Responder(completions, metrics))
+    _add_text_routes(app, completions, Responder(scheduler, metrics))
     _add_vector_routes(app, registry, completions.engine.model_id, can_fit=fitting is not None)
     if fitting is not None:
         _add_fitting_routes(app, registry, fitting)

@@ -1,17 +1,17 @@
 """From a request for text to continuations to write, checked against model, vectors and limits.
 
-Knows requests, the engine, vectors by name and the scheduler; knows nothing of HTTP.
+Knows requests, the engine and vectors by name; knows nothing of HTTP.
 """
 
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from ..errors import InputError
-from ..generation.continuation import Continuation, Delta
+from ..generation.continuation import Continuation, GenerationConfig
 from ..generation.sampling import Sampling
 from ..generation.text import token_bytes
 from ..models.engine import Engine
@@ -30,74 +30,30 @@ class Limits:
     """What one request may ask for."""
 
     max_new_tokens: int = 1024
-    seconds: float = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckedRequest:
-    """A request that has been checked: its continuations, in the order of the answer's choices."""
-
-    answer: Answer
-    continuations: list[Continuation]
-    prompt_tokens: int
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Tokens read and written so far."""
-        written = sum(len(continuation.written) for continuation in self.continuations)
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": written,
-            "total_tokens": self.prompt_tokens + written,
-        }
+    seconds: float = 120.0  # from when it has been checked
 
 
 class Completions:
-    """Text by a model, steered by vectors of a registry."""
+    """Text by a model, steered by vectors of a registry. What cannot be had is an InputError."""
 
     def __init__(
         self, engine: Engine, registry: VectorRegistry, scheduler: Scheduler, limits: Limits
     ) -> None:
         self.engine, self.registry, self.scheduler, self.limits = engine, registry, scheduler, limits
 
-    def completion(self, request: CompletionRequest) -> CheckedRequest:
-        """Check a request to go on from prompts.
-
-        Raises:
-            InputError: what it asks for cannot be had.
-        """
+    def completion(self, request: CompletionRequest) -> Answer:
+        """The answer, nothing of it written, to a request to go on from prompts."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
-        return self._checked(request, prompts, request.max_tokens or 16)
+        return self._answer(request, prompts, request.max_tokens or 16)
 
-    def chat(self, request: ChatRequest) -> CheckedRequest:
-        """Check a request to answer in a chat.
-
-        Raises:
-            InputError: what it asks for cannot be had.
-        """
+    def chat(self, request: ChatRequest) -> Answer:
+        """The answer, nothing of it written, in a chat."""
         if request.top_logprobs is not None and not request.logprobs:
             raise InputError("top_logprobs: only with logprobs true")
         rendered = self.engine.chat([message.plain for message in request.messages], "messages")
         ids = self.engine.prompt_ids(rendered, "messages", rendered=True)
         room = max(1, min(self.limits.max_new_tokens, self.engine.max_tokens - len(ids)))
-        return self._checked(request, [ids], request.max_completion_tokens or request.max_tokens or room)
-
-    def submit(self, checked: CheckedRequest, on_delta: Callable[[int, Delta], None]) -> None:
-        """Have a request's continuations written; `on_delta` is told (choice, delta) on the model's thread.
-
-        Raises:
-            BusyError: there is no room for them to wait.
-            ClosedError: nothing new is taken on.
-        """
-        deadline = time.monotonic() + self.limits.seconds
-        for choice, continuation in enumerate(checked.continuations):
-            continuation.deadline = deadline
-            continuation.on_delta = partial(on_delta, choice)
-        self.scheduler.submit(checked.continuations)
-
-    def cancel(self, checked: CheckedRequest) -> None:
-        """Write a request's continuations no further."""
-        self.scheduler.cancel(checked.continuations)
+        return self._answer(request, [ids], request.max_completion_tokens or request.max_tokens or room)
 
     def dose(self, steering: dict[str, float]) -> float:
         """|sum of alpha_i v_i| / median |resid| of some vectors by name."""
@@ -111,43 +67,39 @@ class Completions:
             raise InputError(f"prompt: token {outside[0]} is none of the model's {d_vocab}")
         return prompt
 
-    def _vectors(self, alphas: dict[str, float]) -> tuple[list[SteeringVector], list[float]]:
-        """Those that steer, and their alphas."""
-        steering = {name: alpha for name, alpha in alphas.items() if alpha}
-        return [self.registry[name] for name in steering], list(steering.values())
-
-    def _checked(
+    def _answer(
         self, request: CompletionRequest | ChatRequest, prompts: list[list[int]], max_new_tokens: int
-    ) -> CheckedRequest:
+    ) -> Answer:
         alphas = self.registry.alphas(request.model, request.steering)
         self._check_size(prompts, request.n or 1, max_new_tokens)
         vectors, strengths = self._vectors(alphas)
-        pushes, sampling = total_pushes(vectors, strengths), _sampling(request)
-        continuations = [
-            Continuation(
-                ids=ids,
-                key=self.engine.decode([], ids),
-                sample=sample,
-                pushes=pushes,
-                positions=request.positions,
-                sampling=sampling,
-                max_new_tokens=max_new_tokens,
-                stops=request.stops,
-                n_log_probs=request.n_log_probs,
-            )
-            for ids, sample in _samples(prompts, request.n or 1)
-        ]
-        answer = Answer(
+        continuation = partial(
+            Continuation,
+            pushes=total_pushes(vectors, strengths),
+            config=GenerationConfig(
+                sampling=_sampling(request), max_new_tokens=max_new_tokens, positions=request.positions
+            ),
+            stops=request.stops,
+            n_log_probs=request.n_log_probs,
+            deadline=time.monotonic() + self.limits.seconds,
+        )
+        return Answer(
             request=request,
             id=f"{request.prefix}-{secrets.token_hex(12)}",
             created=int(time.time()),
             alphas=alphas,
             dose=total_dose(vectors, strengths),
+            continuations=[
+                continuation(ids=ids, key=self.engine.decode([], ids), sample=sample)
+                for ids, sample in _samples(prompts, request.n or 1)
+            ],
             bytes_of=partial(token_bytes, self.engine.tokenizer),
         )
-        return CheckedRequest(
-            answer=answer, continuations=continuations, prompt_tokens=sum(map(len, prompts))
-        )
+
+    def _vectors(self, alphas: dict[str, float]) -> tuple[list[SteeringVector], list[float]]:
+        """Those that steer, and their alphas."""
+        steering = {name: alpha for name, alpha in alphas.items() if alpha}
+        return [self.registry[name] for name in steering], list(steering.values())
 
     def _check_size(self, prompts: list[list[int]], n: int, max_new_tokens: int) -> None:
         if len(prompts) * n > self.scheduler.max_batch:
@@ -167,14 +119,10 @@ class Completions:
 
 
 def _sampling(request: CompletionRequest | ChatRequest) -> Sampling:
-    """OpenAI's defaults, and without a seed one that nobody else has."""
-    return Sampling(
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=request.top_k,
-        repetition_penalty=request.repetition_penalty,
-        seed=request.seed if request.seed is not None else secrets.randbits(63),
-    )
+    """What is asked for; else OpenAI's defaults, and a seed that nobody else has."""
+    settings = {"temperature", "top_p", "top_k", "repetition_penalty", "seed"}
+    given = request.model_dump(include=settings, exclude_none=True)
+    return Sampling(**{"temperature": 1.0, "top_p": 1.0, "seed": secrets.randbits(63), **given})
 
 
 def _samples(prompts: list[list[int]], n: int) -> Iterator[tuple[list[int], int]]:

@@ -8,13 +8,27 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from ..errors import InputError, NeurosteerError
+from ..errors import NeurosteerError
 from .completions import TooLongError
-from .protocol import ErrorAnswer, error_body
 from .registry import UnknownVectorError
-from .scheduler import BusyError, ClosedError, TimeLimitError
+from .scheduler import BusyError, ClosedError, Scheduler, TimeLimitError
+
+
+class ErrorInfo(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """Every refusal, as OpenAI's API has it."""
+
+    error: ErrorInfo
+
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
@@ -31,58 +45,58 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         504: "Not finished within the time limit",
     }.items()
 }
-STATUS_OF: tuple[tuple[type[NeurosteerError], int], ...] = (  # the first that an error is one of
-    (UnknownVectorError, 404),
-    (InputError, 400),
-    (BusyError, 429),
-    (ClosedError, 503),
-    (TimeLimitError, 504),
-    (NeurosteerError, 400),
+STATUS_OF: tuple[tuple[type[Exception], int, str | None], ...] = (  # and code; the first that an error is
+    (UnknownVectorError, 404, "model_not_found"),
+    (TooLongError, 400, "context_length_exceeded"),
+    (BusyError, 429, "rate_limit_exceeded"),
+    (ClosedError, 503, None),
+    (TimeLimitError, 504, None),
+    (NeurosteerError, 400, None),
 )
 
 
-def status_of(error: BaseException) -> int:
-    """The HTTP status that an error is answered with; 500 for what is a bug."""
-    return next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
+def error_body(
+    status: int, message: str, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def body_of(error: BaseException) -> dict[str, Any]:
-    """The body of that answer; nothing of a bug's own text."""
-    status = status_of(error)
-    if status == 500:
-        return error_body("the server failed; its log says why", "server_error")
-    code = {404: "model_not_found", 429: "rate_limit_exceeded"}.get(status)
-    if isinstance(error, TooLongError):
-        code = "context_length_exceeded"
-    return error_body(str(error), "invalid_request_error" if status < 500 else "server_error", code=code)
+def refusal_of(error: Exception) -> tuple[int, dict[str, Any]]:
+    """The HTTP status and the body that an error is answered with; of a bug 500, and nothing it says."""
+    for kind, status, code in STATUS_OF:
+        if isinstance(error, kind):
+            return status, error_body(status, str(error), code=code)
+    return 500, error_body(500, "the server failed; its log says why")
 
 
-def add_handlers(app: FastAPI) -> None:
+def add_handlers(app: FastAPI, scheduler: Scheduler) -> None:
     """Have the application answer every error as above."""
 
     @app.exception_handler(NeurosteerError)
-    async def ours(request: Request, error: NeurosteerError) -> JSONResponse:
-        headers = {}
-        if isinstance(error, BusyError):
-            headers["Retry-After"] = str(request.app.state.retry_after())
-        return JSONResponse(body_of(error), status_of(error), headers=headers)
+    async def ours(_request: Request, error: NeurosteerError) -> JSONResponse:
+        status, body = refusal_of(error)
+        headers = {"Retry-After": str(scheduler.retry_after())} if status == 429 else None
+        return JSONResponse(body, status, headers)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:] if not _names_a_type(part))[:100]
         if first["type"] == "json_invalid":
-            return JSONResponse(error_body("the body is not valid JSON"), 400)
+            return JSONResponse(error_body(400, "the body is not valid JSON"), 400)
+        place = ".".join(str(part) for part in first["loc"][1:] if not _names_a_type(part))[:100]
         message = f"{place or 'request'}: {first['msg']}"[:500]
-        return JSONResponse(error_body(message, param=place or None), 400)
+        return JSONResponse(error_body(400, message, param=place or None), 400)
 
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse(error_body(str(error.detail)), error.status_code, headers=error.headers)
+        body = error_body(error.status_code, str(error.detail))
+        return JSONResponse(body, error.status_code, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def bug(_request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(body_of(error), 500)
+        status, body = refusal_of(error)
+        return JSONResponse(body, status)
 
 
 def _names_a_type(part: str | int) -> bool:

@@ -6,20 +6,16 @@ Knows ASGI and prometheus_client. FastAPI's own `strict_content_type` answers 42
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .protocol import error_body
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from .errors import error_body
 
 SECONDS_FOR_A_BODY = 30.0
 GUARDED = "/v1"  # paths that need the key, if there is one
@@ -28,48 +24,38 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class RefusedError(Exception):
-    """A request that goes no further."""
+    """A request that goes no further, and how it is answered."""
 
     def __init__(self, status: int, message: str, code: str) -> None:
         super().__init__(message)
-        self.status, self.message, self.code = status, message, code
-
-    def response(self) -> JSONResponse:
-        # 408 and 413: the rest of the body is not read
-        headers = {"connection": "close"} if self.status in (408, 413) else None
-        return JSONResponse(error_body(self.message, code=self.code), self.status, headers)
+        headers = {"connection": "close"} if status in (408, 413) else None  # its rest is not read
+        self.response = JSONResponse(error_body(status, message, code=code), status, headers)
 
 
 class RequestCheck:
     """Refuses by status and name: 401 no key, 403 another host, 415 not JSON, 413 too large, 408 too slow.
 
-    A body is read whole, once.
-
-    That a body must say it is JSON also keeps other sites' pages out: a browser sends such a body
-    elsewhere only after asking for permission, which is not given.
+    A body is read whole, once. That it must say it is JSON also keeps other sites' pages out: a browser
+    sends such a body elsewhere only after asking for permission, which is not given. Where `hosts` are
+    given it may be asked for under these names alone: another site's name can be made to lead here, and
+    its pages would then be free to ask.
     """
 
     def __init__(
-        self, app: App, *, max_bytes: int, api_key: str | None, hosts: Sequence[str] | None = None
+        self, app: ASGIApp, *, max_bytes: int, api_key: str | None, hosts: Sequence[str] | None
     ) -> None:
-        """Guard an application.
-
-        Args:
-            hosts: names under which it may be asked for; None takes any. Another site's name can be made
-                to lead here, and its pages would then be free to ask.
-        """
         self.app, self.max_bytes, self.api_key, self.hosts = app, max_bytes, api_key, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
+            request = Request(scope, receive)
             try:
-                self._check_host(headers.get("host", ""))
-                self._check_key(scope["path"], headers.get("authorization", ""))
-                if scope["method"] == "POST":
-                    receive = _replayed(await self._body(headers, receive), receive)
+                self._check_host(request.headers.get("host", ""))
+                self._check_key(scope["path"], request.headers.get("authorization", ""))
+                if request.method == "POST":
+                    receive = _replayed(await self._body(request), receive)
             except RefusedError as refused:
-                await refused.response()(scope, receive, send)
+                await refused.response(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -85,29 +71,26 @@ class RequestCheck:
             message = "a valid API key is needed: Authorization: Bearer KEY"
             raise RefusedError(401, message, "invalid_api_key")
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+    async def _body(self, request: Request) -> bytes:
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             message = "send JSON, with Content-Type: application/json"
             raise RefusedError(415, message, "unsupported_media_type")
         try:
-            return await asyncio.wait_for(self._read(headers, receive), SECONDS_FOR_A_BODY)
-        except asyncio.TimeoutError:
+            return await asyncio.wait_for(self._read(request), SECONDS_FOR_A_BODY)
+        except (asyncio.TimeoutError, ClientDisconnect):
             raise RefusedError(408, "the request's body did not come", "request_timeout") from None
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        too_large = RefusedError(
-            413, f"the request is larger than {self.max_bytes} bytes", "request_too_large"
-        )
-        length, body = headers.get("content-length", ""), bytearray()
-        if length.isdigit() and int(length[:19]) > self.max_bytes:
+    async def _read(self, request: Request) -> bytes:
+        message = f"the request is larger than {self.max_bytes} bytes"
+        too_large = RefusedError(413, message, "request_too_large")
+        length, body = request.headers.get("content-length", ""), bytearray()
+        if length.isdecimal() and int(length[:19]) > self.max_bytes:
             raise too_large
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if message["type"] != "http.request" or len(body) > self.max_bytes:  # or its sender is gone
+        async for part in request.stream():
+            body += part
+            if len(body) > self.max_bytes:
                 raise too_large
-            if not message.get("more_body"):
-                return bytes(body)
+        return bytes(body)
 
 
 def _without_port(host: str) -> str:
@@ -118,12 +101,10 @@ def _without_port(host: str) -> str:
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
     """What gives the body once, and then what comes after it."""
-    bodies = [body]
+    once: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def replay() -> MutableMapping[str, Any]:
-        if bodies:
-            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
-        return await receive()
+    async def replay() -> Message:
+        return once.pop() if once else await receive()
 
     return replay
 
@@ -133,21 +114,15 @@ class Metrics:
 
     def __init__(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
-
-        def made(kind: Any, name: str, text: str, *labels: str, **options: Any) -> Any:
-            return kind(f"neurosteer_{name}", text, labels, registry=self.registry, **options)
-
-        self.requests = made(Counter, "requests", "Requests answered.", "endpoint", "status")
-        self.tokens = made(Counter, "tokens", "Tokens read and written.", "kind")
-        self.seconds = made(
-            Histogram, "request_seconds", "From a request to the end of its answer.", buckets=BUCKETS
-        )
-        self.first_token = made(
-            Histogram, "first_text_seconds", "From a request to its first text.", buckets=BUCKETS
-        )
-        self.cancelled = made(Counter, "cancelled", "Requests whose client left before the end.")
-        made(Gauge, "running", "Continuations being written.").set_function(running)
-        made(Gauge, "waiting", "Continuations waiting for a place.").set_function(waiting)
+        own: Any = {"namespace": "neurosteer", "registry": self.registry}
+        timed: Any = {**own, "buckets": BUCKETS}
+        self.requests = Counter("requests", "Requests answered.", ("endpoint", "status"), **own)
+        self.tokens = Counter("tokens", "Tokens read and written.", ("kind",), **own)
+        self.seconds = Histogram("request_seconds", "From a request to the end of its answer.", **timed)
+        self.first_token = Histogram("first_text_seconds", "From a request to its first text.", **timed)
+        self.cancelled = Counter("cancelled", "Requests whose client left before the end.", **own)
+        Gauge("running", "Continuations being written.", **own).set_function(running)
+        Gauge("waiting", "Continuations waiting for a place.", **own).set_function(waiting)
 
     def note_end(self, usage: dict[str, int], seconds: float) -> None:
         """Count a request for text that has come to its end."""
@@ -162,7 +137,7 @@ class Metrics:
 class RequestCount:
     """Counts an application's answers by route and status, those included that never reach a route."""
 
-    def __init__(self, app: App, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
         self.app, self.metrics, self.routes = app, metrics, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,7 +146,7 @@ class RequestCount:
             return
         status = 500
 
-        async def noting(message: MutableMapping[str, Any]) -> None:
+        async def noting(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)

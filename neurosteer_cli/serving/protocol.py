@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ..generation.continuation import Delta, Positions, Token
+from ..generation.continuation import Continuation, Delta, Positions, Token
 from .registry import VECTOR_NAME
 
 MAX_CONTINUATIONS = 16  # of one request
@@ -18,21 +18,20 @@ MAX_LOG_PROBS = 20
 MAX_PROMPT_CHARS = 1_000_000
 
 Name = Annotated[str, StringConstraints(max_length=1000)]
+Content = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARS)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1, max_length=2**20)]
+Several = Field(min_length=1, max_length=MAX_CONTINUATIONS)
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Zero = Annotated[float, Field(ge=0, le=0)]
+FitText = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 
 Json = dict[str, Any]
 BytesOf = Callable[[int], bytes]  # of a token
 
 
-# --- requests ----------------------------------------------------------------------------------
-
-
 class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", title="request")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, title="request")
 
 
 class StreamOptions(Body):
@@ -44,20 +43,20 @@ class TextRequest(Body):
     """What completions and chats share."""
 
     model: Name = Field(description="The model's name, with vectors or without: smollm2+polite:8")
-    n: Annotated[int, Field(ge=1, le=MAX_CONTINUATIONS)] | None = 1
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    n: int | None = Field(1, ge=1, le=MAX_CONTINUATIONS)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     # ours
-    steering: dict[Name, Finite] = Field(
+    steering: dict[Name, float] = Field(
         default_factory=dict, max_length=64, description="Vectors by name, each with its alpha."
     )
     positions: Positions = "all"
     top_k: int = Field(0, ge=0, le=2**31)
-    repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
     # OpenAI's, taken and without effect
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -68,11 +67,15 @@ class TextRequest(Body):
     # OpenAI's, refused unless they ask for nothing
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    logit_bias: dict[str, float] | None = Field(None, max_length=0)
 
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def tells_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
 
 
 class CompletionRequest(TextRequest):
@@ -82,14 +85,9 @@ class CompletionRequest(TextRequest):
     kind: ClassVar = "text_completion"
     chunk_kind: ClassVar = kind
 
-    prompt: (
-        Prompt
-        | TokenIds
-        | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CONTINUATIONS)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CONTINUATIONS)]
-    )
-    max_tokens: Annotated[int, Field(ge=1)] | None = 16
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOG_PROBS)] | None = None
+    prompt: Prompt | TokenIds | Annotated[list[Prompt], Several] | Annotated[list[TokenIds], Several]
+    max_tokens: int | None = Field(16, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOG_PROBS)
     echo: Literal[False] | None = False
     best_of: Literal[1] | None = None
     suffix: None = None
@@ -106,8 +104,7 @@ class CompletionRequest(TextRequest):
     def whole(self, text: str) -> Json:
         return {"text": text}
 
-    def part(self, text: str) -> Json:
-        return {"text": text}
+    part = whole
 
     def log_probs(self, tokens: Sequence[Token], bytes_of: BytesOf) -> Json:
         def spelled(token: int) -> str:
@@ -121,14 +118,17 @@ class CompletionRequest(TextRequest):
         }
 
 
-class TextPart(Body):
+class TextFormat(Body):
     type: Literal["text"]
-    text: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
+
+
+class TextPart(TextFormat):
+    text: Content
 
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)] | list[TextPart] | None
+    content: Content | list[TextPart] | None
     name: str | None = None
     refusal: None = None
 
@@ -140,10 +140,6 @@ class Message(Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class TextFormat(Body):
-    type: Literal["text"]
-
-
 class ChatRequest(TextRequest):
     """POST /v1/chat/completions."""
 
@@ -152,12 +148,12 @@ class ChatRequest(TextRequest):
     chunk_kind: ClassVar = "chat.completion.chunk"
 
     messages: list[Message] = Field(min_length=1, max_length=10_000)
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = False
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOG_PROBS)] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOG_PROBS)
     response_format: TextFormat | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: list[Any] | None = Field(None, max_length=0)
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
@@ -191,60 +187,61 @@ class ChatRequest(TextRequest):
 class DoseRequest(Body):
     """POST /v1/dose: how strong some alphas are together."""
 
-    steering: dict[Name, Finite] = Field(max_length=64)
-
-
-Texts = Annotated[
-    list[Annotated[str, StringConstraints(min_length=1, max_length=100_000)]], Field(max_length=10_000)
-]
+    steering: dict[Name, float] = Field(max_length=64)
 
 
 class FitRequest(Body):
     """POST /v1/vectors: fit a vector on two sides of texts."""
 
-    name: Annotated[str, StringConstraints(pattern=f"^{VECTOR_NAME}$")]
-    positive: Texts
-    negative: Texts
+    name: str = Field(pattern=f"^{VECTOR_NAME}$")
+    positive: list[FitText] = Field(max_length=10_000)
+    negative: list[FitText] = Field(max_length=10_000)
     method: Literal["neurosteer", "paper", "diffmean"] = "neurosteer"
-
-
-# --- answers -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a request for text is answered with, whole or in chunks."""
+    """What a request for text is answered with, whole or in chunks: a choice for each continuation."""
 
     request: CompletionRequest | ChatRequest
     id: str
     created: int  # seconds since 1970
     alphas: dict[str, float]
     dose: float  # |sum of alpha_i v_i| / median |resid|
+    continuations: list[Continuation]
     bytes_of: BytesOf
 
-    def whole(self, choices: Sequence[Sequence[Delta]], usage: dict[str, int]) -> Json:
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens read, each prompt once, and written so far."""
+        read = sum(len(continuation.ids) for continuation in self.continuations[:: self.request.n or 1])
+        written = sum(len(continuation.written) for continuation in self.continuations)
+        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+    def whole(self, choices: Sequence[Sequence[Delta]]) -> Json:
         """From each choice's deltas."""
         parts = [
             self._choice(index, self.request.whole("".join(delta.text for delta in deltas)), deltas)
             for index, deltas in enumerate(choices)
         ]
-        return {**self._head(self.request.kind), "choices": parts, "usage": usage}
+        return {**self._head(self.request.kind), "choices": parts, "usage": self.usage}
 
-    def first_chunk(self, index: int) -> Json:
-        """What a chat's stream begins with."""
-        return self._chunk(self._choice(index, {"delta": {"role": "assistant", "content": ""}}, [Delta()]))
+    def first_chunks(self) -> list[Json]:
+        """What a chat's stream begins with: who speaks."""
+        content = {"delta": {"role": "assistant", "content": ""}}
+        n = len(self.continuations) if isinstance(self.request, ChatRequest) else 0
+        return [self._chunk(self._choice(index, content, [Delta()])) for index in range(n)]
 
     def chunk(self, index: int, delta: Delta) -> Json:
         return self._chunk(self._choice(index, self.request.part(delta.text), [delta]))
 
-    def usage_chunk(self, usage: dict[str, int]) -> Json:
-        return {**self._chunk(), "usage": usage}
+    def last_chunks(self) -> list[Json]:
+        """What a stream ends with, where it is asked for: tokens read and written."""
+        return [{**self._chunk(), "usage": self.usage}] if self.request.tells_usage else []
 
     def _chunk(self, *choices: Json) -> Json:
-        head = self._head(self.request.chunk_kind)
-        options = self.request.stream_options
-        usage = {"usage": None} if options and options.include_usage else {}
-        return {**head, **usage, "choices": list(choices)}
+        usage = {"usage": None} if self.request.tells_usage else {}
+        return {**self._head(self.request.chunk_kind), **usage, "choices": list(choices)}
 
     def _head(self, kind: str) -> Json:
         return {
@@ -270,22 +267,3 @@ def _spelled(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
-
-
-class ErrorInfo(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorAnswer(BaseModel):
-    """Every refusal, as OpenAI's API has it."""
-
-    error: ErrorInfo
-
-
-def error_body(
-    message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
-) -> Json:
-    return ErrorAnswer(error=ErrorInfo(message=message, type=kind, param=param, code=code)).model_dump()

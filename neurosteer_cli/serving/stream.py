@@ -1,4 +1,4 @@
-"""Answers over HTTP: a request's deltas as one body or as server-sent events, until the client leaves.
+"""Answers over HTTP: their deltas as one body or as server-sent events, until the client leaves.
 
 Knows FastAPI and asyncio; what an answer looks like is the protocol's.
 """
@@ -8,95 +8,94 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from ..generation.continuation import Delta
-from .completions import CheckedRequest, Completions
-from .errors import body_of, status_of
+from .errors import refusal_of
 from .middleware import Metrics
-from .protocol import ChatRequest
+from .protocol import Answer
+from .scheduler import Scheduler
 
 CLIENT_LEFT = 499  # nobody reads it
 SECONDS_BETWEEN_LOOKS = 0.2  # whether a client is still there
 Deltas = AsyncGenerator[tuple[int, Delta], None]  # (choice, delta)
+Arrivals = asyncio.Queue[tuple[int, Delta]]
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 class Responder:
-    """Has checked requests written, and answers with the whole or with a stream."""
+    """Has answers written, and sends them as a whole or as a stream."""
 
-    def __init__(self, completions: Completions, metrics: Metrics) -> None:
-        self.completions, self.metrics = completions, metrics
+    def __init__(self, scheduler: Scheduler, metrics: Metrics) -> None:
+        self.scheduler, self.metrics = scheduler, metrics
 
-    async def respond(self, request: Request, checked: CheckedRequest) -> Response:
-        deltas, headers = self._deltas(checked), {"x-request-id": checked.answer.id}
-        if checked.answer.request.stream:
-            return StreamingResponse(
-                self._events(checked, deltas),
-                media_type="text/event-stream",
-                headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers},
-            )
-        choices = await unless_client_leaves(request, _by_choice(len(checked.continuations), deltas))
+    async def respond(self, request: Request, answer: Answer) -> Response:
+        deltas, headers = self._submit(answer), {"x-request-id": answer.id}
+        if answer.request.stream:
+            headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+            events = self._events(answer, deltas)
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        choices = await unless_client_leaves(request, _by_choice(len(answer.continuations), deltas))
         if choices is None:
             self.metrics.cancelled.inc()
             return Response(status_code=CLIENT_LEFT)
-        return JSONResponse(checked.answer.whole(choices, checked.usage), headers=headers)
+        return JSONResponse(answer.whole(choices), headers=headers)
 
-    def _deltas(self, checked: CheckedRequest) -> Deltas:
-        """Submit a request; its deltas as they come. Whoever stops reading cancels it."""
+    def _submit(self, answer: Answer) -> Deltas:
+        """Have an answer written; its deltas as they come."""
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
-        start = time.monotonic()
+        arrivals = Arrivals()
 
-        def on_delta(choice: int, delta: Delta) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, (choice, delta))
+        def on_delta(choice: int, delta: Delta) -> None:  # on the model's thread
+            loop.call_soon_threadsafe(arrivals.put_nowait, (choice, delta))
 
-        self.completions.submit(checked, on_delta)
+        for choice, continuation in enumerate(answer.continuations):
+            continuation.on_delta = partial(on_delta, choice)
+        self.scheduler.submit(answer.continuations)
+        return self._read(answer, arrivals, time.monotonic())
 
-        async def read() -> Deltas:
-            unfinished, is_first = len(checked.continuations), True
-            try:
-                while unfinished:
-                    choice, delta = await arrived.get()
-                    if delta.error:
-                        raise delta.error
-                    if is_first:
-                        self.metrics.first_token.observe(time.monotonic() - start)
-                        is_first = False
-                    unfinished -= delta.finish_reason is not None
-                    yield choice, delta
-            finally:
-                if unfinished:
-                    self.completions.cancel(checked)
-                self.metrics.note_end(checked.usage, time.monotonic() - start)
-
-        return read()
-
-    async def _events(self, checked: CheckedRequest, deltas: Deltas) -> AsyncIterator[str]:
-        """Server-sent events, as OpenAI's API streams them."""
-        answer, has_ended = checked.answer, False
+    async def _read(self, answer: Answer, arrivals: Arrivals, start: float) -> Deltas:
+        """The deltas up to each choice's last. Whoever stops reading cancels the rest."""
+        unfinished, is_first = len(answer.continuations), True
         try:
-            if isinstance(answer.request, ChatRequest):
-                for choice in range(len(checked.continuations)):
-                    yield _event(answer.first_chunk(choice))
+            while unfinished:
+                choice, delta = await arrivals.get()
+                if delta.error:
+                    raise delta.error
+                if is_first:
+                    self.metrics.first_token.observe(time.monotonic() - start)
+                    is_first = False
+                unfinished -= delta.finish_reason is not None
+                yield choice, delta
+        finally:
+            if unfinished:
+                self.scheduler.cancel(answer.continuations)
+            self.metrics.note_end(answer.usage, time.monotonic() - start)
+
+    async def _events(self, answer: Answer, deltas: Deltas) -> AsyncIterator[str]:
+        """Server-sent events, as OpenAI's API streams them."""
+        try:
+            for chunk in answer.first_chunks():
+                yield _event(chunk)
             async for choice, delta in deltas:
                 yield _event(answer.chunk(choice, delta))
-            if answer.request.stream_options and answer.request.stream_options.include_usage:
-                yield _event(answer.usage_chunk(checked.usage))
+            for chunk in answer.last_chunks():
+                yield _event(chunk)
             yield "data: [DONE]\n\n"
-            has_ended = True
         except Exception as error:  # the status is sent already: the error goes into the stream
-            has_ended = True
-            if status_of(error) == 500:
+            status, body = refusal_of(error)
+            if status == 500:
                 logger.exception("a stream failed")
-            yield _event(body_of(error))
+            yield _event(body)
+        except BaseException:
+            self.metrics.cancelled.inc()
+            raise
         finally:
-            if not has_ended:
-                self.metrics.cancelled.inc()
             await deltas.aclose()
 
 
