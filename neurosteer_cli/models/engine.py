@@ -200,8 +200,7 @@ class Engine:
         return self._ids(text, add_special_tokens=False)
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
-        return ids
+        return list(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
     def decode(self, prompt_ids: list[int], written: list[int]) -> str:
         """The text of the tokens written after a prompt, the space between the two included."""
@@ -209,8 +208,8 @@ class Engine:
         return whole[len(before) :] if whole.startswith(before) else self._text(written)
 
     def _text(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        decode = self.tokenizer.decode
+        return str(decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @torch.inference_mode()
     def residuals(

@@ -121,8 +121,13 @@ def _suit_cpu(model: Any, head: bool) -> None:
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = _DecodingLinear
-    if not head:
-        _narrow(model.get_input_embeddings())
+    embedding = model.get_input_embeddings()
+    if head or type(embedding) is not nn.Embedding:  # Gemma's does more than look up: it scales
+        return
+    weight = embedding.weight.data
+    if all(torch.equal(part, part.bfloat16().float()) for part in torch.split(weight, 4096)):
+        embedding.weight.data = weight.bfloat16()
+        embedding.__class__ = _NarrowEmbedding
 
 
 class _DecodingLinear(nn.Linear):
@@ -142,24 +147,10 @@ class _DecodingLinear(nn.Linear):
 
 
 class _NarrowEmbedding(nn.Embedding):
-    """An embedding kept in bfloat16 that gives the float32 values it was made from."""
+    """A float32 embedding whose values are all bfloat16 ones, kept in half the memory."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        found: Tensor = super().forward(ids).float()
-        return found
-
-
-def _narrow(embedding: nn.Module) -> None:
-    """Keep a float32 embedding in half the memory where every value is a bfloat16 one.
-
-    One that does more than look up, such as Gemma's, which scales, is left as it is.
-    """
-    if type(embedding) is not nn.Embedding:
-        return
-    weight = embedding.weight.data
-    if all(torch.equal(part, part.bfloat16().float()) for part in torch.split(weight, 4096)):
-        embedding.weight.data = weight.bfloat16()
-        embedding.__class__ = _NarrowEmbedding
+        return super().forward(ids).float()
 
 
 def _truncate(config: Any, n_blocks: int) -> None:

@@ -58,7 +58,10 @@ def is_local(model: str) -> bool:
     """Whether `resolve` would find the model without a network."""
     if model == DEFAULT_MODEL:
         return _embedded_folder().is_dir()
-    return Path(model).exists() or _hub_cached(model) is not None
+    try:
+        return Path(model).exists() or _hub_cached(model) is not None
+    except ValueError:  # neither a path nor of the form a Hub id has
+        return False
 
 
 def _checked_folder(folder: Path) -> Path:
@@ -77,19 +80,17 @@ def _hub_cached(model: str) -> Path | None:
 
     try:
         return _checked_folder(Path(snapshot_download(model, local_files_only=True)))
-    except (ModelError, OSError, ValueError):  # no Hub id is a ValueError, the client's others are OSErrors
+    except (ModelError, OSError):  # the client's errors are OSErrors, but for a name that is no Hub id
         return None
 
 
 def _from_hub(model: str, say: Callable[[str], None]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-    from huggingface_hub.utils import validate_repo_id
 
-    if cached := _hub_cached(model):
-        return cached
     try:
-        validate_repo_id(model)
+        if cached := _hub_cached(model):
+            return cached
         say(f"fetching {model} from the Hugging Face Hub")
         folder = snapshot_download(model, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_OTHERS)
     except HFValidationError as error:
