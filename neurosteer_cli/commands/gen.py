@@ -21,7 +21,7 @@ from .shared.options import (
 )
 
 if TYPE_CHECKING:
-    from ..evaluation.plan import Plan, PlannedJob
+    from ..evaluation.run import Plan, PlannedJob
     from ..generation.generate import Completion
     from ..vectors.metadata import Calibration
     from ..vectors.vector import SteeringVector
@@ -75,7 +75,7 @@ def gen(
     Example: neurosteer gen --vector polite.st --alpha 8 "Your invoice is late, so"
     """
     from ..data.prompts import read_prompts
-    from ..evaluation.plan import Plan
+    from ..evaluation.run import Plan
     from ..evaluation.samples import Condition
     from ..generation.prompts import tokenize
     from ..vectors.vector import SteeringVector

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..errors import NeurosteerError
 from ..vectors.metadata import Calibration, CurvePoint, now
 from .evaluate import ConditionResult, Evaluation
-from .samples import MAX_PPL_RATIO
+from .samples import MAX_PPL_RATIO, UNSTEERED
 
 GENERATION = ("positions", "max_new_tokens", "sampling", "chat", "system")  # what a calibration holds for
 
@@ -57,6 +57,7 @@ def _curve(results: Sequence[ConditionResult], judge: str) -> list[CurvePoint]:
         result.condition.alphas[0]: (rate, ratio, result.n)
         for result in results
         if result.condition.alphas
+        and result.condition.baseline in (None, UNSTEERED)
         and (rate := result.judges[judge].rate) is not None
         and (ratio := result.perplexity_ratio) is not None
         and math.isfinite(ratio.value)

@@ -17,14 +17,13 @@ from ..vectors.metadata import now
 from .judges.judge import Advance, Judge, Scores
 from .likelihood import damage, log_probs
 from .metrics import Bootstrap, Estimate, distinct, mean_log_prob, repetition
-from .plan import Progress, no_progress
-from .run import Run
+from .run import Progress, Run, no_progress
 from .samples import UNSTEERED, Condition, Sample
 
 N_NEUTRAL = 16  # texts on which damage is measured
 Values = Sequence[float | None]  # one a sample
 Rows = Sequence[int]  # the samples of a condition
-Function = Callable[..., Tensor]  # of means
+OfMeans = Callable[..., Tensor]
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -64,10 +63,9 @@ class ConditionResult:
 
     def to_json(self) -> dict[str, Any]:
         """The row as `eval --json` writes it."""
-        numbers = asdict(self)
-        del numbers["condition"]
         names = ("label", "vectors", "alpha", "positions", "baseline")
-        return {**{name: getattr(self.condition, name) for name in names}, **numbers}
+        condition = {name: getattr(self.condition, name) for name in names}
+        return condition | {name: value for name, value in asdict(self).items() if name != "condition"}
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,7 @@ class _Table:
             values[rows[0]] = distinct([words[row] for row in rows], n)
         return values
 
-    def _estimate(self, values: Values, *of: Rows, f: Function = torch.positive) -> Estimate | None:
+    def _estimate(self, values: Values, *of: Rows, f: OfMeans = torch.positive) -> Estimate | None:
         """A function of the means over the rows of one or several conditions; None if one has no value."""
         return self.bootstrap.estimate(f, *(self._sums(values, rows) for rows in of))
 

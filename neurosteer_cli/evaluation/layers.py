@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data.records import Located
 from ..data.sides import Sides
-from ..generation.generate import GenerationConfig
+from ..generation.continuation import GenerationConfig
 from ..generation.prompts import tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
@@ -22,8 +22,7 @@ from ..vectors.vector import SteeringVector
 from .evaluate import evaluate, stamp
 from .judges.judge import Judge
 from .metrics import Estimate, auroc_interval
-from .plan import Plan, Progress, no_progress
-from .run import Run
+from .run import Plan, Progress, Run, no_progress
 from .samples import UNSTEERED, Condition
 
 STEERED_WITH = "diffmean"  # a method that every layer has
@@ -128,7 +127,7 @@ def _measured(point: HookPoint, at: PointReading) -> Layer:
         layer=point.layer,
         hook_point=str(point),
         auroc=None if auroc is None else Estimate(auroc, *auroc_interval(auroc, *map(len, at.held_out))),
-        sae_auroc=held_out_auroc(at, METHODS["neurosteer"], TOP_K) if at.latents else None,
+        sae_auroc=held_out_auroc(at, METHODS["neurosteer"], TOP_K) if at.sae else None,
         shift_share=float(at.all.shift.norm()) / at.norms.median,
         resid_norm=at.norms.median,
         steer=[],
@@ -136,11 +135,7 @@ def _measured(point: HookPoint, at: PointReading) -> Layer:
 
 
 def _steered(
-    engine: Engine,
-    sweep: LayerSweep,
-    vectors: Sequence[SteeringVector],
-    steering: Steering,
-    progress: Progress,
+    engine: Engine, sweep: LayerSweep, vectors: list[SteeringVector], steering: Steering, progress: Progress
 ) -> LayerSweep:
     """Steer at each layer in turn; all conditions share batches and noise."""
     config, judge, alphas = steering.config, steering.judge, list(dict.fromkeys(steering.alphas))
@@ -152,7 +147,8 @@ def _steered(
         for alpha in alphas
     ]
     plan = Plan(engine, prompts, vectors, [unsteered, *conditions], config, steering.n)
-    reference, *results = evaluate(Run(engine, plan.write(progress)), [judge], progress=progress).results
+    run = Run(engine, plan.samples(dict(plan.records(progress))))
+    reference, *results = evaluate(run, [judge], progress=progress).results
     steered = (
         Steered(result.condition.alpha, result.judges[judge.name].rate, result.perplexity_ratio)
         for result in results

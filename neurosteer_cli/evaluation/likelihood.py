@@ -43,14 +43,10 @@ def damage(
     pushes: Sequence[Mapping[HookPoint, Tensor]],
     advance: Callable[[int], None] = lambda _n: None,
 ) -> list[float]:
-    """KL(steered || unsteered) of next-token distributions, mean over tokens of texts, in nats.
+    """KL(steered || unsteered) of next-token distributions, mean over tokens of texts but the first, in nats.
 
-    Every position but the first is counted, and every position is steered.
-
-    Args:
-        texts: token ids of texts the push was not meant for.
-        pushes: for each condition a push [d_model] at each hook point, raw residual units.
-        advance: told how many conditions times texts are done.
+    `texts` are token ids; each of `pushes` is [d_model] at each hook point, raw residual units, and is added
+    at every position. `advance` is told how many pushes times texts are done.
     """
     totals = [0.0] * len(pushes)
     for rows in _batches(engine, texts, 4):

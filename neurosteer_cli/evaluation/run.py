@@ -1,29 +1,139 @@
-"""Continuations to score together: read, or written in every condition that is compared.
+"""What a run writes and compares, the record each continuation becomes, and what identifies a run.
 
-Knows plans, engines and vectors, and what identifies a run; knows nothing of scores, options or the
-terminal.
+Knows generation, vectors and records; knows nothing of scores, options or the terminal.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..data.records import Located, Record, appending
 from ..files import file_sha256
-from ..generation.generate import GenerationConfig
-from ..generation.prompts import tokenize
+from ..generation.continuation import GenerationConfig
+from ..generation.generate import Completion, Job, generate
+from ..generation.prompts import Prompt, tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..vectors.vector import SteeringVector, total_dose, total_pushes
-from .plan import Alphas, Plan, Progress, no_progress, random_counterpart
-from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, kept_records
+from ..vectors.metadata import PointMetadata
+from ..vectors.vector import SteeringVector, mean_norms, total_dose, total_pushes
+from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, as_sample, kept_records
+
+# What a prompt's record may have from an earlier continuation, and must not pass on to this one.
+OF_A_CONTINUATION = {"rendered", "baseline", "generations", "job", "run"}
+Alphas = tuple[float, ...]  # one a vector
+# Opens a bar (label, total) and yields what advances it.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def no_progress(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda _n: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedJob(Job):
+    """A job, and of which prompt and condition it is."""
+
+    prompt: Prompt
+    condition: Condition
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be written: every prompt, n times, in every condition."""
+
+    engine: Engine
+    prompts: Sequence[Prompt]
+    vectors: Sequence[SteeringVector]
+    conditions: Sequence[tuple[Condition, Alphas]]  # alphas of the first vectors; those of the others are 0
+    config: GenerationConfig
+    n: int = 1
+    instructed: Sequence[Prompt] = ()  # the prompts again with an instruction, for the PROMPTING condition
+
+    @cached_property
+    def jobs(self) -> list[PlannedJob]:
+        """In order; those of one prompt and sample share their noise."""
+        unsteered, jobs = (0.0,) * len(self.vectors), []
+        for number, prompt in enumerate(self.prompts):
+            key = self.engine.decode([], prompt.ids)  # names the noise, also of the instructed prompt
+            for sample, (condition, first) in product(range(self.n), self.conditions):
+                read = self.instructed[number] if condition.baseline == PROMPTING else prompt
+                alphas = first + unsteered[len(first) :]
+                jobs.append(PlannedJob(key, read.ids, alphas, sample, prompt=prompt, condition=condition))
+        return jobs
+
+    def records(
+        self, progress: Progress = no_progress, done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Record]]:
+        """(number of the job, record) of those that are not done, each as soon as it is finished."""
+        left = [number for number in range(len(self.jobs)) if number not in done]
+        jobs = [self.jobs[number] for number in left]
+        with progress("writing", len(self.jobs)) as advance:
+            advance(len(done))
+            for index, completion in generate(self.engine, jobs, self.vectors, self.config):
+                yield left[index], self.record(left[index], completion)
+                advance(1)
+
+    def samples(self, records: Mapping[int, Record]) -> list[Sample]:
+        """What the records of all jobs say, in the order of the jobs."""
+        return [as_sample(Located("run", records[number])) for number in range(len(self.jobs))]
+
+    def in_order(self, on_text: Callable[[int, str], None] | None = None) -> Iterator[tuple[int, Completion]]:
+        """(number of the job, completion) in the order of the jobs; on Ctrl-C those that are finished."""
+        finished = generate(self.engine, self.jobs, self.vectors, self.config, on_text=on_text)
+        waiting: dict[int, Completion] = {}
+        try:
+            for number in range(len(self.jobs)):
+                while number not in waiting:
+                    done, completion = next(finished)
+                    waiting[done] = completion
+                yield number, waiting.pop(number)
+        except KeyboardInterrupt:
+            yield from sorted(waiting.items())
+            raise
+
+    def dose(self, job: Job) -> float:
+        return total_dose(self.vectors, job.alphas)
+
+    def record(self, number: int, completion: Completion) -> Record:
+        """The prompt's own keys, then what was done to it."""
+        job = self.jobs[number]
+        condition, rendered = job.condition, job.prompt.rendered
+        return {
+            **{key: value for key, value in job.prompt.record.items() if key not in OF_A_CONTINUATION},
+            **({"rendered": rendered} if rendered is not None else {}),
+            "text": completion.text,
+            "model": self.engine.model_id,
+            "vectors": list(condition.vectors),
+            "alpha": condition.alpha,
+            **({"baseline": condition.baseline} if condition.baseline else {}),
+            "dose": round(self.dose(job), 6),
+            "positions": condition.positions,
+            "seed": self.config.sampling.seed,
+            "sample": job.sample,
+            "n_tokens": completion.n_tokens,
+            "finish_reason": completion.finish_reason,
+        }
+
+
+def random_counterpart(vectors: Sequence[SteeringVector], alphas: Alphas, seed: int) -> SteeringVector:
+    """A random push, at alpha 1 as long as the vectors' together at every hook point, in any direction."""
+    generator = torch.Generator().manual_seed(seed)
+    pushes = {}
+    for point, push in total_pushes(vectors, alphas).items():
+        drawn = torch.randn(push.shape, generator=generator)  # [d_model]
+        pushes[point] = drawn * (push.norm() / drawn.norm())
+    points = {str(point): PointMetadata.without_texts(norm) for point, norm in mean_norms(vectors).items()}
+    metadata = vectors[0].metadata.model_copy(update={"points": points})
+    return replace(vectors[0], metadata=metadata, pushes=pushes, latents={})
 
 
 @dataclass(frozen=True)
@@ -44,10 +154,7 @@ def recorded(
     sources: Sequence[str] = (),
     warn: Callable[[str], None] = lambda _message: None,
 ) -> Run:
-    """A run of continuations that exist, by this engine's model, as `read_samples` gives them.
-
-    The vectors that they name are read, where they still are; `warn` is told which are gone.
-    """
+    """A run of samples that exist; the vectors they name are read, and `warn` is told of those not there."""
     names = {name for sample in samples for name in sample.condition.vectors}
     vectors = {name: SteeringVector.load(Path(name)) for name in sorted(names) if Path(name).is_file()}
     if missing := sorted(names - set(vectors)):
@@ -94,24 +201,23 @@ class Comparison:
             prompts: as `read_prompts` gives them.
             save: a .jsonl file that keeps each continuation as soon as it is finished.
             resume: go on with what an interrupted run has kept there; `say` is told how much that is.
-            progress: opens a bar (label, total) and yields what advances it.
 
         Raises:
             InputError: a prompt does not fit the model's context, or `save` holds another run.
         """
-        planned = self.plan(engine, prompts)
+        plan = self.plan(engine, prompts)
         provenance = self.provenance(engine, prompts)
         run = _sha256(provenance)[:16]
-        kept = kept_records(save, run) if save is not None and resume else {}
-        if kept:
-            say(f"{save}: {len(kept)} continuations are there already")
-        file: AbstractContextManager[Callable[[Record], object]]
-        file = nullcontext(lambda _record: None) if save is None else appending(save)
-        with file as append:
-            samples = planned.write(progress, keep=lambda record: append({**record, "run": run}), kept=kept)
-        steered = {job.condition: job.alphas for job in planned.jobs if any(job.alphas)}
-        pushes = {condition: total_pushes(planned.vectors, alphas) for condition, alphas in steered.items()}
-        return Run(engine, samples, dict(self.vectors), pushes, provenance)
+        records = kept_records(save, run) if save is not None and resume else {}
+        if records:
+            say(f"{save}: {len(records)} continuations are there already")
+        with nullcontext(lambda _record: None) if save is None else appending(save) as append:
+            for number, record in plan.records(progress, [*records]):
+                records[number] = record
+                append({**record, "job": number, "run": run})
+        steered = {job.condition: job.alphas for job in plan.jobs if any(job.alphas)}
+        pushes = {condition: total_pushes(plan.vectors, alphas) for condition, alphas in steered.items()}
+        return Run(engine, plan.samples(records), dict(self.vectors), pushes, provenance)
 
     def plan(self, engine: Engine, prompts: Sequence[Located]) -> Plan:
         """The conditions as given, then their random counterparts, then prompting."""

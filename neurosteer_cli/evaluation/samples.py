@@ -1,7 +1,6 @@
 """Continuations to be scored, and the condition each was written in.
 
-Knows the record format that `gen` writes, and how a run's records are kept; knows nothing of
-generation, judges or the terminal.
+Knows the record format that `gen` writes, and which records a run has kept; knows nothing of judges.
 """
 
 import os
@@ -65,11 +64,7 @@ class Sample:
 
 
 def read_samples(sources: Sequence[str]) -> list[Sample]:
-    """Read continuations of one model, in the order of the files; `-` is stdin.
-
-    Raises:
-        InputError: nothing to read, stdin twice, continuations by several models, or a wrong record.
-    """
+    """Read continuations of one model, in the order of the files; `-` is stdin."""
     if sources.count("-") > 1:
         raise InputError("`-` (stdin) can be read only once")
     names = ["stdin" if source == "-" else source for source in sources]

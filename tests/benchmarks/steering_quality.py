@@ -30,10 +30,9 @@ from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.data import THRESHOLD, train
 from neurosteer_cli.evaluation.judges.judge import Judge
 from neurosteer_cli.evaluation.metrics import Bootstrap
-from neurosteer_cli.evaluation.plan import Alphas, Plan, random_counterpart
-from neurosteer_cli.evaluation.run import Run
+from neurosteer_cli.evaluation.run import Alphas, Plan, Run, random_counterpart
 from neurosteer_cli.evaluation.samples import PROMPTING, UNSTEERED, Condition, Sample
-from neurosteer_cli.generation.generate import GenerationConfig
+from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
@@ -147,7 +146,7 @@ def fit_all(engine: Engine, files: tuple[str, str]) -> dict[str, SteeringVector]
                 if name in ("pca", "paper") and len(chosen) > 1:
                     continue
                 vectors[f"{name} {where}"] = build(reading, chosen, name, TOP_K)
-    vectors["random 20"] = random_counterpart([vectors["diffmean 20"]], [1.0], seed=0)
+    vectors["random 20"] = random_counterpart([vectors["diffmean 20"]], (1.0,), seed=0)
     return vectors
 
 
@@ -184,7 +183,8 @@ def write(
                 conditions.append((Condition((name,), (alpha,)), (*(0.0,) * number, alpha)))
     config = replace(CONFIG, sampling=replace(CONFIG.sampling, seed=seed))
     chosen = [vectors[name] for name in names]
-    return Plan(engine, prompts, chosen, conditions, config, n, instructed).write()
+    plan = Plan(engine, prompts, chosen, conditions, config, n, instructed)
+    return plan.samples(dict(plan.records()))
 
 
 def key_of(condition: Condition) -> tuple[str, float]:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from neurosteer_cli import __version__
 from neurosteer_cli.cli import app
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.evaluation import plan as runs
+from neurosteer_cli.evaluation import run as runs
 from neurosteer_cli.vectors.from_texts import FitReport, LatentRow
 from neurosteer_cli.vectors.vector import DEFAULT_ALPHA, SteeringVector, VectorMetadata
 

@@ -9,7 +9,7 @@ from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.evaluation.calibrate import calibrate, monotone
 from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation, JudgeResult
 from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.evaluation.samples import Condition
+from neurosteer_cli.evaluation.samples import PROMPTING, RANDOM, Condition
 from neurosteer_cli.vectors.metadata import Calibration
 
 PROVENANCE: dict[str, Any] = {
@@ -21,14 +21,14 @@ PROVENANCE: dict[str, Any] = {
 }
 
 
-def result(alpha: float, rate: float | None, ratio: float) -> ConditionResult:
+def result(alpha: float, rate: float | None, ratio: float, baseline: str | None = None) -> ConditionResult:
     def estimate(value: float) -> Estimate:
         return Estimate(value, value - 0.1, value + 0.1)
 
     found = None if rate is None else estimate(rate)
     judged = JudgeResult(rate=found, mean=found, rate_difference=None, fluency=None, n_failed=0)
     return ConditionResult(
-        condition=Condition(("v.st",), (alpha,)),
+        condition=Condition(("v.st",), (alpha,), "all", baseline),
         dose=None,
         n=10,
         n_prompts=9,
@@ -45,7 +45,8 @@ def result(alpha: float, rate: float | None, ratio: float) -> ConditionResult:
     )
 
 
-def calibrated(*points: tuple[float, float | None, float], bound: float = 1.25) -> Calibration:
+def calibrated(*points: tuple[Any, ...], bound: float = 1.25) -> Calibration:
+    """Of (alpha, rate, perplexity ratio) or (alpha, rate, perplexity ratio, baseline)."""
     results = [result(*point) for point in points]
     judge = SimpleNamespace(name="j", card={})
     return calibrate(Evaluation("v", results, [], {}, [judge], PROVENANCE), bound)  # type: ignore[list-item]
@@ -120,6 +121,11 @@ def test_a_level_out_of_reach_names_the_range() -> None:
 def test_an_alpha_without_a_rate_has_no_point() -> None:
     found = calibrated((0, 0.5, 1.0), (10, None, 1.0), (20, 0.9, 1.0), (30, 0.9, float("inf")))
     assert [point.alpha for point in found.curve] == [0, 20]
+
+
+def test_random_vectors_and_prompting_are_not_on_the_curve() -> None:
+    found = calibrated(*RISING, (10, 0.2, 1.0, RANDOM), (0, 0.9, 1.0, PROMPTING))
+    assert [(point.alpha, point.rate) for point in found.curve] == [(p[0], p[1]) for p in RISING]
 
 
 def test_without_an_unsteered_rate_there_is_no_calibration() -> None:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from ...evaluation.evaluate import ConditionResult
     from ...evaluation.judges.judge import Judge
     from ...evaluation.metrics import Estimate
-    from ...evaluation.plan import Alphas
-    from ...evaluation.run import Comparison
+    from ...evaluation.run import Alphas, Comparison
     from ...vectors.vector import SteeringVector
 
 FEW_PROMPTS = 20
