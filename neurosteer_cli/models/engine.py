@@ -94,9 +94,8 @@ class Engine:
         wanted = shape.n_layers if points is None else max((point.layer + 1 for point in points), default=0)
         loaded = load_weights(folder, config, wanted, head=head, dtype=number_type, device=place)
         tokenizer = load_tokenizer(folder)
-        is_path = model != DEFAULT_MODEL and Path(model).exists()
+        is_path = model != DEFAULT_MODEL and Path(model).exists()  # kept whole: found from any folder
         return cls(
-            # whole, so that a vector finds its model from any folder
             model_id=str(Path(model).resolve()) if is_path else model,
             shape=shape,
             model=loaded,
@@ -125,8 +124,7 @@ class Engine:
     @cached_property
     def cache_argument(self) -> str:
         """What the model calls its key-value cache; transformers renamed it in 5.2x."""
-        known = inspect.signature(self.model.forward).parameters
-        return "cache" if "cache" in known else "past_key_values"
+        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
 
     def tokenize(self, passage: Passage) -> Tokens:
         """Tokenize a text; position 0, special tokens and what precedes the text do not count.
@@ -219,10 +217,9 @@ class Engine:
 
         Batches hold texts of similar length, about `tokens_per_batch` tokens; none without a counted token.
         """
-        budget = tokens_per_batch or TOKENS_PER_BATCH[self.device.type]
         lengths = [len(tokens.ids) for tokens in texts]
         order = sorted((i for i, tokens in enumerate(texts) if any(tokens.counts)), key=lengths.__getitem__)
-        for rows in batches(order, lengths, budget):
+        for rows in batches(order, lengths, tokens_per_batch or TOKENS_PER_BATCH[self.device.type]):
             yield self._residual_batch(texts, rows, points)
 
     def _residual_batch(
@@ -234,8 +231,7 @@ class Engine:
             # Pads stand on the right: a causal model's real tokens never see them, so no mask is needed.
             self.model(input_ids=ids.clamp_min(0).to(self.device), use_cache=False)
         places = counts.nonzero()  # [n, 2]
-        kept = counts.to(self.device)
-        resid = {point: found[kept].float() for point, found in seen.items()}
+        resid = {point: found[counts.to(self.device)].float() for point, found in seen.items()}
         return ResidualBatch(rows, places[:, 0].to(self.device), resid, places, ids)
 
 

@@ -89,7 +89,7 @@ def capture(blocks: nn.ModuleList, points: Sequence[HookPoint]) -> Iterator[dict
 
     with ExitStack() as handles:
         for point in points:
-            handles.enter_context(_hooked(blocks, point, partial(read, point)))
+            handles.enter_context(_hook(blocks, point, partial(read, point)))
         with suppress(_Stop):
             yield seen
 
@@ -110,11 +110,11 @@ def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[N
 
     with ExitStack() as handles:
         for point, push in pushes.items():
-            handles.enter_context(_hooked(blocks, point, partial(pushed, push)))
+            handles.enter_context(_hook(blocks, point, partial(pushed, push)))
         yield
 
 
-def _hooked(blocks: nn.ModuleList, point: HookPoint, edit: Callable[[Tensor], Any]) -> RemovableHandle:
+def _hook(blocks: nn.ModuleList, point: HookPoint, edit: Callable[[Tensor], Any]) -> RemovableHandle:
     """Call `edit` with the residual at `point`; what it returns, if anything, takes its place."""
 
     def before(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

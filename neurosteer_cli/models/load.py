@@ -96,9 +96,10 @@ def load_weights(
     except RuntimeError as error:  # shapes that do not match
         raise ModelError(f"{folder}: the shapes of its weights do not fit its config.json") from error
     del tensors
-    if info["missing_keys"]:
-        some = ", ".join(sorted(info["missing_keys"])[:3])
-        raise ModelError(f"{folder}: weights are missing from its .safetensors files: {some}")
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{folder}: weights are missing from its .safetensors files: {', '.join(missing[:3])}"
+        )
     if device.type == "cpu" and dtype == torch.float32:
         _suit_cpu(model, head)
     return model.to(device).eval().requires_grad_(False)

