@@ -23,12 +23,15 @@ def combine_(
 
     Example: neurosteer combine polite.st:1 happy.st:0.5 -o warm.st
     """
-    from ..files import check_target
+    from ..files import check_target, file_sha256
     from ..vectors.combine import Part, combine, cosine
+    from ..vectors.vector import SteeringVector
 
     check_target(out)
-    named = [_split(part) for part in parts]
-    terms = [Part.load(path, weight) for path, weight in named]
+    terms = [
+        Part(str(path), SteeringVector.load(path), weight, file_sha256(path))
+        for path, weight in [_split(part) for part in parts]
+    ]
     result = combine(terms)
     result.save(out)
     for left, right in combinations(terms, 2):

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..data.records import write_record
 from ..errors import InputError
 from .shared import console
 from .shared.load import load_engine_with
@@ -83,11 +84,11 @@ def fit_(
     _check_method(method, top_k, sae)
     file = _target(out, texts, target)
     points = _points(layers, hook_point)
-    model = where.name
     with open_sides(texts, target, source) as sides:
         option = "--layers" if hook_point is None else "--hook-point"
-        saes = from_texts.choose_saes(method, model, points, sae or BUNDLED, option=option)
-        points = list(saes) or points or [from_texts.default_point(model_shape(model, console.note).n_layers)]
+        saes = from_texts.choose_saes(method, where.name, points, sae or BUNDLED, option=option)
+        points = list(saes) or points
+        points = points or [from_texts.default_point(model_shape(where.name, console.note).n_layers)]
         engine, saes = load_engine_with(saes, where, points)
         with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
             vector, report = from_texts.fit(
@@ -97,7 +98,7 @@ def fit_(
     _summarize(vector, report)
     console.note(f"wrote {file}")
     if json:
-        _write_json(file, vector, report=asdict(report))
+        write_record({"vector": str(file), **vector.metadata.model_dump(), "report": asdict(report)})
 
 
 def _check_method(method: str, top_k: int, sae: str | None) -> None:
@@ -126,20 +127,14 @@ def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
     """The hook points asked for; none if neither option is given."""
     from ..models.hooks import HookPoint
 
-    if layers is not None and hook_point is not None:
+    if hook_point is None:
+        return [HookPoint(number) for number in parse_layers(layers)] if layers is not None else []
+    if layers is not None:
         raise InputError("--layers and --hook-point say the same thing; give one of them")
-    if hook_point is not None:
-        points = [HookPoint.parse(name) for name in hook_point.split(",")]
-        if len(set(points)) != len(points):
-            raise InputError(f"--hook-point {hook_point}: each named once")
-        return points
-    return [HookPoint(number) for number in parse_layers(layers)] if layers is not None else []
-
-
-def _write_json(file: Path, vector: "SteeringVector", **more: Any) -> None:
-    from ..data.records import write_record
-
-    write_record({"vector": str(file), **vector.metadata.model_dump(), **more})
+    points = [HookPoint.parse(name) for name in hook_point.split(",")]
+    if len(set(points)) != len(points):
+        raise InputError(f"--hook-point {hook_point}: each named once")
+    return points
 
 
 def _summarize(vector: "SteeringVector", report: "FitReport") -> None:
@@ -171,32 +166,22 @@ def _show_latents(report: "FitReport", labels: Sequence[str]) -> None:
 
     n_points = len(report.strongest)
     rows = [
-        (str(HookPoint.parse(name).layer), row)
+        (str(HookPoint.parse(name).layer) if n_points > 1 else "", *_cells(row))
         for name, found in report.strongest.items()
         for turned in ([r for r in found if r.weight > 0], [r for r in found if r.weight < 0])
         for row in turned[: max(1, len(turned) // n_points)]
     ]
-    if not rows:
-        return
-    several, named = n_points > 1, any(row.name for _, row in rows)
-    console.table(
-        "strongest latents",
-        ([">block"] * several + [">latent", ">weight", ">t", *(f">fires\n{label}" for label in labels)]
-         + ["fires most at"] + ["described as"] * named),
-        [(block,) * several + _latent_cells(row) + (row.name or "",) * named for block, row in rows],
-    )  # fmt: skip
+    rates = [f">fires\n{label}" for label in labels]
+    headings = [">block", ">latent", ">weight", ">t", *rates, "fires most at", "described as"]
+    if rows:
+        console.table("strongest latents", headings, rows, only_filled=True)
 
 
-def _latent_cells(row: "LatentRow") -> tuple[str, ...]:
+def _cells(row: "LatentRow") -> list[str]:
+    rates = [f"{row.positive_rate:.1%}", f"{row.negative_rate:.1%}"]
     piece = " ".join(row.piece.split())
-    return (
-        str(row.latent_id),
-        f"{row.weight:+.3f}",
-        f"{row.t:+.1f}",
-        f"{row.positive_rate:.1%}",
-        f"{row.negative_rate:.1%}",
-        f"{row.token.strip()!r} in {piece!r}",
-    )
+    fires_at = f"{row.token.strip()!r} in {piece!r}"
+    return [str(row.latent_id), f"{row.weight:+.3f}", f"{row.t:+.1f}", *rates, fires_at, row.name or ""]
 
 
 def _fit_latents(
@@ -211,47 +196,40 @@ def _fit_latents(
     """Write the vector of `--latent` options; texts, if any, are what the residual's norm is measured on."""
     from ..data.corpus import corpus_files, documents
     from ..files import check_target
-    from ..vectors.from_latents import (
-        N_TOKENS,
-        described,
-        find_latents,
-        from_latents,
-        measured,
-        parse_latents,
-    )
+    from ..vectors import from_latents
 
-    model = where.name
-    chosen = parse_latents(latents)
+    chosen = from_latents.parse_latents(latents)
     check_target(out)
     files = corpus_files(texts)
-    saes, weights = find_latents(chosen, model, sae, parse_layers(layers) if layers is not None else None)
-    choices = [] if files else described(saes, weights, model)
+    blocks = parse_layers(layers) if layers is not None else None
+    saes, weights = from_latents.find_latents(chosen, where.name, sae, blocks)
+    choices = [] if files else from_latents.described(saes, weights, where.name)
     engine, saes = load_engine_with(saes, where, saes if files else [])
     if files:
         name = ", ".join(part.name for part in files)
-        with console.progress("measuring", N_TOKENS) as advance:
-            choices = measured(engine, saes, weights, documents(files), name=name, advance=advance)
-    vector = from_latents(engine, choices)
+        with console.progress("measuring", from_latents.N_TOKENS) as advance:
+            choices = from_latents.measured(
+                engine, saes, weights, documents(files), name=name, advance=advance
+            )
+    vector = from_latents.from_latents(engine, choices)
     vector.save(out)
-    _show_choices(choices, model)
+    for choice in choices:
+        _show_choice(choice, where.name)
     console.note(f"wrote {out}: alpha 1 is a dose of {vector.dose(1.0):.2%}")
     if json:
-        _write_json(out, vector)
+        write_record({"vector": str(out), **vector.metadata.model_dump()})
 
 
-def _show_choices(choices: "Sequence[Choice]", model: str) -> None:
-    """Tell what the vector is made of, on stderr."""
+def _show_choice(choice: "Choice", model: str) -> None:
+    """Tell what latents of one SAE the vector is made of, on stderr."""
     from ..saes.descriptions import names
 
-    for choice in choices:
-        described = names(choice.sae, model, choice.latent_ids)
-        console.note(f"{choice.sae.hook_point}: the median residual is {choice.median_resid_norm:.1f} long")
-        console.table(
-            "chosen latents",
-            (">latent", ">weight", ">fires", *(["described as"] if described else [])),
-            [
-                (str(latent), f"{choice.weights[latent]:+g}", f"{choice.firing_rates[latent]:.2%}",
-                 *([described[latent]] if described else []))
-                for latent in choice.latent_ids
-            ],
-        )  # fmt: skip
+    ids = choice.latents.ids.tolist()
+    described = names(choice.sae, model, ids)
+    rows = [
+        (str(latent), f"{weight:+g}", f"{rate:.2%}", described.get(latent, ""))
+        for latent, weight, rate, _ in choice.latents.first(len(ids))
+    ]
+    console.note(f"{choice.sae.hook_point}: the median residual is {choice.median_resid_norm:.1f} long")
+    headings = (">latent", ">weight", ">fires", "described as")
+    console.table("chosen latents", headings, rows, only_filled=True)

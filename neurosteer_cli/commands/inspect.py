@@ -1,11 +1,12 @@
 """neurosteer inspect: everything a vector file says."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.records import write_record
 from ..errors import InputError, NeurosteerError
 from .shared import console
 from .shared.options import Json
@@ -41,19 +42,18 @@ def inspect(
     engine = _engine(vector)
     tables = {point: _rows(vector, point, latents, engine) for point in vector.pushes}
     if json:
-        from ..data.records import write_record
-
-        points = {
+        pushes = {
             str(point): {"push_norm": float(push.norm()), "latents": tables[point]}
             for point, push in vector.pushes.items()
         }
-        write_record({"vector": str(file), **vector.metadata.model_dump(), "pushes": points})
+        write_record({"vector": str(file), **vector.metadata.model_dump(), "pushes": pushes})
         return
     for name, text in _lines(file, vector):
         typer.echo(f"{name}: {text}")
+    headings = _headings(vector.metadata)
     for point, rows in tables.items():
         if rows:
-            console.table(str(point), *_table(vector.metadata, rows), stdout=True)
+            console.table(str(point), headings, [*map(_cells, rows)], stdout=True, only_filled=True)
 
 
 # --- latents, and the tokens they promote ------------------------------------------------------
@@ -83,30 +83,9 @@ def _rows(vector: "SteeringVector", point: "HookPoint", n: int, engine: "Engine 
     """The whole push, if its tokens are known, and its first n latents."""
     from ..saes.descriptions import names
 
-    rows = _latent_rows(vector, point, n)
-    if engine is None:
-        return rows
-    whole: Row = {"latent_id": None, "weight": None}
-    _add_tokens([whole], engine, vector.pushes[point][None])
-    sae = _sae(vector, point) if rows else None
-    if sae is not None:
-        latent_ids = vector.latents[point].ids[:n]
-        described = names(sae, vector.metadata.model_id, latent_ids.tolist())
-        for row in rows:
-            row["name"] = described.get(row["latent_id"])
-        _add_tokens(rows, engine, sae.decoder_rows(latent_ids))
-    return [whole, *rows]
-
-
-def _latent_rows(vector: "SteeringVector", point: "HookPoint", n: int) -> list[Row]:
-    """The first n latents; none for a method without an SAE."""
-    if point not in vector.latents:
-        return []
-    latents = vector.latents[point]
-    sae = vector.metadata.points[str(point)].sae
-    page = sae.neuronpedia_id if sae else None
-    rates = latents.firing_rates.T.tolist()
-    return [
+    latents, about = vector.latents.get(point), vector.metadata.points[str(point)].sae
+    page = about and about.neuronpedia_id
+    rows: list[Row] = [
         {
             "latent_id": latent,
             "weight": weight,
@@ -114,21 +93,26 @@ def _latent_rows(vector: "SteeringVector", point: "HookPoint", n: int) -> list[R
             "negative_rate": negative,
             "neuronpedia": f"https://www.neuronpedia.org/{page}/{latent}" if page else None,
         }
-        for latent, weight, (positive, negative) in zip(
-            latents.ids.tolist()[:n], latents.weights.tolist(), rates, strict=False
-        )
+        for latent, weight, positive, negative in (latents.first(n) if latents else [])
     ]
+    if engine is None:
+        return rows
+    whole: Row = {"latent_id": None, "weight": None}
+    _add_tokens([whole], engine, vector.pushes[point][None])
+    sae = _sae(vector, point) if rows else None
+    if sae and latents:
+        ids = latents.ids[:n]
+        described = names(sae, vector.metadata.model_id, ids.tolist())
+        for row in rows:
+            row["name"] = described.get(row["latent_id"])
+        _add_tokens(rows, engine, sae.decoder_rows(ids))
+    return [whole, *rows]
 
 
 def _sae(vector: "SteeringVector", point: "HookPoint") -> "SparseAutoencoder | None":
     """The SAE that the latents at a hook point are of, where it is at hand."""
-    from ..saes.load import load_sae
-
-    sae = vector.metadata.points[str(point)].sae
-    if sae is None:
-        return None
     try:
-        return load_sae(sae.sae_id, model_id=vector.metadata.model_id, layer=point.layer, sha256=sae.sha256)
+        return vector.load_sae(point)
     except NeurosteerError as error:
         console.note(f"tokens of single latents are left out: {error}")
         return None
@@ -198,28 +182,21 @@ def _point_line(vector: "SteeringVector", name: str) -> str:
     return "; ".join(parts)
 
 
-def _table(metadata: "VectorMetadata", rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and cells; columns that no row fills are left out."""
+def _headings(metadata: "VectorMetadata") -> list[str]:
     sides = [side.label if side else "" for side in (metadata.positive, metadata.negative)]
     if sides[0] == sides[1]:
         sides = ["towards", "away"]
-    columns: dict[str, Callable[[Row], str]] = {
-        ">latent": lambda row: "whole push" if row["latent_id"] is None else str(row["latent_id"]),
-        ">weight": lambda row: "" if row["weight"] is None else f"{row['weight']:+.3f}",
-        f">fires {sides[0]}": lambda row: _rate(row, "positive_rate"),
-        f">fires {sides[1]}": lambda row: _rate(row, "negative_rate"),
-        "promotes": lambda row: _pieces(row.get("promoted")),
-        "suppresses": lambda row: _pieces(row.get("suppressed")),
-        "described as": lambda row: row.get("name") or "",
-        "neuronpedia": lambda row: row.get("neuronpedia") or "",
-    }
-    filled = {name: cell for name, cell in columns.items() if any(cell(row) for row in rows)}
-    return tuple(filled), [tuple(cell(row) for cell in filled.values()) for row in rows]
+    rates = [f">fires {side}" for side in sides]
+    return [">latent", ">weight", *rates, "promotes", "suppresses", "described as", "neuronpedia"]
 
 
-def _rate(row: Row, key: str) -> str:
-    return f"{row[key]:.1%}" if key in row else ""
-
-
-def _pieces(tokens: list[str] | None) -> str:
-    return " ".join(repr(token) for token in tokens or [])
+def _cells(row: Row) -> list[str]:
+    rates = [row.get(side) for side in ("positive_rate", "negative_rate")]
+    return [
+        "whole push" if row["latent_id"] is None else str(row["latent_id"]),
+        "" if row["weight"] is None else f"{row['weight']:+.3f}",
+        *("" if rate is None else f"{rate:.1%}" for rate in rates),
+        *(" ".join(map(repr, row.get(tokens, []))) for tokens in ("promoted", "suppressed")),
+        row.get("name") or "",
+        row.get("neuronpedia") or "",
+    ]

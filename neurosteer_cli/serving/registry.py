@@ -5,7 +5,7 @@ Knows vector files, alphas and descriptions of latents; knows nothing of request
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from ..errors import InputError, NeurosteerError
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
 from ..saes.descriptions import names
-from ..saes.load import load_sae
 from ..vectors.vector import DEFAULT_ALPHA, MAX_REQUEST_ALPHA, SteeringVector
 
 VECTOR_NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
@@ -31,21 +30,6 @@ class VectorRegistry:
         self.shape, self.model_id = shape, model_id
         self._vectors: dict[str, SteeringVector] = {}
 
-    @classmethod
-    def of_files(
-        cls, files: Iterable[tuple[Path, SteeringVector]], shape: ModelShape, model_id: str
-    ) -> "VectorRegistry":
-        """Vectors by the names of their files, `.st` left out.
-
-        Raises:
-            InputError: a name that cannot be one, or stands twice.
-            IncompatibleVectorError: a vector of another model.
-        """
-        registry = cls(shape, model_id)
-        for file, vector in files:
-            registry.add(file.stem, vector, str(file))
-        return registry
-
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._vectors))
 
@@ -59,12 +43,7 @@ class VectorRegistry:
         return self._vectors[name]
 
     def add(self, name: str, vector: SteeringVector, where: str) -> None:
-        """Take a vector in.
-
-        Raises:
-            InputError: a name that cannot be one, or is taken.
-            IncompatibleVectorError: the vector is another model's.
-        """
+        """Take a vector in; `where` is what errors call it. One of another model is not taken."""
         if not re.fullmatch(VECTOR_NAME, name):
             raise InputError(
                 f"{where}: {name[:80]!r} cannot be a vector's name; "
@@ -75,21 +54,12 @@ class VectorRegistry:
         self._vectors[name] = vector
 
     def check_free(self, name: str, where: str) -> None:
-        """Refuse a name that is taken.
-
-        Raises:
-            InputError: it is.
-        """
+        """Refuse a name that is taken."""
         if name in self._vectors:
             raise InputError(f"{where}: there is a vector named {name!r} already; choose another name")
 
     def alphas(self, model: str, steering: Mapping[str, float]) -> dict[str, float]:
-        """What a model's name such as `smollm2+polite:8` and a request's steering come to.
-
-        Raises:
-            InputError: another model, a vector named twice, or an alpha that is none.
-            UnknownVectorError: no such vector.
-        """
+        """What a model's name such as `smollm2+polite:8` and a request's steering come to, once checked."""
         alphas: dict[str, float] = {}
         for name, alpha in [*self._in_name(model), *steering.items()]:
             self[name]
@@ -118,24 +88,16 @@ class VectorRegistry:
             except ValueError as error:
                 raise InputError(f"model {model[:80]!r}: alpha {alpha[:20]!r} is not a number") from error
 
-    # --- cards ---------------------------------------------------------------------------------
-
     def suggested_model(self, name: str) -> str:
         """The model's name with a vector, at the alpha suggested for it."""
         return f"{self.model_id}+{name}:{suggested_alpha(self[name]):g}"
 
     def card(self, name: str) -> dict[str, Any]:
-        """What there is to say of a vector, latents left out: its sides, places and strength.
-
-        Raises:
-            UnknownVectorError: no such vector.
-        """
+        """What there is to say of a vector, latents left out: its sides, places and strength."""
         vector = self[name]
         metadata, calibration = vector.metadata, vector.metadata.calibration
         aurocs = [point.auroc for point in metadata.points.values() if point.auroc is not None]
-        calibrated = None
-        if calibration is not None:
-            calibrated = {key: getattr(calibration, key) for key in ("judge", "alpha_up", "alpha_down")}
+        sides = [side for side in (metadata.positive, metadata.negative) if side]
         return {
             "id": name,
             "object": "vector",
@@ -143,11 +105,11 @@ class VectorRegistry:
             "method": metadata.method,
             "towards": metadata.positive.label if metadata.positive else None,
             "away": metadata.negative.label if metadata.negative else None,
-            "n_texts": sum(side.n_texts for side in (metadata.positive, metadata.negative) if side),
+            "n_texts": sum(side.n_texts for side in sides),
             "hook_points": list(metadata.points),
             "auroc": sum(aurocs) / len(aurocs) if aurocs else None,
             "suggested_alpha": suggested_alpha(vector),
-            "calibrated": calibrated,
+            "calibrated": calibration and calibration.model_dump(include={"judge", "alpha_up", "alpha_down"}),
             "dose_per_alpha": vector.dose(1.0),
         }
 
@@ -158,43 +120,33 @@ def suggested_alpha(vector: SteeringVector) -> float:
     return (calibration and calibration.alpha_up) or DEFAULT_ALPHA
 
 
-def strongest_latents(vector: SteeringVector, model_id: str) -> list[dict[str, Any]]:
+def strongest_latents(vector: SteeringVector) -> list[dict[str, Any]]:
     """The latents of largest weight at each hook point, named where the SAE's descriptions are at hand."""
-    rows = []
-    for point, latents in vector.latents.items():
-        ids = latents.ids.tolist()[:N_LATENTS]
-        name_of = _names(vector, point, model_id, ids)
-        rates = zip(*latents.firing_rates.tolist(), strict=True)
-        for latent, weight, (towards, away) in zip(ids, latents.weights.tolist(), rates, strict=False):
-            row = {
-                "hook_point": str(point),
-                "latent_id": latent,
-                "weight": round(weight, 4),
-                "fires_towards": round(towards, 4),
-                "fires_away": round(away, 4),
-                "name": name_of.get(latent),
-            }
-            rows.append(row)
-    return rows
+    return [
+        {
+            "hook_point": str(point),
+            "latent_id": latent,
+            "weight": round(weight, 4),
+            "fires_towards": round(towards, 4),
+            "fires_away": round(away, 4),
+            "name": name_of.get(latent),
+        }
+        for point, latents in vector.latents.items()
+        for name_of in [_names(vector, point, latents.ids[:N_LATENTS].tolist())]
+        for latent, weight, towards, away in latents.first(N_LATENTS)
+    ]
 
 
-def _names(vector: SteeringVector, point: HookPoint, model_id: str, ids: list[int]) -> dict[int, str]:
-    sae = vector.metadata.points[str(point)].sae
-    if sae is None:
-        return {}
+def _names(vector: SteeringVector, point: HookPoint, ids: list[int]) -> dict[int, str]:
     try:
-        loaded = load_sae(sae.sae_id, model_id=model_id, layer=point.layer, sha256=sae.sha256)
-        return names(loaded, model_id, ids)
+        sae = vector.load_sae(point)
+        return names(sae, vector.metadata.model_id, ids) if sae else {}
     except NeurosteerError:  # not at hand: numbers alone
         return {}
 
 
 def vector_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and the `*.st` files of the folders named.
-
-    Raises:
-        InputError: a folder without vectors.
-    """
+    """The files named, and the `*.st` files of the folders named."""
     found: list[Path] = []
     for path in paths:
         files = sorted(path.glob("*.st")) if path.is_dir() else [path]

@@ -5,14 +5,12 @@ Knows vectors and their metadata; knows nothing of models.
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import IncompatibleVectorError, InputError
-from ..files import file_sha256
 from ..models.hooks import HookPoint
 from .metadata import PointMetadata, VectorMetadata
 from .vector import SteeringVector, mean_norms, total_pushes
@@ -25,15 +23,6 @@ class Part(NamedTuple):
     vector: SteeringVector
     weight: float
     sha256: str = ""  # of its file; none of a vector that was not saved
-
-    @classmethod
-    def load(cls, path: Path, weight: float) -> "Part":
-        """A vector of a file.
-
-        Raises:
-            InputError, VectorFileError: as `SteeringVector.load`.
-        """
-        return cls(str(path), SteeringVector.load(path), weight, file_sha256(path))
 
 
 def combine(parts: Sequence[Part | tuple[str, SteeringVector, float]]) -> SteeringVector:
@@ -52,31 +41,24 @@ def combine(parts: Sequence[Part | tuple[str, SteeringVector, float]]) -> Steeri
         IncompatibleVectorError: the vectors belong to models of different shape.
     """
     terms = [Part(*part) for part in parts]
-    _check_weights(terms)
+    if not terms:
+        raise InputError("nothing to combine: give one or more vector files, each with :WEIGHT")
+    for name, _, weight, _ in terms:
+        if not math.isfinite(weight) or weight == 0:
+            raise InputError(f"{name}: weight must be a finite number other than 0, got {weight}")
     vectors = [term.vector for term in terms]
     check_same_model([(term.name, term.vector) for term in terms])
     pushes = dict(sorted(total_pushes(vectors, [term.weight for term in terms]).items()))
     _check_sum(pushes)
-    metadata = VectorMetadata.new(
-        vectors[0].metadata.model_id,
-        vectors[0].metadata.model_shape,
-        "combine",
-        {str(point): PointMetadata.without_texts(norm) for point, norm in mean_norms(vectors).items()},
-        parents=[
-            {"name": name, "weight": weight, "sha256": sha256, "metadata": vector.metadata.model_dump()}
-            for name, vector, weight, sha256 in terms
-        ],
-    )
+    points = {str(point): PointMetadata.without_texts(norm) for point, norm in mean_norms(vectors).items()}
+    parents = [
+        {"name": name, "weight": weight, "sha256": sha256, "metadata": vector.metadata.model_dump()}
+        for name, vector, weight, sha256 in terms
+    ]
+    first = vectors[0].metadata
+    metadata = VectorMetadata.new(first.model_id, first.model_shape, "combine", points, parents=parents)
     hashes = torch.cat([vector.text_hashes for vector in vectors]).unique()  # type: ignore[no-untyped-call]
     return SteeringVector(metadata, pushes, {}, hashes)
-
-
-def _check_weights(parts: Sequence[Part]) -> None:
-    if not parts:
-        raise InputError("nothing to combine: give one or more vector files, each with :WEIGHT")
-    for part in parts:
-        if not math.isfinite(part.weight) or part.weight == 0:
-            raise InputError(f"{part.name}: weight must be a finite number other than 0, got {part.weight}")
 
 
 def _check_sum(pushes: Mapping[HookPoint, Tensor]) -> None:
@@ -95,9 +77,9 @@ def check_same_model(named: Sequence[tuple[str, SteeringVector]]) -> None:
     Raises:
         IncompatibleVectorError: the shapes differ.
     """
-    first_name, first = named[0]
+    (first_name, first), *others = named
     own = first.metadata
-    for name, vector in named[1:]:
+    for name, vector in others:
         other = vector.metadata
         if other.model_shape != own.model_shape:
             raise IncompatibleVectorError(
@@ -110,11 +92,6 @@ def check_same_model(named: Sequence[tuple[str, SteeringVector]]) -> None:
 def cosine(left: SteeringVector, right: SteeringVector) -> float | None:
     """Cosine of two vectors over all hook points together; None where they share none."""
     shared = left.pushes.keys() & right.pushes.keys()
-    if not shared:
-        return None
     dot = sum(float(left.pushes[point] @ right.pushes[point]) for point in shared)
-    return dot / (_norm(left) * _norm(right))
-
-
-def _norm(vector: SteeringVector) -> float:
-    return math.sqrt(sum(float(push.square().sum()) for push in vector.pushes.values()))
+    lengths = (math.hypot(*(float(push.norm()) for push in v.pushes.values())) for v in (left, right))
+    return dot / math.prod(lengths) if shared else None

@@ -4,10 +4,9 @@ Knows SAEs, their descriptions and the unit of alpha; knows nothing of labelled 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..errors import InputError, NeurosteerError, SAEError
 from ..models.engine import Engine
@@ -20,39 +19,43 @@ from ..saes.sae import SparseAutoencoder
 from .metadata import PointMetadata, SAEMetadata, VectorMetadata
 from .vector import NO_TEXTS, Latents, SteeringVector, unit_pushes
 
-METHOD = "latents"
 N_TOKENS, CONTEXT = 100_000, 256  # read to measure the residual's norm where no descriptions say it
 
 SAEs = Mapping[HookPoint, SparseAutoencoder]
 Weights = Mapping[HookPoint, Mapping[int, float]]  # by latent id
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Latents of one SAE with a weight each, and what the SAE's descriptions or texts say of them."""
+class Choice(NamedTuple):
+    """Latents of one SAE, as a vector file has them, and how long the residual is there."""
 
     sae: SparseAutoencoder
-    weights: Mapping[int, float]  # by latent id
+    latents: Latents
     median_resid_norm: float
-    firing_rates: Sequence[float]  # share of tokens, of all latents
 
-    @property
-    def latent_ids(self) -> list[int]:
-        """Strongest first."""
-        return sorted(self.weights, key=lambda latent: -abs(self.weights[latent]))
 
-    @property
-    def direction(self) -> Tensor:
-        """The sum of weight x decoder row, [d_model] float64."""
-        weights = torch.tensor([self.weights[latent] for latent in self.latent_ids], dtype=torch.float64)
-        return weights @ self.sae.decoder_rows(torch.tensor(self.latent_ids)).double().cpu()
+def choose(
+    sae: SparseAutoencoder, weights: Mapping[int, float], resid_norm: float, rates: Sequence[float]
+) -> Choice:
+    """Choose latents of an SAE by weight.
 
-    @property
-    def latents(self) -> Latents:
-        """As a vector file has them; there are no two sides whose firing rates could differ."""
-        weights = [self.weights[latent] for latent in self.latent_ids]
-        rates = [self.firing_rates[latent] for latent in self.latent_ids]
-        return Latents(torch.tensor(self.latent_ids), torch.tensor(weights), torch.tensor([rates, rates]))
+    Args:
+        weights: by latent id.
+        resid_norm: the median norm of the residual, raw units.
+        rates: share of tokens at which each of the SAE's latents fires, [d_sae].
+
+    Raises:
+        InputError: the SAE has no such latent.
+    """
+    for latent in weights:
+        if not 0 <= latent < sae.d_sae:
+            raise InputError(
+                f"--latent {latent}: the SAE at {sae.hook_point} has {sae.d_sae} latents, "
+                f"0 to {sae.d_sae - 1}"
+            )
+    ids = sorted(weights, key=lambda latent: -abs(weights[latent]))
+    firing_rates = torch.tensor([[rates[latent] for latent in ids]] * 2)  # there are no two sides
+    latents = Latents(torch.tensor(ids), torch.tensor([weights[latent] for latent in ids]), firing_rates)
+    return Choice(sae, latents, resid_norm)
 
 
 def from_latents(engine: Engine, choices: Sequence[Choice]) -> SteeringVector:
@@ -62,13 +65,10 @@ def from_latents(engine: Engine, choices: Sequence[Choice]) -> SteeringVector:
     residual norm, shared equally by the hook points.
 
     Raises:
-        InputError: an SAE has no such latent.
         NeurosteerError: the rows add up to nothing.
     """
     at = {choice.sae.hook_point: choice for choice in choices}
-    for choice in choices:
-        _check_latents(choice.sae, choice.weights)
-    directions = {point: choice.direction for point, choice in at.items()}
+    directions = {point: choice.latents.decoded(choice.sae) for point, choice in at.items()}
     for point, direction in directions.items():
         if not direction.any():
             raise NeurosteerError(f"the latents chosen at {point} cancel out: nothing to steer along")
@@ -77,32 +77,13 @@ def from_latents(engine: Engine, choices: Sequence[Choice]) -> SteeringVector:
         str(point): PointMetadata.without_texts(norms[point], SAEMetadata.of(choice.sae))
         for point, choice in at.items()
     }
-    return SteeringVector(
-        metadata=VectorMetadata.new(engine.model_id, engine.shape, METHOD, points),
-        pushes=unit_pushes(directions, norms),
-        latents={point: choice.latents for point, choice in at.items()},
-        text_hashes=NO_TEXTS,
-    )
-
-
-def _check_latents(sae: SparseAutoencoder, latents: Iterable[int]) -> None:
-    for latent in latents:
-        if not 0 <= latent < sae.d_sae:
-            raise InputError(
-                f"--latent {latent}: the SAE at {sae.hook_point} has {sae.d_sae} latents, "
-                f"0 to {sae.d_sae - 1}"
-            )
-
-
-# --- what is known of latents ------------------------------------------------------------------
+    metadata = VectorMetadata.new(engine.model_id, engine.shape, "latents", points)
+    latents = {point: choice.latents for point, choice in at.items()}
+    return SteeringVector(metadata, unit_pushes(directions, norms), latents, NO_TEXTS)
 
 
 def described(saes: SAEs, weights: Weights, model_id: str) -> list[Choice]:
-    """Take the median residual norm and the firing rates from the SAEs' descriptions.
-
-    Raises:
-        SAEError: an SAE has none.
-    """
+    """Take the median residual norm and the firing rates from the SAEs' descriptions."""
     choices = []
     for point, sae in saes.items():
         descriptions = find(sae, model_id)
@@ -112,7 +93,7 @@ def described(saes: SAEs, weights: Weights, model_id: str) -> list[Choice]:
                 "`neurosteer sae describe`, or give texts to measure it on: neurosteer fit TEXTS --latent ..."
             )
         rates = [latent.firing_rate for latent in descriptions.latents]
-        choices.append(Choice(sae, weights[point], descriptions.about.median_resid_norm, rates))
+        choices.append(choose(sae, weights[point], descriptions.about.median_resid_norm, rates))
     return choices
 
 
@@ -131,19 +112,13 @@ def measured(
         saes: on the engine's device.
         name: what errors call the texts.
         advance: told how many tokens have been read.
-
-    Raises:
-        InputError: the texts have no token that counts.
     """
     sequences = packed(engine, documents, CONTEXT)
     tallies = tally(engine, [*saes.values()], sequences, n_tokens=N_TOKENS, name=name, advance=advance)
     return [
-        Choice(read.sae, weights[point], read.norms.median, read.firing_rates.tolist())
+        choose(read.sae, weights[point], read.norms.median, read.firing_rates.tolist())
         for point, read in zip(saes, tallies, strict=True)
     ]
-
-
-# --- `--latent` --------------------------------------------------------------------------------
 
 
 def parse_latents(texts: Sequence[str]) -> dict[int | None, dict[int, float]]:
@@ -185,18 +160,20 @@ def find_latents(
         InputError: latents of blocks that are not steered at, or blocks without a latent.
         SAEError: there is no such SAE, or it belongs to another block.
     """
-    asked: list[int | None] = list(layers or [])
-    if None in chosen and (len(asked) > 1 or len(chosen) > 1):
-        raise InputError("--latent: with several blocks, say whose latent it is: BLOCK/ID:WEIGHT, 20/960:-1")
-    blocks = asked if None in chosen and asked else list(chosen)
-    if asked and set(blocks) != set(asked):
-        shown = ",".join(map(str, asked))
+    layers = layers or []
+    if None in chosen:
+        if len(layers) > 1 or len(chosen) > 1:
+            raise InputError(
+                "--latent: with several blocks, say whose latent it is: BLOCK/ID:WEIGHT, 20/960:-1"
+            )
+        chosen = {layer: chosen[None] for layer in layers} or chosen
+    if layers and chosen.keys() != set(layers):
+        shown = ",".join(map(str, layers))
         raise InputError(f"--layers {shown}: give a --latent BLOCK/ID:WEIGHT for each of them, and no other")
     saes, weights = {}, {}
-    for block in blocks:
+    for block, of_block in chosen.items():
         found = load_sae(sae, model_id=model_id, layer=block)
-        if block is not None and found.hook_point.layer != block:
+        if block not in (None, found.hook_point.layer):
             raise SAEError(f"SAE {sae!r} belongs to {found.hook_point}, not to block {block}; choose another")
-        saes[found.hook_point] = found
-        weights[found.hook_point] = chosen[block] if block in chosen else chosen[None]
+        saes[found.hook_point], weights[found.hook_point] = found, of_block
     return saes, weights

@@ -22,7 +22,7 @@ from ..saes.sae import SparseAutoencoder
 from .metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from .methods import METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method
 from .reading import BEFORE, PointReading, Reading
-from .statistics import Selection, auroc, welch_t
+from .statistics import auroc, welch_t
 from .vector import Latents, SteeringVector, unit_pushes
 
 Texts = tuple[Sequence[str | Record], Sequence[str | Record]]  # positive, negative
@@ -135,7 +135,7 @@ def choose_saes(
     sae: str = BUNDLED,
     *,
     option: str = "--layers",
-) -> dict[HookPoint, SparseAutoencoder]:
+) -> Mapping[HookPoint, SparseAutoencoder]:
     """The SAE of each hook point, for a method that needs them; the SAEs say where they belong.
 
     Args:
@@ -177,7 +177,6 @@ def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int
     directions = {point: direction.vector for point, direction in found.items()}
     if not all(direction.any() for direction in directions.values()):
         raise NeurosteerError("the two sides do not differ at this hook point: nothing to steer along")
-    hashes = torch.tensor([text for side in reading.sides for text in side.hashes], dtype=torch.int64)
     metadata = VectorMetadata.new(
         reading.engine.model_id,
         reading.engine.shape,
@@ -186,28 +185,24 @@ def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int
         parameters={"top_k": top_k} if method in NEEDS_SAE else {},
         sides=[
             SideMetadata(label=side.label, n_texts=side.n_texts, n_tokens=n_tokens, sha256=side.sha256)
-            for side, n_tokens in zip(reading.sides, reading.n_tokens, strict=True)
+            for side, n_tokens in zip(reading.sides, reading.n_tokens.tolist(), strict=True)
         ],
     )
+    hashes = torch.tensor([text for side in reading.sides for text in side.hashes], dtype=torch.int64)
     return SteeringVector(
         metadata,
         unit_pushes(directions, {point: here.norms.median for point, here in at.items()}),
-        {
-            point: _latents(at[point], made.latents)
-            for point, made in found.items()
-            if made.latents is not None
-        },
+        {point: direction.latents for point, direction in found.items() if direction.latents},
         hashes.unique(),  # type: ignore[no-untyped-call]
     )
 
 
 def _measured(at: PointReading, method: Method, top_k: int) -> PointMetadata:
-    """What was measured at a hook point; the AUROC is that of a vector fitted without the held-out texts."""
     return PointMetadata(
         resid_norm=at.norms.median,
         shift_norm=float(at.all.shift.norm()),
         auroc=held_out_auroc(at, method, top_k),
-        sae=SAEMetadata.of(at.all.sae) if at.all.sae else None,
+        sae=SAEMetadata.of(at.sae) if at.sae else None,
     )
 
 
@@ -218,11 +213,6 @@ def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None
     direction = method(at.evidence[0], top_k).vector
     positive, negative = (torch.stack(side).double() @ direction for side in at.held_out)
     return auroc(positive, negative)
-
-
-def _latents(at: PointReading, selection: Selection) -> Latents:
-    ids, weights = selection
-    return Latents(ids, weights, torch.stack([side.firing_rate[ids] for side in at.all.latents]).float())
 
 
 # --- what there is to tell ---------------------------------------------------------------------
@@ -245,15 +235,17 @@ def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
 
 def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> list[LatentRow]:
     """The first latents of either sign in the method's own order, those turned up first."""
-    if latents is None or at.latents is None:
+    if latents is None or at.sae is None:
         return []
-    up = latents.ids[latents.weights > 0][:N_STRONGEST].tolist()
-    down = latents.ids[latents.weights < 0][:N_STRONGEST].tolist()
-    described = names(at.latents.sae, engine.model_id, up + down)
     weight_of = dict(zip(latents.ids.tolist(), latents.weights.tolist(), strict=True))
-    t = welch_t(*at.all.latents)
+    shown = [
+        *[latent for latent, weight in weight_of.items() if weight > 0][:N_STRONGEST],
+        *[latent for latent, weight in weight_of.items() if weight < 0][:N_STRONGEST],
+    ]
+    described = names(at.sae, engine.model_id, shown)
     positive, negative = at.all.latents
-    windows = at.latents.peaks.windows[:, 0]  # [d_sae, window]
+    t = welch_t(positive, negative)
+    windows = at.peaks.windows[:, 0]  # [d_sae, window]
     return [
         LatentRow(
             latent_id=latent,
@@ -265,7 +257,7 @@ def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> lis
             token=_text(windows[latent, BEFORE : BEFORE + 1], engine),
             name=described.get(latent),
         )
-        for latent in up + down
+        for latent in shown
     ]
 
 

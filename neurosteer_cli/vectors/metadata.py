@@ -6,6 +6,7 @@ Knows the fields and how to read them back from JSON; knows nothing of tensors.
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +22,7 @@ FORMAT_VERSION = 2
 
 
 class _Part(BaseModel):
-    """Read as it stands: no field has a default, none is converted, and unknown ones are ignored."""
+    """Read as it stands: no field has a default, none is converted, unknown ones are passed over."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -46,7 +47,7 @@ class SAEMetadata(_Part):
 
     @classmethod
     def of(cls, sae: "SparseAutoencoder") -> "SAEMetadata":
-        return cls(**{name: getattr(sae, name) for name in cls.model_fields})
+        return cls.model_validate(sae, from_attributes=True)
 
 
 class PointMetadata(_Part):
@@ -109,13 +110,13 @@ class Calibration(_Part):
 
     def allowed(self) -> list[CurvePoint]:
         """The stretch of the curve around alpha 0 whose perplexity ratios stay within the bound."""
+
+        def allowed(points: list[CurvePoint]) -> list[CurvePoint]:
+            return list(takewhile(lambda point: point.perplexity_ratio <= self.max_ppl_ratio, points))
+
         zero = min(range(len(self.curve)), key=lambda i: abs(self.curve[i].alpha))
-        start, stop = zero, zero + 1
-        while start > 0 and self.curve[start - 1].perplexity_ratio <= self.max_ppl_ratio:
-            start -= 1
-        while stop < len(self.curve) and self.curve[stop].perplexity_ratio <= self.max_ppl_ratio:
-            stop += 1
-        return self.curve[start:stop]
+        down, up = allowed(self.curve[:zero][::-1]), allowed(self.curve[zero + 1 :])
+        return [*reversed(down), self.curve[zero], *up]
 
     def alpha_at(self, rate: float) -> float:
         """The alpha nearest 0 whose expected rate is `rate`, by linear interpolation of the curve.
@@ -126,20 +127,18 @@ class Calibration(_Part):
         points = self.allowed()
         found = [
             _crossing(low, high, rate)
-            for low, high in zip(points, points[1:], strict=False)
-            if min(low.expected_rate, high.expected_rate)
-            <= rate
-            <= max(low.expected_rate, high.expected_rate)
+            for low, high in pairwise(points)
+            if (low.expected_rate - rate) * (high.expected_rate - rate) <= 0
         ]
-        if not found:
-            lowest = min(points, key=lambda point: point.expected_rate)
-            highest = max(points, key=lambda point: point.expected_rate)
-            raise InputError(
-                f"a rate of {rate:.0%} by judge {self.judge!r} is out of reach within a perplexity ratio of "
-                f"{self.max_ppl_ratio:g}: from {lowest.expected_rate:.0%} (alpha {lowest.alpha:g}) to "
-                f"{highest.expected_rate:.0%} (alpha {highest.alpha:g})"
-            )
-        return min(found, key=abs)
+        if found:
+            return min(found, key=abs)
+        lowest = min(points, key=lambda point: point.expected_rate)
+        highest = max(points, key=lambda point: point.expected_rate)
+        raise InputError(
+            f"a rate of {rate:.0%} by judge {self.judge!r} is out of reach within a perplexity ratio of "
+            f"{self.max_ppl_ratio:g}: from {lowest.expected_rate:.0%} (alpha {lowest.alpha:g}) to "
+            f"{highest.expected_rate:.0%} (alpha {highest.alpha:g})"
+        )
 
 
 def _crossing(low: CurvePoint, high: CurvePoint, rate: float) -> float:
@@ -151,10 +150,7 @@ def _crossing(low: CurvePoint, high: CurvePoint, rate: float) -> float:
 
 
 class VectorMetadata(_Part):
-    """Where a vector came from and where it may be added.
-
-    No field has a default: what is absent is an error, never a guess. `None` says "does not apply".
-    """
+    """Where a vector came from and where it may be added; `None` says "does not apply"."""
 
     format_version: int
     program_version: str
@@ -181,13 +177,7 @@ class VectorMetadata(_Part):
         sides: Sequence[SideMetadata] = (),
         parents: Sequence[dict[str, Any]] = (),
     ) -> "VectorMetadata":
-        """The metadata of a vector made now, by this program.
-
-        Args:
-            points: what was measured, by the name of the hook point.
-            sides: positive and negative, of a vector fitted on texts.
-            parents: of a sum.
-        """
+        """The metadata of a vector made now, by this program; `sides` are positive and negative, if any."""
         positive, negative = sides or (None, None)
         return cls(
             format_version=FORMAT_VERSION,
@@ -240,10 +230,8 @@ def _reason(error: ValidationError) -> str:
     """What is wrong with the outermost part that anything is wrong with."""
     errors = error.errors(include_url=False)
     first = min(errors, key=lambda found: (len(found["loc"]), found["type"] != "missing"))
-    if first["type"] == "missing":
-        part = first["loc"][:-1]
-        absent = [
-            found["loc"][-1] for found in errors if found["type"] == "missing" and found["loc"][:-1] == part
-        ]
-        return f"lacks {sorted(map(str, absent))}"
-    return f"says {first['loc'][-1]} is {first['input']!r:.40}"
+    if first["type"] != "missing":
+        return f"says {first['loc'][-1]} is {first['input']!r:.40}"
+    missing = [found["loc"] for found in errors if found["type"] == "missing"]
+    absent = [str(name) for *part, name in missing if part == [*first["loc"][:-1]]]
+    return f"lacks {sorted(absent)}"

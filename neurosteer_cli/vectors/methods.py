@@ -7,11 +7,13 @@ method is a function and a line in METHODS.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError, SAEError
 from ..saes.sae import SparseAutoencoder
 from .statistics import LatentStats, MeanStats, PairStats, Selection, select_by_frequency, select_by_t
+from .vector import Latents
 
 Select = Callable[[LatentStats, LatentStats, int], Selection]
 
@@ -21,7 +23,7 @@ class Direction:
     """What a method finds at a hook point."""
 
     vector: Tensor  # [d_model] float64, raw residual units
-    latents: Selection | None = None  # it is made of
+    latents: Latents | None = None  # it is made of
 
 
 @dataclass
@@ -29,24 +31,20 @@ class Evidence:
     """All that a method may look at, at one hook point: positive and negative side, and their pairs."""
 
     sae: SparseAutoencoder | None
-    means: tuple[MeanStats, MeanStats]
-    latents: tuple[LatentStats, LatentStats]  # of no latent without an SAE
+    means: list[MeanStats]  # of either side
+    latents: list[LatentStats]  # of no latent without an SAE
     pairs: PairStats  # empty unless asked for
 
     @classmethod
     def empty(cls, d_model: int, sae: SparseAutoencoder | None, *, pairs: bool) -> "Evidence":
-        d_sae = sae.d_sae if sae else 0
-        return cls(
-            sae,
-            (MeanStats.empty(d_model), MeanStats.empty(d_model)),
-            (LatentStats.empty(d_sae), LatentStats.empty(d_sae)),
-            PairStats.empty(d_model if pairs else 0),
-        )
+        means = [MeanStats.empty(d_model) for _ in range(2)]
+        latents = [LatentStats.empty(sae.d_sae if sae else 0) for _ in range(2)]
+        return cls(sae, means, latents, PairStats.empty(d_model if pairs else 0))
 
     def __add__(self, other: "Evidence") -> "Evidence":
-        positive, negative = (mine + theirs for mine, theirs in zip(self.means, other.means, strict=True))
-        up, down = (mine + theirs for mine, theirs in zip(self.latents, other.latents, strict=True))
-        return Evidence(self.sae, (positive, negative), (up, down), self.pairs + other.pairs)
+        means = [mine + theirs for mine, theirs in zip(self.means, other.means, strict=True)]
+        latents = [mine + theirs for mine, theirs in zip(self.latents, other.latents, strict=True)]
+        return Evidence(self.sae, means, latents, self.pairs + other.pairs)
 
     @property
     def shift(self) -> Tensor:
@@ -55,32 +53,23 @@ class Evidence:
         return positive.mean - negative.mean
 
     def decoded(self, select: Select, k: int) -> Direction:
-        """The direction of the k latents that are selected: weights @ W_dec[latent_ids].
-
-        Raises:
-            SAEError: there is no SAE.
-        """
+        """The direction of the k latents that are selected: weights @ W_dec[latent_ids]."""
         if self.sae is None:
             raise SAEError("the method needs an SAE at every hook point: give one, or choose diffmean or pca")
-        latents = select(*self.latents, k)
-        rows = self.sae.decoder_rows(latents.latent_ids).double().cpu()  # [k, d_model]
-        return Direction(latents.weights.double() @ rows, latents)
+        positive, negative = self.latents
+        ids, weights = select(positive, negative, k)
+        rates = torch.stack([positive.firing_rate[ids], negative.firing_rate[ids]]).float()  # [2, k]
+        latents = Latents(ids, weights, rates)
+        return Direction(latents.decoded(self.sae), latents)
 
 
 def neurosteer(evidence: Evidence, k: int) -> Direction:
-    """The k latents of largest |Welch's t| over texts, weighted by the difference of class means.
-
-    Each text counts once: its mean activation over kept tokens. push = weights @ W_dec.
-    """
+    """The k latents of largest |Welch's t| between mean activations of texts: each text counts once."""
     return evidence.decoded(select_by_t, k)
 
 
 def paper(evidence: Evidence, k: int) -> Direction:
-    """The published NeuroSteer procedure, with rates for counts and without pads and BOS.
-
-    The k latents of largest relu(difference of firing frequencies), weighted by relu(difference of
-    mean activations), both over tokens.
-    """
+    """The published NeuroSteer procedure over tokens, with rates for counts and without pads and BOS."""
     return evidence.decoded(select_by_frequency, k)
 
 
@@ -90,9 +79,9 @@ def diffmean(evidence: Evidence, _k: int) -> Direction:
 
 
 def pca(evidence: Evidence, _k: int) -> Direction:
-    """First principal component of paired differences, sign towards the positive side.
+    """First principal component of paired differences (Zou et al. 2023, arXiv 2310.01405).
 
-    Pairs are the i-th records of both sides (Zou et al. 2023, arXiv 2310.01405).
+    Pairs are the i-th records of both sides; the sign is towards the positive side.
     """
     return Direction(evidence.pairs.first_component(evidence.shift))
 

@@ -8,7 +8,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
-from itertools import groupby
+from itertools import groupby, product
 
 import torch
 from torch import Tensor
@@ -32,35 +32,16 @@ ENCODED_AT_ONCE = 2**20  # latent activations held at a time
 Item = tuple[int, int, Tokens]  # side (0 positive, 1 negative), ordinal within it, tokens
 
 
-class LatentReading:
-    """Encodes residuals, and remembers where each latent fires most."""
-
-    def __init__(self, sae: SparseAutoencoder) -> None:
-        self.sae = sae
-        self.peaks = Peaks(sae.d_sae, before=BEFORE, after=AFTER)
-
-    def fold(self, batch: ResidualBatch, resid: Tensor) -> TextFold:
-        """The activations of residuals [n, d_model], folded over texts a bounded number at a time."""
-        step = max(1, ENCODED_AT_ONCE // self.sae.d_sae)
-        parts = (self._part(batch, resid, slice(i, i + step)) for i in range(0, len(resid), step))
-        return reduce(lambda whole, part: TextFold(*map(torch.add, whole, part)), parts)
-
-    def _part(self, batch: ResidualBatch, resid: Tensor, tokens: slice) -> TextFold:
-        activations = self.sae.encode(resid[tokens]).mul_(self.sae.raw_scale(resid[tokens]))
-        self.peaks.add(activations, batch.places[tokens], batch.ids)
-        return fold(activations, batch.text_index[tokens], len(batch.texts))
-
-
 class PointReading:
     """What is collected at one hook point while the texts go by."""
 
     def __init__(self, d_model: int, sae: SparseAutoencoder | None, *, pairs: bool) -> None:
-        self.latents = LatentReading(sae) if sae else None
+        self.sae = sae
+        self.peaks = Peaks(sae.d_sae if sae else 0, before=BEFORE, after=AFTER)
         self.norms = MedianNorm()
         # Texts fitted on and texts held out; both together are all.
         self.evidence = [Evidence.empty(d_model, sae, pairs=pairs) for _ in range(2)]
         self.held_out: tuple[list[Tensor], list[Tensor]] = ([], [])  # mean residuals, a side
-        self._pairs = pairs
 
     @cached_property
     def all(self) -> Evidence:
@@ -71,34 +52,28 @@ class PointReading:
         """Take in a batch; return its texts' mean residuals, [n_texts, d_model]."""
         self.norms.add(resid)
         means = text_means(resid, batch.text_index, len(batch.texts)).cpu()
-        folded = [part.cpu() for part in self.latents.fold(batch, resid)] if self.latents else None
-        for part, evidence in enumerate(self.evidence):
-            for side in (0, 1):
-                mine = (side_of == side) & (held == bool(part))
-                if mine.any():
-                    evidence.means[side].add(means[mine])
-                    if folded:
-                        evidence.latents[side].add(TextFold(*(part[mine] for part in folded)))
+        folded = self._folded(batch, resid, self.sae) if self.sae else None
+        for side, part in product(range(2), range(2)):
+            mine = (side_of == side) & (held == bool(part))
+            self.evidence[part].means[side].add(means[mine])
+            if folded:
+                self.evidence[part].latents[side].add(TextFold(*(of_texts[mine] for of_texts in folded)))
+            if part:
+                self.held_out[side].extend(means[mine])
         return means
 
-    def add_texts(self, rows: Mapping[tuple[int, int], int], means: Tensor, held: Tensor) -> None:
-        """Keep the held-out texts' means, and fold the differences of pairs.
+    def _folded(self, batch: ResidualBatch, resid: Tensor, sae: SparseAutoencoder) -> TextFold:
+        """The activations of residuals [n, d_model], folded over texts a bounded number at a time."""
 
-        Args:
-            rows: of texts in `means` [n_texts, d_model] and `held` [n_texts], by (side, ordinal).
-        """
-        for (side, _), row in rows.items():
-            if held[row]:
-                self.held_out[side].append(means[row])
-        for part, evidence in enumerate(self.evidence):
-            pairs = [
-                (row, rows[1, ordinal])
-                for (side, ordinal), row in rows.items()
-                if side == 0 and (1, ordinal) in rows and bool(held[row]) == bool(part)
-            ]
-            if self._pairs and pairs:
-                positive, negative = torch.tensor(pairs).T
-                evidence.pairs.add(means[positive] - means[negative])
+        def folded(some: slice) -> TextFold:
+            activations = sae.encode(resid[some]).mul_(sae.raw_scale(resid[some]))
+            self.peaks.add(activations, batch.places[some], batch.ids)
+            return fold(activations, batch.text_index[some], len(batch.texts))
+
+        step = max(1, ENCODED_AT_ONCE // sae.d_sae)
+        parts = (folded(slice(i, i + step)) for i in range(0, len(resid), step))
+        whole = reduce(lambda whole, part: TextFold(*map(torch.add, whole, part)), parts)
+        return TextFold(*(of_texts.cpu() for of_texts in whole))
 
 
 class Reading:
@@ -113,12 +88,11 @@ class Reading:
         *,
         pairs: bool = False,
     ) -> None:
-        self.engine, self.sides = engine, sides
+        self.engine, self.sides, self._pairs = engine, sides, pairs
         self.at = {point: PointReading(engine.d_model, saes.get(point), pairs=pairs) for point in points}
-        self.n_tokens = [0, 0]
-        self.n_texts = [0, 0]  # with a token that counts
+        self.n_texts, self.n_tokens = torch.zeros(2, 2, dtype=torch.int64)  # that count, a side
         self.n_tokens_run = 0
-        self.n_without_tokens = 0
+        self.n_without_tokens = 0  # texts
 
     @property
     def n_held_out(self) -> tuple[int, int]:
@@ -126,10 +100,7 @@ class Reading:
         return len(positive), len(negative)
 
     def run(self, advance: Callable[[int], None] = lambda _n: None) -> None:
-        """Read both sides.
-
-        Args:
-            advance: told how many texts have been read.
+        """Read both sides; `advance` is told how many texts have been read.
 
         Raises:
             InputError: a side has hardly a text of more than one token.
@@ -138,42 +109,50 @@ class Reading:
         stride = max(HELD_OUT_SHARE, math.ceil(longest / MAX_HELD_OUT))
         for chunk in _chunks(self.engine, self.sides):
             self._read(chunk, stride, advance)
-        for side, n_tokens, n_texts in zip(self.sides, self.n_tokens, self.n_texts, strict=True):
-            if 0 < n_texts < MIN_TEXTS:
+        for side, n_texts in zip(self.sides, self.n_texts.tolist(), strict=True):
+            if not n_texts:
+                raise InputError(
+                    f"{side.label}: every text is a single token; nothing to take statistics over"
+                )
+            if n_texts < MIN_TEXTS:
                 raise InputError(
                     f"{side.label}: {n_texts} distinct texts of more than one token; "
                     f"at least {MIN_TEXTS} a side are needed"
                 )
-            if n_tokens == 0:
-                raise InputError(
-                    f"{side.label}: every text is a single token; nothing to take statistics over"
-                )
 
     def _read(self, chunk: list[Item], stride: int, advance: Callable[[int], None]) -> None:
-        side_of = torch.tensor([side for side, _, _ in chunk])
-        held = torch.tensor([ordinal % stride == stride - 1 for _, ordinal, _ in chunk])
-        texts = [tokens for _, _, tokens in chunk]
+        sides, ordinals, texts = zip(*chunk, strict=True)
+        side_of, held = torch.tensor(sides), torch.tensor(ordinals) % stride == stride - 1
         means = {point: torch.zeros(len(texts), self.engine.d_model) for point in self.at}
         seen = torch.zeros(len(texts), dtype=torch.bool)
         for batch in self.engine.residuals(texts, list(self.at)):
             rows = torch.tensor(batch.texts)
             seen[rows] = True
-            self._count(batch, side_of[rows], sum(len(texts[row].ids) for row in batch.texts))
+            self.n_texts += side_of[rows].bincount(minlength=2)
+            self.n_tokens += side_of[rows][batch.text_index.cpu()].bincount(minlength=2)
+            self.n_tokens_run += sum(len(texts[row].ids) for row in batch.texts)
             for point, at in self.at.items():
                 means[point][rows] = at.add(batch, batch.resid[point], side_of[rows], held[rows])
             advance(len(rows))
         self.n_without_tokens += int((~seen).sum())
         advance(int((~seen).sum()))
-        row_of = {(side, ordinal): row for row, (side, ordinal, _) in enumerate(chunk) if seen[row]}
-        for point, at in self.at.items():
-            at.add_texts(row_of, means[point], held)
+        if self._pairs:
+            self._add_pairs({item[:2]: row for row, item in enumerate(chunk) if seen[row]}, means, held)
 
-    def _count(self, batch: ResidualBatch, side_of: Tensor, n_tokens_run: int) -> None:
-        counted = torch.bincount(batch.text_index.cpu(), minlength=len(side_of))
-        self.n_tokens_run += n_tokens_run
-        for side in (0, 1):
-            self.n_texts[side] += int((side_of == side).sum())
-            self.n_tokens[side] += int(counted[side_of == side].sum())
+    def _add_pairs(
+        self, row_of: Mapping[tuple[int, int], int], means: Mapping[HookPoint, Tensor], held: Tensor
+    ) -> None:
+        """Fold the differences of pairs of texts, whose rows are known by side and ordinal."""
+        rows = [
+            (row, row_of[1, ordinal])
+            for (side, ordinal), row in row_of.items()
+            if side == 0 and (1, ordinal) in row_of
+        ]
+        positive, negative = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).T
+        for point, at in self.at.items():
+            differences = means[point][positive] - means[point][negative]  # [n_pairs, d_model]
+            for part, evidence in enumerate(at.evidence):  # a pair is held out as a whole
+                evidence.pairs.add(differences[held[positive] == bool(part)])
 
 
 def _chunks(engine: Engine, sides: Sides) -> Iterator[list[Item]]:

@@ -4,6 +4,7 @@ Knows activations and labels; knows nothing of models, texts or files. Welch's t
 written out: importing scipy.stats and sklearn.metrics costs a fit 0.3 s and 20 MB, and 1.1 s and 100 MB.
 """
 
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -36,11 +37,10 @@ S = TypeVar("S", bound="_Sums")
 
 
 class _Sums:
-    """Statistics of two parts of the texts add up to those of all."""
+    """Sums over two parts of the texts add up to those of all."""
 
     def __add__(self: S, other: S) -> S:
-        mine, theirs = vars(self).values(), vars(other).values()
-        return type(self)(*(left + right for left, right in zip(mine, theirs, strict=True)))
+        return type(self)(*map(operator.add, vars(self).values(), vars(other).values()))
 
 
 @dataclass
@@ -81,9 +81,8 @@ class LatentStats(_Sums):
     def variance(self) -> Tensor:
         """Sample variance over texts of a text's mean activation, [d_sae]."""
         centred = self.mean_square_sum - self.n_texts * self.mean.square()
-        # What rounding alone leaves is none.
-        centred = torch.where(centred > 1e-12 * self.mean_square_sum, centred, 0.0)
-        return centred / (self.n_texts - 1)
+        rounding = centred <= 1e-12 * self.mean_square_sum  # what rounding alone leaves is none
+        return centred.masked_fill(rounding, 0.0) / (self.n_texts - 1)
 
     @property
     def token_mean(self) -> Tensor:
@@ -104,24 +103,14 @@ class Selection(NamedTuple):
 
 
 def welch_t(positive: LatentStats, negative: LatentStats) -> Tensor:
-    """Welch's t between the sides over texts, [d_sae]; 0 where neither side varies.
-
-    Source: Welch 1947, "The generalization of Student's problem when several different population
-    variances are involved".
-    """
+    """Welch's t between the sides over texts (Welch 1947), [d_sae]; 0 where neither side varies."""
     error = positive.variance / positive.n_texts + negative.variance / negative.n_texts
-    t = (positive.mean - negative.mean) / error.sqrt()
-    return torch.where(error > 0, t, torch.zeros_like(t))
+    return ((positive.mean - negative.mean) / error.sqrt()).where(error > 0, 0.0)
 
 
 def select_by_t(positive: LatentStats, negative: LatentStats, k: int) -> Selection:
-    """The k latents of largest |t|, each weighted by its difference of class means, signed.
-
-    Raises:
-        InputError: k is not between 1 and d_sae.
-    """
-    t = welch_t(positive, negative)
-    latent_ids = _strongest(t.abs(), k)
+    """The k latents of largest |t|, each weighted by its difference of class means, signed."""
+    latent_ids = _strongest(welch_t(positive, negative).abs(), k)
     return Selection(latent_ids, (positive.mean - negative.mean)[latent_ids].float())
 
 
@@ -130,9 +119,6 @@ def select_by_frequency(positive: LatentStats, negative: LatentStats, k: int) ->
 
     Chosen by relu(difference of firing rates), weighted by relu(difference of mean activations),
     both over tokens. Only latents to turn up are ever chosen.
-
-    Raises:
-        InputError: k is not between 1 and d_sae.
     """
     latent_ids = _strongest((positive.firing_rate - negative.firing_rate).relu(), k)
     difference = (positive.token_mean - negative.token_mean).relu()
@@ -202,11 +188,7 @@ class PairStats(_Sums):
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:
-    """Probability that a positive score exceeds a negative one, ties counted half.
-
-    Args:
-        positive: [n_pos] scores.
-        negative: [n_neg] scores.
+    """Probability that a positive score [n_pos] exceeds a negative one [n_neg], ties counted half.
 
     Source: the Mann-Whitney U statistic over n_pos * n_neg (Hanley & McNeil 1982).
     """

@@ -17,6 +17,8 @@ from ..errors import IncompatibleVectorError, InputError, ModelError, OutputErro
 from ..files import replace_file
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
+from ..saes.load import load_sae
+from ..saes.sae import SparseAutoencoder
 from .metadata import VectorMetadata
 
 METADATA_KEY = "neurosteer"
@@ -36,6 +38,15 @@ class Latents:
     ids: Tensor  # [k] int64
     weights: Tensor  # [k] float32: the push is proportional to weights @ W_dec[ids]
     firing_rates: Tensor  # [2, k] float32: share of tokens at which each fires, positive and negative side
+
+    def first(self, n: int) -> list[tuple[int, float, float, float]]:
+        """The id, weight and two firing rates of each of the n strongest."""
+        columns = self.ids[:n].tolist(), self.weights.tolist(), *self.firing_rates.tolist()
+        return list(zip(*columns, strict=False))
+
+    def decoded(self, sae: SparseAutoencoder) -> Tensor:
+        """The sum of weight x decoder row, [d_model] float64."""
+        return self.weights.double() @ sae.decoder_rows(self.ids).double().cpu()
 
 
 @dataclass(frozen=True)
@@ -93,11 +104,7 @@ class SteeringVector:
         return _assemble(metadata, tensors, str(path))
 
     def check_fits(self, shape: ModelShape, model_id: str, name: str) -> None:
-        """Hold the vector against a model.
-
-        Raises:
-            IncompatibleVectorError: the shapes differ.
-        """
+        """Hold the vector against a model: an IncompatibleVectorError says how their shapes differ."""
         own = self.metadata.model_shape
         if own != shape:
             raise IncompatibleVectorError(
@@ -106,11 +113,7 @@ class SteeringVector:
             )
 
     def own_model(self, name: str) -> str:
-        """The model it was fitted on; `name` is what errors call the vector.
-
-        Raises:
-            ModelError: a local one that is not where it was.
-        """
+        """The model it was fitted on, if it is still there; `name` is what the error calls the vector."""
         model_id = self.metadata.model_id
         if Path(model_id).is_absolute() and not Path(model_id).exists():
             raise ModelError(
@@ -118,6 +121,17 @@ class SteeringVector:
                 "pass --model with the place where it is now"
             )
         return model_id
+
+    def load_sae(self, point: HookPoint) -> SparseAutoencoder | None:
+        """The SAE that the push at a hook point is made with; None without one.
+
+        Raises:
+            SAEError: it is not where it was, or has changed.
+        """
+        sae, model_id = self.metadata.points[str(point)].sae, self.metadata.model_id
+        if sae is None:
+            return None
+        return load_sae(sae.sae_id, model_id=model_id, layer=point.layer, sha256=sae.sha256)
 
     def after_blocks(self, alpha: float) -> dict[int, Tensor]:
         """What alpha adds to the output of each block it adds to, [d_model] float32; -1 is the embedding.
@@ -129,7 +143,7 @@ class SteeringVector:
             raise InputError(f"alpha must be a finite number other than 0, got {alpha:g}")
         sums: dict[int, Tensor] = {}
         for point, push in sorted(self.pushes.items()):
-            sums[point.after_block] = sums.get(point.after_block, torch.zeros_like(push)) + alpha * push
+            sums[point.after_block] = sums.get(point.after_block, 0) + alpha * push
         if not all(bool(torch.isfinite(push).all()) for push in sums.values()):
             raise InputError(f"alpha {alpha:g} is too large: the push is not finite in 32-bit numbers")
         return sums
@@ -140,21 +154,12 @@ class SteeringVector:
 
 
 def dose_of(pushes: Mapping[HookPoint, Tensor], norms: Mapping[HookPoint, float]) -> float:
-    """|push| / median |resid|, added up over hook points.
-
-    Args:
-        pushes: [d_model] each, raw residual units.
-        norms: the median residual norm at each hook point.
-    """
+    """|push| / median |resid|, added up over hook points; pushes [d_model] and norms in raw units."""
     return sum(float(push.norm()) / norms[point] for point, push in pushes.items())
 
 
 def unit_scale(directions: Mapping[HookPoint, Tensor], norms: Mapping[HookPoint, float]) -> float:
-    """The factor that makes directions [d_model] what alpha = 1 adds; they keep their relative lengths.
-
-    Raises:
-        ZeroDivisionError: all directions are zero.
-    """
+    """The factor that makes directions [d_model], not all zero, what alpha = 1 adds."""
     return UNIT_DOSE / dose_of(directions, norms)
 
 
@@ -172,7 +177,7 @@ def total_pushes(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> 
     sums: dict[HookPoint, Tensor] = {}
     for vector, alpha in zip(vectors, alphas, strict=True):
         for point, push in vector.pushes.items():
-            sums[point] = sums.get(point, torch.zeros_like(push)) + alpha * push
+            sums[point] = sums.get(point, 0) + alpha * push
     return sums
 
 
@@ -213,12 +218,12 @@ def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) 
     pushes = {point: tensor(str(point), torch.float32, (d_model,)) for point in points}
     latents = {}
     for point in points:
-        if f"{point}/latent_ids" in tensors:
-            k = tensors[f"{point}/latent_ids"].numel()
+        if (ids := tensors.get(f"{point}/latent_ids")) is not None:
+            k = ids.numel()
             latents[point] = Latents(
                 tensor(f"{point}/latent_ids", torch.int64, (k,)),
                 tensor(f"{point}/latent_weights", torch.float32, (k,)),
                 tensor(f"{point}/firing_rates", torch.float32, (2, k)),
             )
-    n_hashes = tensors["text_hashes"].numel() if "text_hashes" in tensors else 0
+    n_hashes = tensors.get("text_hashes", NO_TEXTS).numel()
     return SteeringVector(metadata, pushes, latents, tensor("text_hashes", torch.int64, (n_hashes,)))

@@ -10,13 +10,13 @@ from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.saes.load import load_sae
-from neurosteer_cli.vectors.from_latents import Choice, from_latents, parse_latents
+from neurosteer_cli.vectors.from_latents import Choice, choose, from_latents, parse_latents
 from neurosteer_cli.vectors.vector import SteeringVector
 
 
 def choice(folder: Path, weights: dict[int, float], **changes: object) -> Choice:
     sae = load_sae(str(save_tiny_sae(folder, **changes)), model_id="tiny")  # type: ignore[arg-type]
-    return Choice(sae, weights, 200.0, [0.25] * sae.d_sae)
+    return choose(sae, weights, 200.0, [0.25] * sae.d_sae)
 
 
 def test_the_push_is_the_weighted_sum_of_decoder_rows_one_percent_long(
@@ -59,9 +59,9 @@ def test_latents_that_cancel_out_are_refused(engine: Engine, tmp_path: Path) -> 
         from_latents(engine, [one])
 
 
-def test_a_latent_the_sae_lacks_is_named(engine: Engine, tmp_path: Path) -> None:
+def test_a_latent_the_sae_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--latent 64: the SAE at .* has 64 latents, 0 to 63"):
-        from_latents(engine, [choice(tmp_path / "sae", {64: 1.0})])
+        choice(tmp_path / "sae", {64: 1.0})
 
 
 def test_latents_are_read_with_and_without_a_block_and_a_weight() -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -110,9 +111,20 @@ def warn(message: str) -> None:
 
 
 def table(
-    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, stdout: bool = False
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    stdout: bool = False,
+    only_filled: bool = False,
 ) -> None:
-    """Print a table; headings that start with `>` are right-aligned columns of numbers."""
+    """Print a table; headings that start with `>` are right-aligned columns of numbers.
+
+    `only_filled`: columns that no row fills are left out.
+    """
+    if only_filled:
+        filled = [any(column) for column in zip(*rows, strict=True)]
+        headings, rows = [*compress(headings, filled)], [[*compress(row, filled)] for row in rows]
     console = _Stdout(highlight=False) if stdout else _stderr
     if stdout and not console.is_terminal:
         console.width = MAX_WIDTH  # in a file a row keeps its line
