@@ -60,8 +60,8 @@ class Batch:
 
     def _has_room(self, newcomers: list[Continuation]) -> bool:
         rows = [*self.continuations, *newcomers]
-        longest = max(continuation.n_tokens for continuation in rows)
-        longest_prompt = max(len(continuation.ids) for continuation in newcomers)
+        longest = max(len(each.ids) + each.config.max_new_tokens for each in rows)
+        longest_prompt = max(len(each.ids) for each in newcomers)
         return len(rows) == 1 or (
             len(rows) <= self.max_rows
             and len(rows) * longest <= TOKENS_IN_CACHE
@@ -122,9 +122,9 @@ def _choose(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:
     chosen = torch.empty(len(continuations), dtype=torch.int64, device=logits.device)
     for sampling, rows in rows_of.items():
         alike = [continuations[row] for row in rows]
-        so_far = [each.ids + each.written for each in alike] if sampling.repetition_penalty != 1.0 else []
+        ids = [each.ids + each.written for each in alike] if sampling.repetition_penalty != 1.0 else []
         of_these = logits if len(rows) == len(continuations) else logits[rows]
-        chosen[rows] = choose(of_these, [each.generator for each in alike], sampling, so_far)
+        chosen[rows] = choose(of_these, [each.generator for each in alike], sampling, ids)
     return chosen
 
 

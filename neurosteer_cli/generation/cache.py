@@ -44,9 +44,8 @@ class Rows:
         pushes = _stacked(continuations, "generated", engine.device)
         if not mask.all():
             pushes = {point: push * mask[..., None] for point, push in pushes.items()}
-        return cls(
-            engine, continuations, ids.clamp_min(0), mask, pushes, DynamicCache(config=engine.model.config)
-        )
+        cache = DynamicCache(config=engine.model.config)
+        return cls(engine, continuations, ids.clamp_min(0), mask, pushes, cache)
 
     @property
     def can_be_joined(self) -> bool:

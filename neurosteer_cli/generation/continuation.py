@@ -83,11 +83,6 @@ class Continuation:
     finish_reason: str | None = None  # "stop": the model, or a stop string; "length"; "cancelled"; "error"
     _held: list[Token] = field(default_factory=list)  # whose text has not been given out
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that prompt and continuation may come to."""
-        return len(self.ids) + self.config.max_new_tokens
-
     def cancel(self) -> None:
         """Write it no further, if it is not finished."""
         self.finish_reason = self.finish_reason or "cancelled"

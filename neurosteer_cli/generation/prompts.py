@@ -32,17 +32,10 @@ def tokenize(
     system: str | None = None,
     instruction: str | None = None,
 ) -> list[Prompt]:
-    """Each prompt as the model gets it.
+    """Records' prompts as the model gets them, each with room for the new tokens in the model's context.
 
-    Args:
-        records: each with a "prompt" or "messages".
-        max_new_tokens: to leave room for in the model's context.
-        as_chat: put a prompt into the model's chat template, as its user's message.
-        system: a chat's system message.
-        instruction: goes before a prompt, or into the system message.
-
-    Raises:
-        InputError: a prompt is empty, or leaves no room for the new tokens.
+    `as_chat` puts plain ones into the model's chat template too, as its user's message. An instruction
+    goes before a prompt, or into a chat's system message.
     """
     prompts = [_prompt(located, engine, as_chat, system, instruction) for located in records]
     for located, prompt in zip(records, prompts, strict=True):

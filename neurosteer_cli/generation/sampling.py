@@ -56,24 +56,15 @@ def uniform(generators: Sequence[torch.Generator], d_vocab: int) -> Tensor:
 
 
 def choose(
-    logits: Tensor,
-    generators: Sequence[torch.Generator],
-    sampling: Sampling,
-    so_far: Sequence[list[int]] = (),
+    logits: Tensor, generators: Sequence[torch.Generator], sampling: Sampling, ids: Sequence[list[int]] = ()
 ) -> Tensor:
-    """Choose one token a row.
+    """A token a row, [batch] int64, by logits [batch, d_vocab] and each row's own noise.
 
-    Args:
-        logits: [batch, d_vocab].
-        generators: of each row's noise.
-        so_far: the tokens of each row; needed for a repetition penalty.
-
-    Returns:
-        token ids, [batch] int64.
+    A repetition penalty needs `ids`, the tokens that each row has so far.
     """
     logits = logits.float()
     if sampling.repetition_penalty != 1.0:
-        logits = penalize(logits, so_far, sampling.repetition_penalty)
+        logits = penalize(logits, ids, sampling.repetition_penalty)
     if sampling.temperature < COLDEST:
         return logits.argmax(-1)
     scores, token_ids = nucleus(logits / sampling.temperature, sampling.top_p, sampling.top_k)
@@ -82,21 +73,19 @@ def choose(
     return token_ids.gather(-1, (scores + gumbel).argmax(-1, keepdim=True)).squeeze(-1)
 
 
-def penalize(logits: Tensor, so_far: Sequence[list[int]], penalty: float) -> Tensor:
+def penalize(logits: Tensor, ids: Sequence[list[int]], penalty: float) -> Tensor:
     """Divide positive and multiply negative logits of each row's tokens so far (CTRL, arXiv 1909.05858)."""
     penalized = logits.clone()
-    for row, ids in zip(penalized, so_far, strict=True):
-        scores = row[ids]
-        row[ids] = torch.where(scores > 0, scores / penalty, scores * penalty)
+    for row, seen in zip(penalized, ids, strict=True):
+        scores = row[seen]
+        row[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
     return penalized
 
 
 def nucleus(logits: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
     """The candidates that top-k and then top-p sampling leave (arXiv 1904.09751).
 
-    Returns:
-        logits of the candidates, -inf where a row has fewer, and their token ids; both
-        [batch, n_candidates].
+    Their logits, -inf where a row has fewer, and their token ids; both [batch, n_candidates].
     """
     d_vocab = logits.shape[-1]
     if top_p == 1.0 and top_k == 0:
