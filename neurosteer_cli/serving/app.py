@@ -13,7 +13,7 @@ from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from .. import __version__
 from .completions import Completions
@@ -47,8 +47,6 @@ def create_app(completions: Completions, config: ServerConfig = ServerConfig()) 
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await to_thread.run_sync(scheduler.close, config.shutdown_seconds)
-        if fitting is not None:
-            fitting.close()
 
     app = FastAPI(
         title="neurosteer",
@@ -62,7 +60,7 @@ def create_app(completions: Completions, config: ServerConfig = ServerConfig()) 
     add_handlers(app, scheduler)
     _add_model_routes(app, registry)
     _add_text_routes(app, completions, Responder(scheduler, metrics))
-    _add_vector_routes(app, registry, completions.engine.model_id, can_fit=fitting is not None)
+    _add_vector_routes(app, registry, can_fit=fitting is not None)
     if fitting is not None:
         _add_fitting_routes(app, registry, fitting)
     _add_state_routes(app, registry, scheduler, metrics)
@@ -111,7 +109,7 @@ def _add_text_routes(app: FastAPI, completions: Completions, responder: Responde
         return {"dose": round(completions.dose(body.steering), 6)}
 
 
-def _add_vector_routes(app: FastAPI, registry: VectorRegistry, model_id: str, *, can_fit: bool) -> None:
+def _add_vector_routes(app: FastAPI, registry: VectorRegistry, *, can_fit: bool) -> None:
     @app.get("/v1/vectors")
     async def vectors() -> dict[str, Any]:
         """What there is to steer with."""
@@ -121,7 +119,7 @@ def _add_vector_routes(app: FastAPI, registry: VectorRegistry, model_id: str, *,
     @app.get("/v1/vectors/{name}", responses={404: REFUSALS[404]})
     def vector(name: str) -> dict[str, Any]:
         """A vector's card and the latents behind it."""
-        return {**registry.card(name), "latents": strongest_latents(registry[name], model_id)}
+        return {**registry.card(name), "latents": strongest_latents(registry[name])}
 
 
 def _add_fitting_routes(app: FastAPI, registry: VectorRegistry, fitting: Fitting) -> None:
@@ -134,11 +132,11 @@ def _add_fitting_routes(app: FastAPI, registry: VectorRegistry, fitting: Fitting
             return Response(status_code=CLIENT_LEFT)
         return JSONResponse({**report, **registry.card(body.name)})
 
-    @app.get("/v1/vectors/{name}/file", responses={404: REFUSALS[404]}, response_class=FileResponse)
-    def file(name: str) -> FileResponse:
+    @app.get("/v1/vectors/{name}/file", responses={404: REFUSALS[404]}, response_class=Response)
+    def file(name: str) -> Response:
         """The vector file."""
-        path = fitting.file(name)
-        return FileResponse(path, filename=f"{name}.st", media_type="application/octet-stream")
+        headers = {"Content-Disposition": f'attachment; filename="{name}.st"'}
+        return Response(fitting.file(name), media_type="application/octet-stream", headers=headers)
 
 
 def _add_state_routes(app: FastAPI, registry: VectorRegistry, scheduler: Scheduler, metrics: Metrics) -> None:

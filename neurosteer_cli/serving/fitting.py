@@ -1,12 +1,11 @@
 """Vectors fitted while the server runs, on the model it serves.
 
-Knows fits, the scheduler and vector files; knows nothing of HTTP. Nothing is written but into a folder of
-its own, which goes when the program ends.
+Knows fits, the scheduler and vector files; knows nothing of HTTP. Nothing stays on disk.
 """
 
-import tempfile
 from concurrent.futures import Future
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..data.sides import sides_of
@@ -25,19 +24,12 @@ class Fitting:
     def __init__(self, completions: Completions) -> None:
         self.engine, self.registry = completions.engine, completions.registry
         self.scheduler = completions.scheduler
-        self._folder = tempfile.TemporaryDirectory(prefix="neurosteer-")
         self._n_fitted = 0
         self._current: Future[dict[str, Any]] | None = None
         self._is_wanted = True  # what is being fitted
 
     def begin(self, request: FitRequest) -> "Future[dict[str, Any]]":
-        """Have a vector fitted on the model's thread, while texts are written; what there is to tell of it.
-
-        Raises:
-            InputError: the name is taken, or enough have been fitted.
-            BusyError: another fit is under way.
-            ClosedError: nothing new is taken on.
-        """
+        """Fit a vector on the model's thread, while texts are written; what there is to tell of it."""
         if self._current and not self._current.done():
             raise BusyError("another vector is being fitted; try again in a while")
         self.registry.check_free(request.name, "name")
@@ -51,25 +43,17 @@ class Fitting:
         """Go on with the fit that is under way no further."""
         self._is_wanted = False
 
-    def close(self) -> None:
-        """Remove the folder."""
-        self._folder.cleanup()
-
-    def file(self, name: str) -> Path:
-        """A vector of the registry, as a file to be sent.
-
-        Raises:
-            UnknownVectorError: no such vector.
-        """
-        vector = self.registry[name]  # so the name is one that the registry took
-        path = Path(self._folder.name) / f"{name}.st"
-        vector.save(path)
-        return path
+    def file(self, name: str) -> bytes:
+        """The file of a vector in the registry."""
+        with TemporaryDirectory(prefix="neurosteer-") as folder:
+            path = Path(folder) / "vector.st"
+            self.registry[name].save(path)
+            return path.read_bytes()
 
     def _fit(self, request: FitRequest) -> dict[str, Any]:
-        labels = (request.name, f"not-{request.name}")
-        names = (f"{labels[0]}.jsonl", f"{labels[1]}.jsonl")
-        sides = sides_of(request.positive, request.negative, labels, names)
+        positive, negative = request.name, f"not-{request.name}"
+        files = f"{positive}.jsonl", f"{negative}.jsonl"  # as errors call the texts
+        sides = sides_of(request.positive, request.negative, (positive, negative), files)
         vector, report = fit(self.engine, sides, method=request.method, advance=self._advance)
         self.registry.add(request.name, vector, "name")
         self._n_fitted += 1

@@ -42,12 +42,7 @@ class Scheduler:
     """
 
     def __init__(self, engine: Engine, *, max_batch: int = 32, max_waiting: int = 64) -> None:
-        """Start the thread.
-
-        Args:
-            max_batch: continuations written at a time.
-            max_waiting: continuations that may wait for a place.
-        """
+        """Start the thread: continuations written at a time, and those that may wait for a place."""
         self.engine, self.max_batch, self.max_waiting = engine, max_batch, max_waiting
         self.n_tokens_written = 0
         self._batch = Batch(engine, max_batch)
@@ -115,9 +110,7 @@ class Scheduler:
         """Take on no more, finish what is there, and end the thread; after `wait` seconds give up."""
         with self._changed:
             self._closing = True
-            for _, future in self._calls:
-                future.cancel()
-            self._calls.clear()
+            self._cancel_calls()
             self._changed.notify()
         self._thread.join(wait)
         self._given_up = True
@@ -126,11 +119,7 @@ class Scheduler:
         self._thread.join(SECONDS_TO_GIVE_UP)
 
     def yield_to_batch(self) -> None:
-        """For a long call, between its parts: write a token of what is being written.
-
-        Raises:
-            ClosedError: the call is to be given up.
-        """
+        """For a long call, between its parts: write a token of what is being written, or give the call up."""
         if self._given_up:
             raise ClosedError(CUT_OFF)
         self._round()
@@ -139,25 +128,24 @@ class Scheduler:
         if self._closing:
             raise ClosedError("shutting down; nothing new is taken on")
 
+    def _cancel_calls(self) -> None:
+        for _, future in self._calls:
+            future.cancel()
+
     # --- on the model's thread -----------------------------------------------------------------
 
     def _work(self) -> None:
         try:
             while self._wait():
-                call = None
-                with self._changed:
-                    if self._calls:
-                        call = self._calls.popleft()
-                if call:
-                    _run(*call)
+                if self._calls:
+                    _run(*self._calls.popleft())
                 self._round()
         except BaseException as error:  # a bug: nobody is to wait for ever
             logger.exception("the model's thread has ended")
             with self._changed:
                 self._closing = True
+                self._cancel_calls()
                 self._fail_all(error)
-                for _, future in self._calls:
-                    future.cancel()
 
     def _wait(self) -> bool:
         """Wait for something to do; whether there is."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..shared.options import Device, Dtype, Model, ModelOptions
-from .server import LOOPBACK, Port, Vectors, bound, check_installed, load, run
+from .server import LOOPBACK, Port, Vectors, address_of, bound, check_installed, load, run
 
 SECONDS_TO_START = 1.0
 
@@ -34,17 +34,12 @@ def demo(
 
     listener = bound("127.0.0.1", port)
     where = ModelOptions(model=model, dtype=dtype, device=device)
-    if vectors or model not in (None, DEFAULT_MODEL):
-        completions = load(vectors or [], where)
-    else:
-        with as_file(files("neurosteer_cli.vectors") / "bundled") as folder:
-            completions = load([folder], where)
-
-    def open_page(address: str) -> None:
-        if browser:
-            timer = threading.Timer(SECONDS_TO_START, webbrowser.open, [address])
-            timer.daemon = True
-            timer.start()
-
+    with as_file(files("neurosteer_cli.vectors") / "bundled") as bundled:
+        of_model = [bundled] if model in (None, DEFAULT_MODEL) else []
+        completions = load(vectors or of_model, where)
+    if browser:
+        timer = threading.Timer(SECONDS_TO_START, webbrowser.open, [address_of(listener)])
+        timer.daemon = True
+        timer.start()
     config = ServerConfig(page=True, fitting=True, hosts=LOOPBACK, shutdown_seconds=5)
-    run(completions, config, listener, open_page)
+    run(completions, config, listener)

@@ -1,36 +1,36 @@
 """neurosteer serve: an OpenAI-compatible server whose requests say how to steer."""
 
+import math
 from typing import Annotated
 
 import typer
 
 from ...errors import InputError
 from ..shared.options import Device, Dtype, Model, ModelOptions, parse_count
-from .server import LOOPBACK, Host, MaxBatch, Port, Vectors, bound, check_installed, check_numbers, load, run
+from .server import LOOPBACK, Port, Vectors, bound, check_installed, load, run
+
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar="NEUROSTEER_API_KEY", help="Key that requests must bring, as Authorization: Bearer KEY."
+    ),
+]
+TimeLimit = Annotated[float, typer.Option(help="Seconds a request may take; then 504 is answered.")]
 
 
 def serve(
     vectors: Vectors = None,
     model: Model = None,
-    host: Host = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Port = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="NEUROSTEER_API_KEY",
-            help="Key that requests must bring, as Authorization: Bearer KEY.",
-            show_default=False,
-        ),
-    ] = None,
-    max_batch: MaxBatch = 32,
+    api_key: ApiKey = None,
+    max_batch: Annotated[int, typer.Option(help="Continuations written at a time.")] = 32,
     max_waiting: Annotated[
         int, typer.Option(help="Continuations that may wait for a place; then 429 is answered.")
     ] = 64,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens that a request may ask for.")] = 1024,
     max_request: Annotated[str, typer.Option(help="Bytes of a request at most: 1M, 500k.")] = "1M",
-    time_limit: Annotated[
-        float, typer.Option(help="Seconds a request may take; then 504 is answered.")
-    ] = 120,
+    time_limit: TimeLimit = 120,
     shutdown_time: Annotated[
         float, typer.Option(help="Seconds that what runs has to be finished after SIGTERM or Ctrl-C.")
     ] = 30,
@@ -46,7 +46,7 @@ def serve(
     Example: neurosteer serve --vectors vectors/ --port 8000
     """
     check_installed()
-    check_numbers(
+    _check_numbers(
         max_batch=max_batch,
         max_waiting=max_waiting,
         max_new_tokens=max_new_tokens,
@@ -60,17 +60,16 @@ def serve(
     from ...serving.completions import Limits
 
     listener = bound(host, port)
-    completions = load(
-        vectors or [],
-        ModelOptions(model=model, dtype=dtype, device=device),
-        Limits(max_new_tokens=max_new_tokens, seconds=time_limit),
-        max_batch=max_batch,
-        max_waiting=max_waiting,
-    )
-    config = ServerConfig(
-        max_bytes=max_bytes,
-        api_key=api_key,
-        hosts=LOOPBACK if host in LOOPBACK and api_key is None else None,
-        shutdown_seconds=shutdown_time,
-    )
+    where = ModelOptions(model=model, dtype=dtype, device=device)
+    limits = Limits(max_new_tokens=max_new_tokens, seconds=time_limit)
+    completions = load(vectors or [], where, limits, max_batch=max_batch, max_waiting=max_waiting)
+    hosts = LOOPBACK if host in LOOPBACK and api_key is None else None
+    config = ServerConfig(max_bytes=max_bytes, api_key=api_key, hosts=hosts, shutdown_seconds=shutdown_time)
     run(completions, config, listener)
+
+
+def _check_numbers(**values: float) -> None:
+    """Hold options that must be above 0 against that."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} must be a finite number above 0, got {value:g}")
