@@ -145,8 +145,10 @@ def test_commands_run_in_order_in_one_folder_with_the_examples() -> None:
         assert runs.run(file + text) == file + (
             "```console\n$ ls polite.jsonl > seen; cat seen\npolite.jsonl\n$ python one.py\n1\n```\n"
         )
-        with pytest.raises(RuntimeError, match="`false` ended with 1"):
-            runs.run("```console\n$ false\n```\n")
+        assert runs.run("```console\n$ false\n```\n") == (
+            "```console\n$ false\n(ended with exit code 1)\n```\n"
+        )
+        assert runs.failed == ["false"]
         server = "```console\n$ sh -c 'echo up; exec sleep 60' &\n{}```\n"
         assert runs.run(server.format("")) == server.format("up\n")
 

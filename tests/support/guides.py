@@ -140,6 +140,7 @@ class Runner:
     folder: Path
     environment: dict[str, str]
     printed: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
     def run(self, text: str) -> str:
         """The document with what its commands print."""
@@ -165,7 +166,8 @@ class Runner:
             sys.stderr.write(f"{time.monotonic() - start:6.1f} s  {command}\n")
             found = ran.stdout.decode()
             if ran.returncode:
-                raise RuntimeError(f"`{command}` ended with {ran.returncode}:\n{found}")
+                self.failed.append(command)
+                found += f"\n(ended with exit code {ran.returncode})"
             self.printed[command] = tidied(found)
         return self.printed[command]
 
@@ -269,8 +271,10 @@ def write() -> None:
     """Run all documents and write what is printed into them."""
     with runner() as runs:
         for document in DOCUMENTS:
-            text = document.read_text()
-            document.write_text(runs.run(text))
+            text = runs.run(document.read_text())
+            if runs.failed:
+                sys.exit(f"{document}: {runs.failed} failed: {[runs.printed[one] for one in runs.failed]}")
+            document.write_text(text)
 
 
 if __name__ == "__main__":
