@@ -3,7 +3,7 @@
 Memory holds a few token windows a latent and one batch. Knows nothing of files or the terminal.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -72,10 +72,10 @@ class LatentLog:
 
 def describe(
     engine: Engine,
-    saes: Sequence[SparseAutoencoder],
+    saes: Iterable[SparseAutoencoder],
     sequences: Iterator[Tokens],
-    *,
     n_tokens: int,  # that count, to read; outliers in norm are left out
+    *,
     n_contexts: int = 5,  # kept a latent, of different sequences
     before: int = 8,  # tokens shown before the one it fires at
     after: int = 4,
@@ -84,7 +84,7 @@ def describe(
 ) -> list[Descriptions]:
     """Describe the latents of one or several SAEs in one pass over token sequences."""
     logs = [LatentLog(sae, n_contexts, before, after) for sae in saes]
-    points = [sae.hook_point for sae in saes]
+    points = [log.sae.hook_point for log in logs]
     for batch in read(engine, sequences, points, lambda: logs[0].n_tokens < n_tokens, SEQUENCES_AT_ONCE):
         for log in logs:
             log.add(batch)

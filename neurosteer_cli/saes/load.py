@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..models.engine import Engine
 
 BUNDLED = "bundled"
+SAEs = Mapping[HookPoint, SparseAutoencoder]
 
 
 def load_sae(
@@ -52,7 +53,7 @@ def load_sae(
 
 def find_saes(
     sae_id: str, *, model_id: str, layers: Iterable[int | None] | None = None, last: int | None = None
-) -> dict[HookPoint, SparseAutoencoder]:
+) -> SAEs:
     """`load_sae` for several layers, by the hook point each says it belongs to.
 
     Without layers: those of a family, or the `last` of these; the only one if `sae_id` is an SAE itself.
@@ -64,9 +65,7 @@ def find_saes(
     return {sae.hook_point: sae for sae in saes}
 
 
-def nearest_saes(
-    sae_id: str, *, model_id: str, points: Iterable[HookPoint]
-) -> dict[HookPoint, SparseAutoencoder]:
+def nearest_saes(sae_id: str, *, model_id: str, points: Iterable[HookPoint]) -> SAEs:
     """For each hook point the SAE of a family whose block is nearest to it; the SAE itself if it is one."""
     family = sae_folders(sae_id, model_id=model_id)
     found = {}
@@ -77,12 +76,12 @@ def nearest_saes(
 
 
 def open_saes(
-    saes: Mapping[HookPoint, SparseAutoencoder],
+    saes: SAEs,
     engine: "Engine",
     *,
     name: str | None = None,
     warn: Callable[[str], None] = lambda _warning: None,
-) -> dict[HookPoint, SparseAutoencoder]:
+) -> SAEs:
     """The same SAEs on an engine's device, held against its model.
 
     Args:
@@ -106,7 +105,7 @@ def open_saes(
     }
 
 
-def check_fit(saes: Mapping[HookPoint, SparseAutoencoder], shape: ModelShape, model_id: str) -> None:
+def check_fit(saes: SAEs, shape: ModelShape, model_id: str) -> None:
     """`open_saes`'s check against a model's shape, which its configuration tells before it is loaded."""
     for sae in saes.values():
         if sae.hook_point.layer >= shape.n_layers:

@@ -1,6 +1,6 @@
 """How good an SAE is on given texts. Knows nothing of training or files; memory holds one batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,17 +95,17 @@ class Tally:
 
 def tally(
     engine: Engine,
-    saes: Sequence[SparseAutoencoder],
+    saes: Iterable[SparseAutoencoder],
     sequences: Iterator[Tokens],
-    *,
     n_tokens: int,  # that count, to read
+    *,
     n_loss_tokens: int = 0,  # predictions to take the cross-entropy over, which needs the whole engine
     name: str = "the texts",  # in errors
     advance: Callable[[int], None] = lambda _n: None,  # told how many tokens have been read
 ) -> list[Tally]:
     """Hold one or several SAEs against token sequences, in one pass; InputError if no token counts."""
     tallies = [Tally(sae) for sae in saes]
-    points = [sae.hook_point for sae in saes]
+    points = [running.sae.hook_point for running in tallies]
     for batch in read(engine, sequences, points, lambda: tallies[0].n < n_tokens, SEQUENCES_AT_ONCE):
         for running in tallies:
             running.add(batch.resid[running.sae.hook_point])

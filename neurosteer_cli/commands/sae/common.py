@@ -6,13 +6,12 @@ from ...errors import InputError
 from ..shared.options import parse_layers
 
 if TYPE_CHECKING:
-    from ...models.hooks import HookPoint
-    from ...saes.sae import SparseAutoencoder
+    from ...saes.load import SAEs
 
 CONTEXT = 256  # tokens of a sequence
 
 
-def load_family(sae_id: str, model: str, layers: str | None) -> "dict[HookPoint, SparseAutoencoder]":
+def load_family(sae_id: str, model: str, layers: str | None) -> "SAEs":
     """The SAE asked for, or those of a family at the blocks asked for; all of them if none is named."""
     from ...saes.load import find_saes
 
@@ -24,11 +23,7 @@ def load_family(sae_id: str, model: str, layers: str | None) -> "dict[HookPoint,
 
 
 def check_least(values: dict[str, int], least: int) -> None:
-    """Hold the values of options against the least that they may be.
-
-    Raises:
-        InputError: one is less.
-    """
+    """Hold the values of options against the least that they may be."""
     for option, value in values.items():
         if value < least:
             raise InputError(f"{option} must be at least {least}, got {value}")

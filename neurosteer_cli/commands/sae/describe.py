@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from ..shared import console, options
 from ..shared.load import load_engine_with
@@ -16,14 +16,12 @@ def describe(
     sae: options.SAE,
     corpus: options.Corpus,
     layers: options.OfLayers = None,
-    tokens: Annotated[str, typer.Option(help="Tokens to read.")] = "200k",
-    contexts: Annotated[int, typer.Option(help="Contexts kept a latent.")] = 5,
-    before: Annotated[int, typer.Option(help="Tokens shown before the one it fires at.")] = 8,
-    after: Annotated[int, typer.Option(help="Tokens shown after it.")] = 4,
-    shown: Annotated[int, typer.Option("--tokens-shown", help="Promoted tokens, and suppressed.")] = 5,
-    report: Annotated[
-        Path | None, typer.Option(help="Also write an HTML page of the latents, to browse.")
-    ] = None,
+    tokens: Annotated[str, Option(help="Tokens to read.")] = "200k",
+    contexts: Annotated[int, Option(help="Contexts kept a latent.")] = 5,
+    before: Annotated[int, Option(help="Tokens shown before the one it fires at.")] = 8,
+    after: Annotated[int, Option(help="Tokens shown after it.")] = 4,
+    shown: Annotated[int, Option("--tokens-shown", help="Promoted tokens, and suppressed.")] = 5,
+    report: Annotated[Path | None, Option(help="Also write an HTML page of the latents, to browse.")] = None,
     *,
     where: ModelOptions,
 ) -> None:
@@ -50,15 +48,13 @@ def describe(
         target.parent.mkdir(parents=True, exist_ok=True)
     check_targets(*targets, report)
     engine, saes = load_engine_with(saes, where, saes, head=True)
+    sequences = packed(engine, documents(files), CONTEXT)
+    sizes = {"n_contexts": contexts, "before": before, "after": after, "n_tokens_shown": shown}
     with console.progress("reading", n_tokens) as advance:
-        found = describe_latents(
-            engine, [*saes.values()], packed(engine, documents(files), CONTEXT), n_tokens=n_tokens,
-            n_contexts=contexts, before=before, after=after, n_tokens_shown=shown, advance=advance,
-        )  # fmt: skip
+        found = describe_latents(engine, saes.values(), sequences, n_tokens, **sizes, advance=advance)
     for target, described in zip(targets, found, strict=True):
         described.save(target)
-        silent = sum(not latent.contexts for latent in described.latents)
-        about = described.about
+        about, silent = described.about, sum(not latent.contexts for latent in described.latents)
         console.note(
             f"wrote {target}: {about.d_sae} latents at {about.hook_point}, from {about.n_tokens} tokens; "
             f"{silent} never fired"

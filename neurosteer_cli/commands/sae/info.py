@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option, echo
 
 from ..shared import console, options
 from ..shared.load import load_engine_with
@@ -11,8 +11,6 @@ from ..shared.options import ModelOptions, parse_count
 from .common import CONTEXT, load_family
 
 if TYPE_CHECKING:
-    from ...data.corpus import Part
-    from ...models.hooks import HookPoint
     from ...saes.quality import Measured
     from ...saes.sae import SparseAutoencoder
 
@@ -22,12 +20,12 @@ def info(
     sae: options.SAE,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXTS...]", help="Texts to measure on, held out from its training."),
+        Argument(metavar="[TEXTS...]", help="Texts to measure on, held out from its training."),
     ] = None,
     layers: options.OfLayers = None,
-    tokens: Annotated[str, typer.Option(help="Tokens to measure on.")] = "100k",
+    tokens: Annotated[str, Option(help="Tokens to measure on.")] = "100k",
     loss_tokens: Annotated[
-        str, typer.Option(help="Of these, tokens to take the cross-entropy over; 0 leaves it out.")
+        str, Option(help="Of these, tokens to take the cross-entropy over; 0 leaves it out.")
     ] = "8k",
     *,
     where: ModelOptions,
@@ -41,42 +39,32 @@ def info(
 
     Example: neurosteer sae info bundled held_out.jsonl --layers 11,20
     """
-    from ...data.corpus import corpus_files
+    from ...data.corpus import corpus_files, documents
     from ...data.records import write_record
+    from ...models.residuals import packed
+    from ...saes.quality import tally
 
     n_tokens = parse_count(tokens, "--tokens")
     n_loss = 0 if loss_tokens == "0" else parse_count(loss_tokens, "--loss-tokens")
     files = corpus_files(texts) if texts else []
     saes = load_family(sae, where.name, layers)
-    measured = _measure(where, saes, files, n_tokens, n_loss) if files else [None] * len(saes)
-    for number, (one, figures) in enumerate(zip(saes.values(), measured, strict=True)):
-        if json:
-            write_record({**_card(one, where.name), **(asdict(figures) if figures else {})})
-        else:
-            _show(_card(one, where.name), figures, apart=number > 0)
-    if not files and not json:
+    measured: list[Measured | None] = [None] * len(saes)
+    if files:
+        engine, opened = load_engine_with(saes, where, None if n_loss else saes, head=n_loss > 0)
+        sequences, name = packed(engine, documents(files), CONTEXT), ", ".join(part.name for part in files)
+        with console.progress("measuring", n_tokens) as advance:
+            tallies = tally(
+                engine, opened.values(), sequences, n_tokens, n_loss_tokens=n_loss, name=name, advance=advance
+            )
+        measured = [running.measured() for running in tallies]
+    cards = [_card(member, where.name) for member in saes.values()]
+    if json:
+        for card, figures in zip(cards, measured, strict=True):
+            write_record({**card, **(asdict(figures) if figures else {})})
+        return
+    echo("\n\n".join(map(_text, cards, measured)))
+    if not files:
         console.note("give texts to measure explained variance, L0, dead latents and cross-entropy on")
-
-
-def _measure(
-    where: ModelOptions,
-    saes: "dict[HookPoint, SparseAutoencoder]",
-    files: "list[Part]",
-    n_tokens: int,
-    n_loss_tokens: int,
-) -> "list[Measured | None]":
-    from ...data.corpus import documents
-    from ...models.residuals import packed
-    from ...saes.quality import tally
-
-    whole = n_loss_tokens > 0
-    engine, saes = load_engine_with(saes, where, None if whole else saes, head=whole)
-    with console.progress("measuring", n_tokens) as advance:
-        found = tally(
-            engine, [*saes.values()], packed(engine, documents(files), CONTEXT), n_tokens=n_tokens,
-            n_loss_tokens=n_loss_tokens, name=", ".join(part.name for part in files), advance=advance,
-        )  # fmt: skip
-    return [one.measured() for one in found]
 
 
 def _card(sae: "SparseAutoencoder", model: str) -> dict[str, Any]:
@@ -96,27 +84,22 @@ def _card(sae: "SparseAutoencoder", model: str) -> dict[str, Any]:
     }
 
 
-def _show(card: dict[str, Any], measured: "Measured | None", *, apart: bool) -> None:
-    if apart:
-        typer.echo()
-    for key, value in card.items():
-        typer.echo(f"{key.replace('_', ' ')}: {'unknown' if value is None else value}")
-    for line in _lines(measured) if measured else []:
-        typer.echo(line)
-
-
-def _lines(measured: "Measured") -> list[str]:
+def _text(card: dict[str, Any], measured: "Measured | None") -> str:
     lines = [
-        f"measured on: {measured.n_tokens} tokens",
-        f"explained variance: {measured.explained_variance:.3f}",
-        f"L0: {measured.l0:.1f}",
-        f"dead latents: {measured.dead_share:.2%} fired at none of the tokens",
-        f"median residual norm: {measured.median_resid_norm:.1f}",
+        f"{key.replace('_', ' ')}: {'unknown' if value is None else value}" for key, value in card.items()
     ]
-    if measured.loss_recovered is not None:
+    if measured is not None:
+        lines += [
+            f"measured on: {measured.n_tokens} tokens",
+            f"explained variance: {measured.explained_variance:.3f}",
+            f"L0: {measured.l0:.1f}",
+            f"dead latents: {measured.dead_share:.2%} fired at none of the tokens",
+            f"median residual norm: {measured.median_resid_norm:.1f}",
+        ]
+    if measured is not None and measured.loss_recovered is not None:
         lines.append(
             f"cross-entropy recovered: {measured.loss_recovered:.3f} (plain {measured.loss:.3f}, spliced in "
             f"{measured.loss_spliced:.3f}, zeroed {measured.loss_zeroed:.3f} nats a token, "
             f"{measured.n_loss_tokens} tokens)"
         )
-    return lines
+    return "\n".join(lines)

@@ -1,10 +1,11 @@
 """neurosteer sae train: a corpus to SAEs at one or several blocks."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from ...errors import InputError
 from ..shared import console, options
@@ -15,7 +16,7 @@ from .common import check_least
 if TYPE_CHECKING:
     from ...models.engine import Engine
     from ...models.hooks import HookPoint
-    from ...saes.sae import SparseAutoencoder
+    from ...saes.load import SAEs
     from ...saes.training.config import Progress, TrainingConfig
 
 SAVED_AS = ("float32", "float16", "bfloat16")
@@ -25,41 +26,39 @@ SAVED_AS = ("float32", "float16", "bfloat16")
 class TrainingOptions:
     """What is trained, how, and on how much."""
 
-    architecture: Annotated[str, typer.Option(help="topk, batchtopk, jumprelu or matryoshka.")] = "topk"
-    d_sae: Annotated[int, typer.Option(help="Latents.")] = 4608
-    k: Annotated[int, typer.Option(help="Latents that fire at a token; on average, unless topk.")] = 32
-    tokens: Annotated[str, typer.Option(help="Tokens to read from the corpus: 3M, 500k.")] = "3M"
-    epochs: Annotated[int, typer.Option(help="Times each token is trained on.")] = 1
+    architecture: Annotated[str, Option(help="topk, batchtopk, jumprelu or matryoshka.")] = "topk"
+    d_sae: Annotated[int, Option(help="Latents.")] = 4608
+    k: Annotated[int, Option(help="Latents that fire at a token; on average, unless topk.")] = 32
+    tokens: Annotated[str, Option(help="Tokens to read from the corpus: 3M, 500k.")] = "3M"
+    epochs: Annotated[int, Option(help="Times each token is trained on.")] = 1
     init: Annotated[
         str | None,
-        typer.Option(help="Start from an SAE, even of another block, in place of noise: as --sae of `fit`."),
+        Option(help="Start from an SAE, even of another block, in place of noise: as --sae of `fit`."),
     ] = None
-    lr: Annotated[float, typer.Option(help="Learning rate after the first 2 % of steps; 0 at the end.")] = (
-        5e-4
-    )
-    batch_size: Annotated[int, typer.Option(help="Tokens a step.")] = 1024
-    context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 256
+    lr: Annotated[float, Option(help="Learning rate after the first 2 % of steps; 0 at the end.")] = 5e-4
+    batch_size: Annotated[int, Option(help="Tokens a step.")] = 1024
+    context: Annotated[int, Option(help="Tokens of a sequence.")] = 256
     disk: Annotated[
-        str, typer.Option(help="Activations kept on disk at a time, which are shuffled together: 10G bytes.")
+        str, Option(help="Activations kept on disk at a time, which are shuffled together: 10G bytes.")
     ] = "10G"
-    save_as: Annotated[str, typer.Option(help="Number type of the saved weights.")] = "float32"
-    seed: Annotated[int, typer.Option(help="Decides the first weights and all orders.")] = 0
+    save_as: Annotated[str, Option(help="Number type of the saved weights.")] = "float32"
+    seed: Annotated[int, Option(help="Decides the first weights and all orders.")] = 0
+    checkpoint_every: Annotated[int, Option(help="Steps between checkpoints.")] = 250
+    resume: Annotated[bool, Option("--resume", help="Go on with the unfinished training in the folder.")] = (
+        False
+    )
 
-    def check(self) -> None:
-        """Find an option out of its range before anything is loaded.
-
-        Raises:
-            InputError: there is one.
-        """
+    def __post_init__(self) -> None:
+        """Find an option out of its range before anything is loaded."""
         from ...saes.training.config import ARCHITECTURES
 
-        for option, name, known in (
-            ("--architecture", self.architecture, ARCHITECTURES), ("--save-as", self.save_as, SAVED_AS),
-        ):  # fmt: skip
-            if name not in known:
-                raise InputError(f"{option} {name}: one of {', '.join(known)}")
+        if self.architecture not in ARCHITECTURES:
+            raise InputError(f"--architecture {self.architecture}: one of {', '.join(ARCHITECTURES)}")
+        if self.save_as not in SAVED_AS:
+            raise InputError(f"--save-as {self.save_as}: one of {', '.join(SAVED_AS)}")
         check_least({"--d-sae": self.d_sae}, 8)
         check_least({"--k": self.k, "--epochs": self.epochs, "--batch-size": self.batch_size}, 1)
+        check_least({"--checkpoint-every": self.checkpoint_every}, 1)
         check_least({"--context": self.context}, 2)
         if self.k > self.d_sae:
             raise InputError(f"--k {self.k}: there are only {self.d_sae} latents")
@@ -69,31 +68,19 @@ class TrainingOptions:
             raise InputError("--init: not with --architecture jumprelu, which needs thresholds as well")
         parse_count(self.tokens, "--tokens"), parse_count(self.disk, "--disk")
 
-    def config(
-        self, engine: "Engine", points: "list[HookPoint]", init: "dict[HookPoint, SparseAutoencoder]"
-    ) -> "TrainingConfig":
-        """What the options come to on a model.
-
-        Raises:
-            InputError: the model's context, the tokens or the disk are too small for them.
-        """
+    def config(self, engine: "Engine", points: "list[HookPoint]", init: "SAEs") -> "TrainingConfig":
+        """What the options come to on a model, if its context, tokens and disk are enough for them."""
         from ...saes.training.config import TrainingConfig, row_bytes
 
         if self.context > engine.max_tokens:
             raise InputError(f"--context {self.context}: the model reads at most {engine.max_tokens} tokens")
+        same = ("architecture", "d_sae", "k", "epochs", "context", "batch_size", "lr", "seed")
         config = TrainingConfig(
+            **{name: getattr(self, name) for name in same},
             model_id=engine.model_id,
             points=tuple(map(str, points)),
-            architecture=self.architecture,
-            d_sae=self.d_sae,
-            k=self.k,
             n_tokens=parse_count(self.tokens, "--tokens"),
-            epochs=self.epochs,
             rows_per_round=parse_count(self.disk, "--disk") // row_bytes(len(points), engine.d_model),
-            context=self.context,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            seed=self.seed,
             init=",".join(dict.fromkeys(sae.sha256 for sae in init.values())) or None,
             dtype=str(engine.dtype).removeprefix("torch."),
             device=engine.device.type,
@@ -106,25 +93,16 @@ class TrainingOptions:
         return config
 
 
-def training_options(command: options.Command) -> options.Command:
-    """Give a command, as `training`, the options of one."""
-    return options.grouped(command, "training", TrainingOptions)
-
-
-@training_options
+@partial(options.grouped, name="training", group=TrainingOptions)
 @options.model_options
 def train(
     corpus: options.Corpus,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; each SAE is a folder in it.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder to write; each SAE is a folder in it.")],
     layers: Annotated[
-        str, typer.Option("--layers", "--layer", help="Blocks whose output to train on: 20 or 11,14,17,20.")
+        str, Option("--layers", "--layer", help="Blocks whose output to train on: 20 or 11,14,17,20.")
     ],
     *,
     training: TrainingOptions,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the unfinished training in the folder.")
-    ] = False,
     where: ModelOptions,
     json: options.Json = False,
 ) -> None:
@@ -140,24 +118,30 @@ def train(
     from ...models.hooks import HookPoint
 
     points = [HookPoint(layer) for layer in parse_layers(layers)]
-    training.check()
-    check_least({"--checkpoint-every": checkpoint_every}, 1)
     parts = corpus_files(corpus)
-    _check_folder(out, points, resume=resume)
-    init = _find_init(training, where.name, points)
+    _check_folder(out, points, resume=training.resume)
+    init, needed = _find_init(training, where.name, points)
     with checked(parts) as readable:
-        needed = _check_model(where.name, points, init)
         engine, init = load_engine_with(init, where, needed)
         config = training.config(engine, points, init)
-        _say_cost(config, engine.d_model)
+        activations, checkpoint, memory = (size / 1e9 for size in config.cost(engine.d_model))
+        console.note(
+            f"while it runs: {activations:.2f} GB of activations and {checkpoint:.2f} GB of checkpoint on "
+            f"disk; in memory, beside the model, {memory:.2f} GB and what one batch takes"
+        )
         from ...saes.training.run import Training  # sae-lens: many seconds
 
         with console.long_run() as show:
             trained = Training(
-                config, engine, readable, out, init=init, checkpoint_steps=checkpoint_every,
+                config,
+                engine,
+                readable,
+                out,
+                init=init,
+                checkpoint_steps=training.checkpoint_every,
                 dtype=training.save_as,
                 tell=lambda now: show(now.phase, now.done, now.total, _quality(now)),
-            ).run()  # fmt: skip
+            ).run()
     for folder, (explained, l0, n_dead) in trained.items():
         console.note(
             f"wrote {folder}: explains {explained:.3f} of the variance at L0 {l0:.1f}, {n_dead} dead latents "
@@ -168,70 +152,47 @@ def train(
 
 
 def _check_folder(out: Path, points: "list[HookPoint]", *, resume: bool) -> None:
-    """Hold a folder against what it is to hold.
-
-    Raises:
-        InputError: it has an SAE or an unfinished training already, or cannot be written.
-    """
+    """Find out before anything is loaded whether a folder can take what is trained."""
     from ...files import check_new_folder
     from ...saes.training.config import STATE_FOLDER
 
+    state = out / STATE_FOLDER
     if out.exists() and not out.is_dir():
         raise InputError(f"-o {out}: is a file; name a folder")
-    if (out / STATE_FOLDER).is_dir():
-        if not resume:
-            raise InputError(
-                f"-o {out}: holds an unfinished training; go on with --resume, or remove {out / STATE_FOLDER}"
-            )
+    if state.is_dir() and resume:
         return
+    if state.is_dir():
+        raise InputError(f"-o {out}: holds an unfinished training; go on with --resume, or remove {state}")
     if there := [str(point) for point in points if (out / str(point)).exists()]:
         raise InputError(f"-o {out}: has {', '.join(there)} already; name another folder")
     try:
-        check_new_folder(out / STATE_FOLDER if out.exists() else out)
+        check_new_folder(state if out.exists() else out)
     except InputError as error:
         raise InputError(f"-o {error}") from error
 
 
 def _find_init(
     training: TrainingOptions, model: str, points: "list[HookPoint]"
-) -> "dict[HookPoint, SparseAutoencoder]":
-    """What each hook point starts from; nothing without --init."""
+) -> "tuple[SAEs, list[HookPoint]]":
+    """What each hook point starts from, by --init, and all that are read for it; held against the model."""
+    from ...models.load import model_shape
     from ...saes.load import nearest_saes
 
     init = training.init
-    found = nearest_saes(init, model_id=model, points=points) if init is not None else {}
+    found = {} if init is None else nearest_saes(init, model_id=model, points=points)
+    shape = model_shape(model, console.note)
+    needed = [*points, *(sae.hook_point for sae in found.values())]
+    for point in needed:
+        point.check(shape.n_layers)
     for sae in found.values():
         if sae.d_sae != training.d_sae:
             raise InputError(f"--init {init}: it has {sae.d_sae} latents; give --d-sae as many")
-    return found
-
-
-def _check_model(
-    model: str, points: "list[HookPoint]", init: "dict[HookPoint, SparseAutoencoder]"
-) -> "list[HookPoint]":
-    """All hook points that are read, held against the model with the SAEs to start from."""
-    from ...models.load import model_shape
-
-    shape = model_shape(model, console.note)
-    needed = [*points, *(sae.hook_point for sae in init.values())]
-    for point in needed:
-        point.check(shape.n_layers)
-    for sae in init.values():
         if sae.d_model != shape.d_model:
             raise InputError(
                 f"--init: SAE {sae.sae_id!r} has d_model={sae.d_model}, model {model!r} has {shape.d_model}; "
                 "choose an SAE of this model"
             )
-    return needed
-
-
-def _say_cost(config: "TrainingConfig", d_model: int) -> None:
-    """Tell what a run takes, before it begins."""
-    activations, checkpoint, memory = (size / 1e9 for size in config.cost(d_model))
-    console.note(
-        f"while it runs: {activations:.2f} GB of activations and {checkpoint:.2f} GB of checkpoint on disk; "
-        f"in memory, beside the model, {memory:.2f} GB and what one batch takes"
-    )
+    return found, needed
 
 
 def _quality(progress: "Progress") -> str:

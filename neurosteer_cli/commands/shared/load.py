@@ -1,6 +1,6 @@
 """Loading a model: the one that vectors belong to, or one with SAEs on it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..shared import console
@@ -9,7 +9,7 @@ from .options import ModelOptions
 if TYPE_CHECKING:
     from ...models.engine import Engine
     from ...models.hooks import HookPoint
-    from ...saes.sae import SparseAutoencoder
+    from ...saes.load import SAEs
     from ...vectors.vector import SteeringVector
 
 
@@ -31,12 +31,8 @@ def load_engine(where: ModelOptions, vectors: "Sequence[tuple[str, SteeringVecto
 
 
 def load_engine_with(
-    saes: "Mapping[HookPoint, SparseAutoencoder]",
-    where: ModelOptions,
-    points: "Iterable[HookPoint] | None",
-    *,
-    head: bool = False,
-) -> "tuple[Engine, dict[HookPoint, SparseAutoencoder]]":
+    saes: "SAEs", where: ModelOptions, points: "Iterable[HookPoint] | None", *, head: bool = False
+) -> "tuple[Engine, SAEs]":
     """Load the blocks that hook points need, all of them if None, and the SAEs onto the model."""
     from ...models.engine import Engine
     from ...models.load import model_shape

@@ -7,7 +7,7 @@ weights, bit for bit, as one that is not. Knows nothing of the terminal.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from ...files import make_folder, replace_file, writing
 from ...models.engine import Engine, Tokens
 from ...models.hooks import HookPoint
 from ...models.residuals import packed
-from ..sae import SparseAutoencoder
+from ..load import SAEs
 from .activations import ActivationStore, order_of
 from .checkpoint import Checkpoint
 from .config import STATE_FOLDER, Progress, Quality, TrainingConfig
@@ -41,7 +41,7 @@ class Training:
         corpus: Sequence[Part],
         folder: Path,
         *,
-        init: Mapping[HookPoint, SparseAutoencoder] | None = None,  # to start from, on the engine's device
+        init: SAEs | None = None,  # to start from, on the engine's device
         checkpoint_steps: int = 500,  # between checkpoints
         dtype: str = "float32",  # of the saved weights
         tell: Callable[[Progress], None] = lambda _progress: None,
