@@ -1,24 +1,20 @@
 """neurosteer gen: continue prompts with vectors added."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..data.prompts import read_prompts
+from ..data.records import write_record
 from ..errors import InputError
-from .shared import console
+from ..evaluation.samples import Condition
+from .shared import console, options
 from .shared.load import load_engine
-from .shared.options import (
-    GenerationOptions,
-    Json,
-    ModelOptions,
-    generation_options,
-    model_options,
-    parse_alphas,
-)
+from .shared.options import GenerationOptions, ModelOptions, parse_alphas
 
 if TYPE_CHECKING:
     from ..evaluation.run import Plan, PlannedJob
@@ -30,8 +26,8 @@ ROUNDING = 1e-6  # an alpha of 20 is no more than 20 %
 AUTO, AUTO_AWAY = "auto", "-auto"
 
 
-@generation_options()
-@model_options
+@options.generation_options()
+@options.model_options
 def gen(
     prompts: Annotated[
         list[str] | None,
@@ -41,9 +37,7 @@ def gen(
             "Without any, stdin is read.",
         ),
     ] = None,
-    vector: Annotated[
-        list[Path] | None, typer.Option("--vector", "-v", help="Vector file; may be repeated.")
-    ] = None,
+    vector: options.Vectors = None,
     alpha: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,7 +60,7 @@ def gen(
         bool, typer.Option("--compare", help="Show unsteered and steered side by side.")
     ] = False,
     where: ModelOptions,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Continue prompts while vectors are added to the residual stream.
 
@@ -74,31 +68,30 @@ def gen(
 
     Example: neurosteer gen --vector polite.st --alpha 8 "Your invoice is late, so"
     """
-    from ..data.prompts import read_prompts
     from ..evaluation.run import Plan
-    from ..evaluation.samples import Condition
     from ..generation.prompts import tokenize
     from ..vectors.vector import SteeringVector
 
-    config, as_chat = generation.config(), generation.as_chat
-    paths, names = vector or [], tuple(map(str, vector or []))
-    _check_alphas(paths, alpha or [], level, compare)
-    vectors = [SteeringVector.load(path) for path in paths]
-    if level is not None or {AUTO, AUTO_AWAY} & set(alpha or []):
+    config, as_chat, given = generation.config(), generation.as_chat, alpha or []
+    _check_alphas(vector or [], given, level, compare)
+    vectors = [(str(path), SteeringVector.load(path)) for path in vector or []]
+    if level is not None or {AUTO, AUTO_AWAY} & set(given):
         _warn_of_other_settings(vectors, config.positions, as_chat=as_chat)
-    combinations = _alphas(names, vectors, alpha or [], level, compare)
+    combinations = _alphas(vectors, given, level, compare)
     records = read_prompts(prompts or [])
-    engine = load_engine(where, list(zip(names, vectors, strict=True)))
+    engine = load_engine(where, vectors)
     found = tokenize(
         records, engine, as_chat=as_chat, system=generation.system, max_new_tokens=config.max_new_tokens
     )
+    names = tuple(name for name, _ in vectors)
     conditions = [(Condition(names, alphas, config.positions), alphas) for alphas in combinations]
-    plan = Plan(engine, found, vectors, conditions, config, generation.n)
-    _warn_of_dose(plan, len(conditions))
+    plan = Plan(engine, found, [steering for _, steering in vectors], conditions, config, generation.n)
+    _warn_of_dose(plan)
     if json:
-        _write_json(plan)
+        for number, completion in _finished(plan):
+            write_record(plan.record(number, completion))
     elif compare:
-        _write_columns(plan, len(conditions))
+        _write_columns(plan)
     else:
         _write_text(plan)
 
@@ -108,10 +101,7 @@ def _check_alphas(paths: list[Path], given: list[str], level: float | None, comp
         raise InputError("--compare without --vector: there is nothing to compare with")
     if not paths and given:
         raise InputError("--alpha without --vector: name the vector to add")
-    if given and len(given) != len(paths):
-        raise InputError(
-            f"{len(paths)} --vector and {len(given)} --alpha: give one --alpha for each --vector"
-        )
+    options.check_paired(paths, given)
     for text in given:
         if text not in (AUTO, AUTO_AWAY):
             parse_alphas(text)
@@ -123,38 +113,33 @@ def _check_alphas(paths: list[Path], given: list[str], level: float | None, comp
         raise InputError(f"--level must be between 0 and 1, got {level}")
 
 
-def _alphas(
-    names: tuple[str, ...],
-    vectors: "list[SteeringVector]",
-    given: list[str],
-    level: float | None,
-    compare: bool,
-) -> list[tuple[float, ...]]:
-    """Every combination of the alphas of each vector, in the order given."""
-    from ..vectors.vector import DEFAULT_ALPHA
-
-    if level is not None:
-        values = [[_calibration(names[0], vectors[0]).alpha_at(level)]]
-        console.note(f"level {level:g}: alpha {values[0][0]:g}")
-    else:
-        texts = given or [f"{DEFAULT_ALPHA:g}"] * len(vectors)
-        values = [_values(*each) for each in zip(texts, names, vectors, strict=True)]
-    combinations = list(product(*values))
-    unsteered = (0.0,) * len(vectors)
-    return [unsteered, *combinations] if compare and unsteered not in combinations else combinations
-
-
-def _warn_of_other_settings(vectors: "list[SteeringVector]", positions: str, *, as_chat: bool) -> None:
-    for calibration in (vector.metadata.calibration for vector in vectors):
-        if calibration is None:
-            continue
-        measured = calibration.generation
+def _warn_of_other_settings(
+    vectors: "Sequence[tuple[str, SteeringVector]]", positions: str, *, as_chat: bool
+) -> None:
+    calibrations = [vector.metadata.calibration for _, vector in vectors]
+    for measured in (calibration.generation for calibration in calibrations if calibration):
         if (measured["positions"], measured["chat"]) != (positions, as_chat):
             chat = "on" if measured["chat"] else "off"
             console.warn(
                 f"calibrated with positions {measured['positions']} and chat {chat}: "
                 "other settings may need another alpha"
             )
+
+
+def _alphas(
+    vectors: "Sequence[tuple[str, SteeringVector]]", given: list[str], level: float | None, compare: bool
+) -> list[tuple[float, ...]]:
+    """Every combination of the alphas of each vector, in the order given."""
+    from ..vectors.vector import DEFAULT_ALPHA
+
+    if level is not None:
+        values = [[_calibration(*vectors[0]).alpha_at(level)]]
+        console.note(f"level {level:g}: alpha {values[0][0]:g}")
+    else:
+        texts = given or [f"{DEFAULT_ALPHA:g}"] * len(vectors)
+        values = [_values(text, *named) for text, named in zip(texts, vectors, strict=True)]
+    combinations, unsteered = list(product(*values)), (0.0,) * len(vectors)
+    return [unsteered, *combinations] if compare and unsteered not in combinations else combinations
 
 
 def _values(text: str, name: str, vector: "SteeringVector") -> list[float]:
@@ -171,13 +156,10 @@ def _calibration(name: str, vector: "SteeringVector") -> "Calibration":
     return vector.metadata.calibration
 
 
-# --- what a person or a program reads ----------------------------------------------------------
-
-
-def _warn_of_dose(plan: "Plan", n_alphas: int) -> None:
+def _warn_of_dose(plan: "Plan") -> None:
     from ..vectors.vector import SAFE_DOSE
 
-    dose = max(map(plan.dose, plan.jobs[:n_alphas]))
+    dose = max(map(plan.dose, plan.jobs[: len(plan.conditions)]))
     if dose > SAFE_DOSE + ROUNDING:
         console.warn(
             f"the push is {dose:.0%} as long as the residual; above {SAFE_DOSE:.0%} text tends to break down"
@@ -187,47 +169,36 @@ def _warn_of_dose(plan: "Plan", n_alphas: int) -> None:
 def _finished(plan: "Plan") -> "Iterator[tuple[int, Completion]]":
     """Write a plan's continuations, in the order of its jobs, while a bar shows how far it is."""
     with console.progress("writing", len(plan.jobs), beside_results=True) as advance:
-        for number, completion in plan.in_order():
-            yield number, completion
+        for finished in plan.in_order():
+            yield finished
             advance(1)
 
 
-def _write_json(plan: "Plan") -> None:
-    from ..data.records import write_record
-
-    for number, completion in _finished(plan):
-        write_record(plan.record(number, completion))
-
-
 def _write_text(plan: "Plan") -> None:
-    if len(plan.jobs) > 1:
-        for number, completion in _finished(plan):
-            job = plan.jobs[number]
-            typer.echo(f"[{_heading(plan, job)}]\n{job.prompt.shown}{completion.text}\n")
-    elif sys.stdout.isatty():
+    if len(plan.jobs) == 1 and sys.stdout.isatty():
         typer.echo(plan.jobs[0].prompt.shown, nl=False)
         for _ in plan.in_order(lambda _number, text: typer.echo(text, nl=False)):
             typer.echo()
-    else:
-        for number, completion in _finished(plan):
-            typer.echo(plan.jobs[number].prompt.shown + completion.text)
+        return
+    for number, completion in _finished(plan):
+        job = plan.jobs[number]
+        text = job.prompt.shown + completion.text
+        typer.echo(text if len(plan.jobs) == 1 else f"[{_heading(plan, job)}]\n{text}\n")
 
 
-def _write_columns(plan: "Plan", n_alphas: int) -> None:
+def _write_columns(plan: "Plan") -> None:
     """A table a prompt and sample, a column an alpha, unsteered first."""
     texts: dict[int, str] = {}
     for number, completion in _finished(plan):
         texts[number] = plan.jobs[number].prompt.shown + completion.text
-        group = range(number + 1 - n_alphas, number + 1)
-        if (number + 1) % n_alphas == 0 and all(i in texts for i in group):
-            headings = [_heading(plan, plan.jobs[i]) for i in group]
-            console.columns(headings, [texts.pop(i) for i in group])
+        group = range(number + 1 - len(plan.conditions), number + 1)
+        if group.start % len(group) == 0 and texts.keys() >= set(group):
+            console.columns([_heading(plan, plan.jobs[i]) for i in group], [texts.pop(i) for i in group])
 
 
 def _heading(plan: "Plan", job: "PlannedJob") -> str:
     if not any(job.alphas):
         return "unsteered"
-    parts = [
-        f"{Path(name).stem} {alpha:+g}" for name, alpha in zip(job.condition.vectors, job.alphas, strict=True)
-    ]
-    return f"{', '.join(parts)} (dose {plan.dose(job):.1%})"
+    pairs = zip(job.condition.vectors, job.alphas, strict=True)
+    steered = ", ".join(f"{Path(name).stem} {alpha:+g}" for name, alpha in pairs)
+    return f"{steered} (dose {plan.dose(job):.1%})"

@@ -22,9 +22,7 @@ DEFAULT_ALPHA = "-24,-20,-16,-12,-8,-4,4,8,12,16,20,24"
 
 
 @options.judge_options(only_one=True)
-@options.generation_options(
-    without=["n", "top_k", "repetition_penalty", "greedy"], max_new_tokens=40, batch_size=64
-)
+@results.generation_options(without=["n", "top_k", "repetition_penalty", "greedy"])
 @options.model_options
 def calibrate_(
     vector: Annotated[Path, typer.Argument(help="Vector file; the calibration is written into it.")],
@@ -60,13 +58,12 @@ def calibrate_(
         raise InputError(f"--max-ppl-ratio must be at least 1 and finite, got {max_ppl_ratio}")
     results.check_targets(vector, report)
     alphas = sorted({(0.0,), *((value,) for value in parse_alphas(alpha))})
-    comparison = results.comparison([vector], alphas, n, generation, random=False)
+    comparison = replace(results.comparison([vector], alphas, n, generation), random=False)
     records = prompts_of(prompts)
     ((_, steering),) = comparison.vectors
     judges = results.load_judges_of(judging, [steering])
-    engine = load_engine(where, comparison.vectors)
-    run = replace(comparison.write(engine, records, progress=console.progress), pushes={})  # no damage
-    evaluation = evaluate(run, judges, progress=console.progress)
+    run = comparison.write(load_engine(where, comparison.vectors), records, progress=console.progress)
+    evaluation = evaluate(replace(run, pushes={}), judges, progress=console.progress)  # without damage
     calibration = calibrate(evaluation, max_ppl_ratio)
     metadata = steering.metadata.model_copy(update={"calibration": calibration})
     replace(steering, metadata=metadata).save(vector)

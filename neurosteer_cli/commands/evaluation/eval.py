@@ -12,17 +12,14 @@ from ...errors import InputError
 from ...evaluation.samples import check_save, read_samples
 from ..shared import console, options, results
 from ..shared.load import load_engine
-from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas
+from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, check_paired, parse_alphas
 
 DEFAULT_ALPHA = "4,8,16"
-OF_GENERATION = (
-    *("alpha", "prompts", "n", "random", "baseline_prompt", "save", "resume"),
-    *(field.name for field in fields(GenerationOptions)),
-)
+OF_GENERATION = ("alpha", "prompts", "n", "random", "baseline_prompt", "save", "resume")  # and its group
 
 
 @options.judge_options()
-@options.generation_options(without=["n"], max_new_tokens=40, batch_size=64)
+@results.generation_options(without=["n"])
 @options.model_options
 def eval_(
     ctx: typer.Context,
@@ -34,9 +31,7 @@ def eval_(
             "Without any, --vector says what to generate.",
         ),
     ] = None,
-    vector: Annotated[
-        list[Path] | None, typer.Option("--vector", "-v", help="Vector file; may be repeated.")
-    ] = None,
+    vector: options.Vectors = None,
     alpha: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,14 +81,11 @@ def eval_(
         own_model = next((sample.model for sample in samples if sample.model), None)
         where = replace(where, model=where.model or own_model)
     else:
-        alphas = _alphas(paths, alpha or [])
-        comparison = results.comparison(
-            paths, alphas, n, generation, random=random, instruction=baseline_prompt
-        )
+        comparison = results.comparison(paths, _alphas(paths, alpha or []), n, generation)
+        comparison = replace(comparison, random=random, instruction=baseline_prompt)
         check_save(save, resume)
         records = prompts_of(prompts)
-    # what can fail is loaded before there is anything to lose
-    ppl_engine = None if ppl_model is None else load_engine(replace(where, model=ppl_model))
+    ppl_engine = None if ppl_model is None else load_engine(replace(where, model=ppl_model))  # may fail
     if generations:
         run = recorded(load_engine(where), samples, generations, console.warn)
         judges = results.load_judges_of(judging, run.vectors.values())
@@ -114,7 +106,7 @@ def eval_(
 
 
 def _refuse_generating_options(ctx: typer.Context) -> None:
-    for name in OF_GENERATION:
+    for name in (*OF_GENERATION, *(field.name for field in fields(GenerationOptions))):
         if ctx.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
             option = "-n" if name == "n" else f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is for generating; with GENERATIONS the texts are there already")
@@ -122,9 +114,6 @@ def _refuse_generating_options(ctx: typer.Context) -> None:
 
 def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:
     """Every combination of the alphas of each vector, in ascending order, unsteered among them."""
-    if given and len(given) != len(paths):
-        raise InputError(
-            f"{len(paths)} --vector and {len(given)} --alpha: give one --alpha for each --vector"
-        )
+    check_paired(paths, given)
     values = [parse_alphas(text) for text in given or [DEFAULT_ALPHA] * len(paths)]
     return sorted({(0.0,) * len(paths), *product(*values)})

@@ -1,6 +1,7 @@
 """neurosteer layers: where in the model two sides of texts part, and where steering works."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from ...data.sides import open_sides
 from ...errors import InputError
 from ..shared import console, options, results
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas, parse_layers
-from ..shared.results import interval
+from ..shared.results import interval, value
 
 if TYPE_CHECKING:
     from ...evaluation.layers import Layer, LayerSweep
@@ -21,7 +22,7 @@ FIXED = ("chat", "system", "temperature", "top_p", "top_k", "repetition_penalty"
 
 
 @options.judge_options()
-@options.generation_options(without=[*FIXED, "batch_size"], max_new_tokens=40, batch_size=64)
+@results.generation_options(without=[*FIXED, "batch_size"])
 @options.model_options
 def layers_(
     texts: Annotated[
@@ -66,7 +67,7 @@ def layers_(
         check_suffix(plot)
     config = generation.config(n)
     records = prompts_of(prompts) if steer else []
-    chosen = None if only is None else parse_layers(only)
+    chosen = parse_layers(only) if only is not None else None
     with open_sides(texts, target, source) as sides:
         fitted_on = {text for side in sides for text in side.hashes}
         judges = results.load_judges(judging, sides[0].label, fitted_on)
@@ -105,8 +106,6 @@ def _show(layers: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> Non
 
 
 def _cells(layer: "Layer") -> list[str]:
-    sae = "" if layer.sae_auroc is None else f"{layer.sae_auroc:.2f}"
-    cells = [str(layer.layer), interval(layer.auroc, ".2f"), sae, f"{layer.shift_share:.1%}"]
-    for steered in layer.steer:
-        cells += [interval(steered.rate, ".0%"), interval(steered.perplexity_ratio, ".2f")]
-    return cells
+    measured = [interval(layer.auroc, ".2f"), value(layer.sae_auroc, ".2f"), f"{layer.shift_share:.1%}"]
+    steered = [(interval(at.rate, ".0%"), interval(at.perplexity_ratio, ".2f")) for at in layer.steer]
+    return [str(layer.layer), *measured, *chain.from_iterable(steered)]

@@ -13,9 +13,10 @@ Knows typer; knows nothing of what the options do.
 import inspect
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,6 +65,8 @@ N = Annotated[int, typer.Option("-n", help="Continuations of each prompt and alp
 Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
 Positions = Annotated[str, typer.Option(help="Tokens steered: all, those of the prompt, or those generated.")]
 BatchSize = Annotated[int, typer.Option(help="Continuations written at a time.")]
+
+Vectors = Annotated[list[Path] | None, typer.Option("--vector", "-v", help="Vector file; may be repeated.")]
 
 JUDGE_FORMS = "{0} (with --judge-data), {1}, {2}, {4}, {3} or {5}".format(*FORMS)
 OneJudge = Annotated[str | None, typer.Option("--judge", help=f"{JUDGE_FORMS}.")]
@@ -252,6 +255,13 @@ def parse_alphas(text: str) -> list[float]:
     if any(abs(alpha) > MAX_ALPHA for alpha in alphas):
         raise InputError(f"--alpha {text}: must be between -{MAX_ALPHA:g} and {MAX_ALPHA:g} percent")
     return alphas
+
+
+def check_paired(vectors: Sequence[Path], alphas: Sequence[str]) -> None:
+    if alphas and len(alphas) != len(vectors):
+        raise InputError(
+            f"{len(vectors)} --vector and {len(alphas)} --alpha: give one --alpha for each --vector"
+        )
 
 
 def parse_count(text: str, option: str) -> int:

@@ -13,42 +13,30 @@ from typing import TYPE_CHECKING
 from ...data.records import write_record
 from ...errors import InputError
 from ...files import check_target, replace_file
-from . import console
+from . import console, options
 from .options import GenerationOptions, JudgeOptions
 
 if TYPE_CHECKING:
     from ...evaluation.evaluate import ConditionResult
     from ...evaluation.judges.judge import Judge
     from ...evaluation.metrics import Estimate
-    from ...evaluation.run import Alphas, Comparison
+    from ...evaluation.run import Comparison
     from ...vectors.vector import SteeringVector
 
 FEW_PROMPTS = 20
+generation_options = partial(options.generation_options, max_new_tokens=40, batch_size=64)  # many short ones
 
 
 def comparison(
-    paths: Sequence[Path],
-    alphas: "Sequence[Alphas]",
-    n: int,
-    generation: GenerationOptions,
-    *,
-    random: bool,
-    instruction: str | None = None,
+    paths: Sequence[Path], alphas: Sequence[tuple[float, ...]], n: int, generation: GenerationOptions
 ) -> "Comparison":
     """What the options ask to be written; vectors are loaded, the model is not."""
     from ...evaluation.run import Comparison
     from ...vectors.vector import SteeringVector
 
-    return Comparison(
-        config=generation.config(n),
-        vectors=[(str(path), SteeringVector.load(path)) for path in paths],
-        alphas=alphas,
-        n=n,
-        random=random,
-        instruction=instruction,
-        as_chat=generation.as_chat,
-        system=generation.system,
-    )
+    config, as_chat, system = generation.config(n), generation.as_chat, generation.system
+    vectors = [(str(path), SteeringVector.load(path)) for path in paths]
+    return Comparison(vectors=vectors, alphas=alphas, config=config, n=n, as_chat=as_chat, system=system)
 
 
 def check_judges(judging: JudgeOptions, attribute: str | None) -> None:
@@ -119,25 +107,27 @@ def _cells(result: "ConditionResult") -> list[str]:
     return [
         result.condition.label,
         *(interval(judged.rate, ".0%") for judged in result.judges.values()),
-        _value(result.perplexity, ".1f"),
+        value(result.perplexity, ".1f"),
         interval(result.perplexity_ratio, ".2f"),
-        "" if result.kl is None else f"{result.kl:.2f}",
-        _value(result.distinct_2, ".2f"),
-        _value(result.repetition_4, ".1%"),
-        _value(result.length, ".0f"),
+        value(result.kl, ".2f"),
+        value(result.distinct_2, ".2f"),
+        value(result.repetition_4, ".1%"),
+        value(result.length, ".0f"),
     ]
 
 
-def _value(estimate: "Estimate | None", form: str) -> str:
-    return "" if estimate is None else format(estimate.value, form)
+def value(found: "Estimate | float | None", form: str) -> str:
+    """`1.08`; nothing where there is none."""
+    exact = getattr(found, "value", found)
+    return "" if exact is None else format(exact, form)
 
 
 def interval(estimate: "Estimate | None", form: str) -> str:
     """`1.08 [1.02, 1.15]`, of percents `96% [92, 99]`; without the brackets where there is no interval."""
     if estimate is None or estimate.low is None or estimate.high is None:
-        return _value(estimate, form)
+        return value(estimate, form)
     low, high = (format(end, form).removesuffix("%") for end in (estimate.low, estimate.high))
-    return f"{_value(estimate, form)} [{low}, {high}]"
+    return f"{value(estimate, form)} [{low}, {high}]"
 
 
 def command_line() -> str:
