@@ -196,6 +196,27 @@ def test_several_vectors_are_combined_and_without_a_judge_fluency_is_scored() ->
     assert "no judge: fluency only" in result.stderr
 
 
+def test_vectors_at_different_blocks_have_a_random_counterpart_as_strong(tmp_path: Path) -> None:
+    early = str(tmp_path / "early.st")
+    run(
+        "fit",
+        "up.jsonl",
+        "down.jsonl",
+        "--model",
+        "tiny",
+        "--method",
+        "diffmean",
+        "--layer",
+        "1",
+        "-o",
+        early,
+    )
+    found = rows(run("eval", "-v", "v.st", "-a", "5", "-v", early, "-a", "1,2", "--prompts", "prompts.jsonl",
+                     *SHORT, "--json"))  # fmt: skip
+    assert [(row["alpha"], row["baseline"]) for row in found[2:]] == [([5, 2], None), ([5, 2], "random")]
+    assert found[3]["dose"] == pytest.approx(found[2]["dose"]) == pytest.approx(0.07, abs=1e-3)
+
+
 def test_built_in_prompts_are_there_without_a_file() -> None:
     found = rows(run("eval", "-v", "v.st", "-a", "1", "--no-random", "--max-new-tokens", "1", "--json"))
     assert [row["n_prompts"] for row in found] == [36, 36]
