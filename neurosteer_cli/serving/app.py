@@ -82,7 +82,7 @@ def _add_model_routes(app: FastAPI, registry: VectorRegistry) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The model alone, and with each vector at the alpha suggested for it."""
-        names = [registry.model_id, *map(registry.suggested_model, registry)]
+        names = [registry.model_id, *map(registry.suggested_model, sorted(registry))]
         return {"object": "list", "data": [card(name) for name in names]}
 
     @app.get("/v1/models/{name:path}", responses={404: REFUSALS[404], 400: REFUSALS[400]})
@@ -113,7 +113,7 @@ def _add_vector_routes(app: FastAPI, registry: VectorRegistry, *, can_fit: bool)
     @app.get("/v1/vectors")
     async def vectors() -> dict[str, Any]:
         """What there is to steer with."""
-        cards = [registry.card(name) for name in registry]
+        cards = [registry.card(name) for name in sorted(registry)]
         return {"object": "list", "model": registry.model_id, "can_fit": can_fit, "data": cards}
 
     @app.get("/v1/vectors/{name}", responses={404: REFUSALS[404]})

@@ -102,14 +102,10 @@ class Completions:
         return [self.registry[name] for name in steering], list(steering.values())
 
     def _check_size(self, prompts: list[list[int]], n: int, max_new_tokens: int) -> None:
-        if len(prompts) * n > self.scheduler.max_batch:
-            raise InputError(
-                f"{len(prompts)} prompts, n {n}: at most {self.scheduler.max_batch} continuations"
-            )
-        if max_new_tokens > self.limits.max_new_tokens:
-            raise TooLongError(
-                f"max_tokens {max_new_tokens}: this server writes at most {self.limits.max_new_tokens}"
-            )
+        if len(prompts) * n > (most := self.scheduler.max_batch):
+            raise InputError(f"{len(prompts)} prompts, n {n}: at most {most} continuations")
+        if max_new_tokens > (most := self.limits.max_new_tokens):
+            raise TooLongError(f"max_tokens {max_new_tokens}: this server writes at most {most}")
         for ids in prompts:
             if len(ids) + max_new_tokens > self.engine.max_tokens:
                 raise TooLongError(

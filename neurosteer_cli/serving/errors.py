@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from ..errors import NeurosteerError
 from .completions import TooLongError
+from .protocol import Json
 from .registry import UnknownVectorError
 from .scheduler import BusyError, ClosedError, Scheduler, TimeLimitError
 
@@ -45,7 +46,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         504: "Not finished within the time limit",
     }.items()
 }
-STATUS_OF: tuple[tuple[type[Exception], int, str | None], ...] = (  # and code; the first that an error is
+ANSWERS: tuple[tuple[type[Exception], int, str | None], ...] = (  # status and code; the first that fits
     (UnknownVectorError, 404, "model_not_found"),
     (TooLongError, 400, "context_length_exceeded"),
     (BusyError, 429, "rate_limit_exceeded"),
@@ -55,16 +56,14 @@ STATUS_OF: tuple[tuple[type[Exception], int, str | None], ...] = (  # and code; 
 )
 
 
-def error_body(
-    status: int, message: str, *, param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
+def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> Json:
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def refusal_of(error: Exception) -> tuple[int, dict[str, Any]]:
+def refusal_of(error: Exception) -> tuple[int, Json]:
     """The HTTP status and the body that an error is answered with; of a bug 500, and nothing it says."""
-    for kind, status, code in STATUS_OF:
+    for kind, status, code in ANSWERS:
         if isinstance(error, kind):
             return status, error_body(status, str(error), code=code)
     return 500, error_body(500, "the server failed; its log says why")
@@ -74,7 +73,8 @@ def add_handlers(app: FastAPI, scheduler: Scheduler) -> None:
     """Have the application answer every error as above."""
 
     @app.exception_handler(NeurosteerError)
-    async def ours(_request: Request, error: NeurosteerError) -> JSONResponse:
+    @app.exception_handler(Exception)
+    async def own(_request: Request, error: Exception) -> JSONResponse:
         status, body = refusal_of(error)
         headers = {"Retry-After": str(scheduler.retry_after())} if status == 429 else None
         return JSONResponse(body, status, headers)
@@ -92,11 +92,6 @@ def add_handlers(app: FastAPI, scheduler: Scheduler) -> None:
     async def other(_request: Request, error: HTTPException) -> JSONResponse:
         body = error_body(error.status_code, str(error.detail))
         return JSONResponse(body, error.status_code, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    async def bug(_request: Request, error: Exception) -> JSONResponse:
-        status, body = refusal_of(error)
-        return JSONResponse(body, status)
 
 
 def _names_a_type(part: str | int) -> bool:

@@ -1,4 +1,4 @@
-"""What every request passes before anything reads it: host, key, kind and size of its body; and counts.
+"""What every request passes before anything reads it: it is counted, then its host, key and body checked.
 
 Knows ASGI and prometheus_client. FastAPI's own `strict_content_type` answers 422 in place of 415, its
 `max_body_size` in another form than OpenAI's, and neither knows a time limit.
@@ -21,6 +21,59 @@ SECONDS_FOR_A_BODY = 30.0
 GUARDED = "/v1"  # paths that need the key, if there is one
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # seconds
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """What one server counts, for Prometheus."""
+
+    def __init__(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        own: Any = {"namespace": "neurosteer", "registry": self.registry}
+        timed: Any = {**own, "buckets": BUCKETS}
+        self.requests = Counter("requests", "Requests answered.", ("endpoint", "status"), **own)
+        self.tokens = Counter("tokens", "Tokens read and written.", ("kind",), **own)
+        self.seconds = Histogram("request_seconds", "From a request to the end of its answer.", **timed)
+        self.first_token = Histogram("first_text_seconds", "From a request to its first text.", **timed)
+        self.cancelled = Counter("cancelled", "Requests whose client left before the end.", **own)
+        Gauge("running", "Continuations being written.", **own).set_function(running)
+        Gauge("waiting", "Continuations waiting for a place.", **own).set_function(waiting)
+
+    def note_end(self, usage: dict[str, int], seconds: float) -> None:
+        """Count a request for text that has come to its end."""
+        for kind in ("prompt", "completion"):
+            self.tokens.labels(kind).inc(usage[f"{kind}_tokens"])
+        self.seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class RequestCount:
+    """Counts an application's answers by route and status, those included that never reach a route."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
+        self.app, self.metrics, self.routes = app, metrics, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status = 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        finally:
+            self.metrics.requests.labels(self._endpoint(scope), str(status)).inc()
+
+    def _endpoint(self, scope: Scope) -> str:
+        # not scope["route"], which a request that was refused has not come to
+        matching = (route for route in self.routes if route.matches(scope)[0] is not Match.NONE)
+        return str(getattr(next(matching, None), "path", "other"))
 
 
 class RefusedError(Exception):
@@ -107,56 +160,3 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return once.pop() if once else await receive()
 
     return replay
-
-
-class Metrics:
-    """What one server counts, for Prometheus."""
-
-    def __init__(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
-        self.registry = CollectorRegistry()
-        own: Any = {"namespace": "neurosteer", "registry": self.registry}
-        timed: Any = {**own, "buckets": BUCKETS}
-        self.requests = Counter("requests", "Requests answered.", ("endpoint", "status"), **own)
-        self.tokens = Counter("tokens", "Tokens read and written.", ("kind",), **own)
-        self.seconds = Histogram("request_seconds", "From a request to the end of its answer.", **timed)
-        self.first_token = Histogram("first_text_seconds", "From a request to its first text.", **timed)
-        self.cancelled = Counter("cancelled", "Requests whose client left before the end.", **own)
-        Gauge("running", "Continuations being written.", **own).set_function(running)
-        Gauge("waiting", "Continuations waiting for a place.", **own).set_function(waiting)
-
-    def note_end(self, usage: dict[str, int], seconds: float) -> None:
-        """Count a request for text that has come to its end."""
-        for kind in ("prompt", "completion"):
-            self.tokens.labels(kind).inc(usage[f"{kind}_tokens"])
-        self.seconds.observe(seconds)
-
-    def text(self) -> bytes:
-        return generate_latest(self.registry)
-
-
-class RequestCount:
-    """Counts an application's answers by route and status, those included that never reach a route."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
-        self.app, self.metrics, self.routes = app, metrics, routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        status = 500
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            await self.app(scope, receive, noting)
-        finally:
-            self.metrics.requests.labels(self._endpoint(scope), str(status)).inc()
-
-    def _endpoint(self, scope: Scope) -> str:
-        # not scope["route"], which a request that was refused has not come to
-        matching = (route for route in self.routes if route.matches(scope)[0] is not Match.NONE)
-        return str(getattr(next(matching, None), "path", "other"))

@@ -1,7 +1,7 @@
 """What requests and answers look like: those of OpenAI's API, and ours beside them.
 
 Knows JSON's types and bounds, and continuations as they are given out. What is not served is refused by
-name: a misspelled field, or a field with a value other than the one that changes nothing.
+name: a misspelled field, or one that asks for anything. A kind of request words its own answer's choices.
 """
 
 from collections.abc import Callable, Sequence
@@ -175,10 +175,7 @@ class ChatRequest(TextRequest):
             return {"token": _spelled(raw), "logprob": log_prob, "bytes": list(raw)}
 
         content = [
-            {
-                **entry(token.id, token.log_prob),
-                "top_logprobs": [entry(*other) for other in token.most_probable],
-            }
+            {**entry(token.id, token.log_prob), "top_logprobs": [entry(*top) for top in token.most_probable]}
             for token in tokens
         ]
         return {"content": content, "refusal": None}

@@ -23,24 +23,15 @@ class UnknownVectorError(InputError):
     """No vector has that name."""
 
 
-class VectorRegistry:
-    """The vectors of one model, by name."""
+class VectorRegistry(dict[str, SteeringVector]):
+    """The vectors of one model, by name; `add` checks what is taken in."""
 
     def __init__(self, shape: ModelShape, model_id: str) -> None:
         self.shape, self.model_id = shape, model_id
-        self._vectors: dict[str, SteeringVector] = {}
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._vectors))
-
-    def __len__(self) -> int:
-        return len(self._vectors)
-
-    def __getitem__(self, name: str) -> SteeringVector:
-        if name not in self._vectors:
-            known = ", ".join(sorted(self._vectors)[:20]) or "there is none"
-            raise UnknownVectorError(f"no vector is named {name[:64]!r}; known: {known}")
-        return self._vectors[name]
+    def __missing__(self, name: str) -> SteeringVector:
+        known = ", ".join(sorted(self)[:20]) or "there is none"
+        raise UnknownVectorError(f"no vector is named {name[:64]!r}; known: {known}")
 
     def add(self, name: str, vector: SteeringVector, where: str) -> None:
         """Take a vector in; `where` is what errors call it. One of another model is not taken."""
@@ -51,11 +42,11 @@ class VectorRegistry:
             )
         self.check_free(name, where)
         vector.check_fits(self.shape, self.model_id, where)
-        self._vectors[name] = vector
+        self[name] = vector
 
     def check_free(self, name: str, where: str) -> None:
         """Refuse a name that is taken."""
-        if name in self._vectors:
+        if name in self:
             raise InputError(f"{where}: there is a vector named {name!r} already; choose another name")
 
     def alphas(self, model: str, steering: Mapping[str, float]) -> dict[str, float]:
@@ -74,12 +65,12 @@ class VectorRegistry:
         return alphas
 
     def _in_name(self, model: str) -> Iterator[tuple[str, float]]:
-        if not (model == self.model_id or model.startswith(f"{self.model_id}+")):
+        if model != self.model_id and not model.startswith(f"{self.model_id}+"):
             raise UnknownVectorError(
                 f"model {model[:80]!r} is not served; "
                 f"ask for {self.model_id!r} or {self.model_id}+VECTOR:ALPHA"
             )
-        for part in model[len(self.model_id) + 1 :].split("+") if model != self.model_id else ():
+        for part in model.removeprefix(self.model_id).split("+")[1:]:
             name, colon, alpha = part.partition(":")
             if not colon:
                 raise InputError(f"model {model[:80]!r}: give the alpha of {name[:64]!r}, as {name[:64]}:8")
@@ -97,7 +88,6 @@ class VectorRegistry:
         vector = self[name]
         metadata, calibration = vector.metadata, vector.metadata.calibration
         aurocs = [point.auroc for point in metadata.points.values() if point.auroc is not None]
-        sides = [side for side in (metadata.positive, metadata.negative) if side]
         return {
             "id": name,
             "object": "vector",
@@ -105,7 +95,7 @@ class VectorRegistry:
             "method": metadata.method,
             "towards": metadata.positive.label if metadata.positive else None,
             "away": metadata.negative.label if metadata.negative else None,
-            "n_texts": sum(side.n_texts for side in sides),
+            "n_texts": sum(side.n_texts for side in (metadata.positive, metadata.negative) if side),
             "hook_points": list(metadata.points),
             "auroc": sum(aurocs) / len(aurocs) if aurocs else None,
             "suggested_alpha": suggested_alpha(vector),

@@ -38,7 +38,8 @@ class TimeLimitError(NeurosteerError):
 class Scheduler:
     """Writes what is submitted, in that order as far as there is room, each with its own settings.
 
-    A continuation's `on_delta` is called from the model's thread, and must not block.
+    A continuation's `on_delta` is called from the model's thread, and must not block. A cancelled one
+    is written no further.
     """
 
     def __init__(self, engine: Engine, *, max_batch: int = 32, max_waiting: int = 64) -> None:
@@ -86,13 +87,6 @@ class Scheduler:
             self._waiting.extend(continuations)
             self._changed.notify()
 
-    def cancel(self, continuations: Sequence[Continuation]) -> None:
-        """Write these no further."""
-        with self._changed:
-            for continuation in continuations:
-                continuation.cancel()
-            self._changed.notify()
-
     def call(self, function: Callable[[], T]) -> "Future[T]":
         """Run a function on the model's thread, between two tokens."""
         future: Future[T] = Future()
@@ -114,8 +108,6 @@ class Scheduler:
             self._changed.notify()
         self._thread.join(wait)
         self._given_up = True
-        with self._changed:
-            self._changed.notify()
         self._thread.join(SECONDS_TO_GIVE_UP)
 
     def yield_to_batch(self) -> None:
@@ -172,9 +164,7 @@ class Scheduler:
             if continuation.deadline < now and not continuation.finish_reason:
                 continuation.cancel()
                 _tell(continuation, Delta(error=TimeLimitError("the time limit of a request is over")))
-        self._waiting = deque(
-            continuation for continuation in self._waiting if not continuation.finish_reason
-        )
+        self._waiting = deque(each for each in self._waiting if not each.finish_reason)
 
     def _admit(self) -> None:
         """Newcomers hold up the others for a step, so between two lots of them the others have one."""

@@ -73,8 +73,8 @@ class Responder:
                 unfinished -= delta.finish_reason is not None
                 yield choice, delta
         finally:
-            if unfinished:
-                self.scheduler.cancel(answer.continuations)
+            for continuation in answer.continuations:
+                continuation.cancel()
             self.metrics.note_end(answer.usage, time.monotonic() - start)
 
     async def _events(self, answer: Answer, deltas: Deltas) -> AsyncIterator[str]:

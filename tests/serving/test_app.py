@@ -27,8 +27,8 @@ def test_health_and_metrics_tell_what_happened(engine: Engine, vectors: dict[str
     with served(engine, vectors) as (address, _):
         post(address, "/v1/completions", {**PLAIN, "max_tokens": 3, "temperature": 0})
         post(address, "/v1/completions", {**PLAIN, "max_tokens": -3})
-        facts = httpx.get(f"{address}/health").json()
-        assert facts == {"status": "ok", "model": "tiny", "vectors": 2, "running": 0, "waiting": 0}
+        state = httpx.get(f"{address}/health").json()
+        assert state == {"status": "ok", "model": "tiny", "vectors": 2, "running": 0, "waiting": 0}
         lines = httpx.get(f"{address}/metrics").text.splitlines()
     assert 'neurosteer_requests_total{endpoint="/v1/completions",status="200"} 1.0' in lines
     assert 'neurosteer_requests_total{endpoint="/v1/completions",status="400"} 1.0' in lines

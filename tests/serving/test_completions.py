@@ -54,17 +54,18 @@ def test_several_prompts_as_texts_and_as_tokens(client: openai.OpenAI, engine: E
     prompts = ["to be", "or not"]
     asked: dict[str, Any] = {"model": "tiny", "max_tokens": 5, "temperature": 0, "n": 2}
     texts = client.completions.create(prompt=prompts, **asked)
-    tokens = client.completions.create(prompt=[engine.prompt_ids(one) for one in prompts], **asked)
-    assert [one.index for one in texts.choices] == [0, 1, 2, 3]
-    assert [one.text for one in texts.choices] == [one.text for one in tokens.choices]
+    tokens = client.completions.create(prompt=[engine.prompt_ids(prompt) for prompt in prompts], **asked)
+    assert [choice.index for choice in texts.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in texts.choices] == [choice.text for choice in tokens.choices]
     assert texts.choices[0].text == texts.choices[1].text != texts.choices[2].text
 
 
 def test_the_same_prompt_several_times_gives_different_samples(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "tiny", "max_tokens": 12, "seed": 3}
-    three = [one.text for one in client.completions.create(prompt=["x"] * 3, **asked).choices]
+    three = [choice.text for choice in client.completions.create(prompt=["x"] * 3, **asked).choices]
     assert len(set(three)) == 3
-    assert three == [one.text for one in client.completions.create(prompt="x", n=3, **asked).choices]
+    again = client.completions.create(prompt="x", n=3, **asked)
+    assert three == [choice.text for choice in again.choices]
 
 
 def test_a_text_ends_before_a_stop_string(client: openai.OpenAI) -> None:

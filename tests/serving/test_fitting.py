@@ -93,14 +93,19 @@ def test_a_fit_ends_when_its_client_leaves(
         yield_to_batch(scheduler)
 
     texts = [f"{'b' * 60} {n}" for n in range(300)]
-    form = {"name": "ab", "method": "diffmean", "positive": texts, "negative": [f"{one} z" for one in texts]}
+    form = {
+        "name": "ab",
+        "method": "diffmean",
+        "positive": texts,
+        "negative": [f"{text} z" for text in texts],
+    }
     with served(engine, vectors, fitting=True) as (address, completions):
         with monkeypatch.context() as patch:
             patch.setattr(Scheduler, "yield_to_batch", slowly)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{address}/v1/vectors", json=form, timeout=0.5)
             time.sleep(1.2)  # till that is seen, and the batch at hand is read
-        few = {**form, "positive": texts[:20], "negative": [f"{one} z" for one in texts[:20]]}
+        few = {**form, "positive": texts[:20], "negative": [f"{text} z" for text in texts[:20]]}
         again = post(address, "/v1/vectors", few)  # neither busy nor is the name taken
         assert (again.status_code, again.json().get("n_texts")) == (200, 40)
         assert len(completions.registry) == 3
@@ -117,7 +122,12 @@ def test_a_fit_ends_when_the_server_does(
 
     monkeypatch.setattr(Scheduler, "yield_to_batch", slowly)
     texts = [f"{'b' * 60} {n}" for n in range(300)]
-    form = {"name": "ab", "method": "diffmean", "positive": texts, "negative": [f"{one} z" for one in texts]}
+    form = {
+        "name": "ab",
+        "method": "diffmean",
+        "positive": texts,
+        "negative": [f"{text} z" for text in texts],
+    }
     with ThreadPoolExecutor(1) as pool, served(engine, vectors, fitting=True) as (address, completions):
         fitted = pool.submit(post, address, "/v1/vectors", form)
         time.sleep(0.5)

@@ -2,11 +2,12 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import openai
 import pytest
-from support.serving import PLAIN, post, served
+from support.serving import PLAIN, post, served, wait_for
 
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.serving import middleware
@@ -78,10 +79,27 @@ def test_a_body_that_does_not_come_is_not_waited_for_long(
     server: tuple[str, Completions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(middleware, "SECONDS_FOR_A_BODY", 0.2)
-    host, port = server[0].removeprefix("http://").split(":")
+    with begun(server[0]) as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_leaves_within_its_body_is_counted_as_one_whose_body_did_not_come(
+    engine: Engine, vectors: dict[str, SteeringVector]
+) -> None:
+    with served(engine, vectors) as (address, _):
+        with begun(address):
+            pass
+        line = 'neurosteer_requests_total{endpoint="/v1/completions",status="408"} 1.0'
+        wait_for(lambda: line in httpx.get(f"{address}/metrics").text)
+
+
+@contextmanager
+def begun(address: str) -> Iterator[socket.socket]:
+    """A connection on which the first byte of a hundred has been sent."""
+    host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
-        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+        yield connection

@@ -30,11 +30,11 @@ def test_vectors_and_doses_are_told(
     server: tuple[str, Completions], vectors: dict[str, SteeringVector]
 ) -> None:
     listed = httpx.get(f"{server[0]}/v1/vectors").json()
-    assert [one["id"] for one in listed["data"]] == ["happy", "polite"]
+    assert [card["id"] for card in listed["data"]] == ["happy", "polite"]
     assert listed["can_fit"] is False
-    one = httpx.get(f"{server[0]}/v1/vectors/polite").json()
-    assert one["hook_points"] == list(vectors["polite"].metadata.points)
-    assert one["suggested_alpha"] == 8
+    card = httpx.get(f"{server[0]}/v1/vectors/polite").json()
+    assert card["hook_points"] == list(vectors["polite"].metadata.points)
+    assert card["suggested_alpha"] == 8
     dose = post(server[0], "/v1/dose", {"steering": {"polite": 4}}).json()["dose"]
     assert dose == pytest.approx(vectors["polite"].dose(4.0), abs=1e-6)
     assert post(server[0], "/v1/vectors", {}).status_code == 405

@@ -21,10 +21,7 @@ from neurosteer_cli.vectors.vector import SteeringVector
 
 
 def test_concurrent_requests_share_batches_and_none_gets_anothers_vector(
-    client: openai.OpenAI,
-    engine: Engine,
-    vectors: dict[str, SteeringVector],
-    monkeypatch: pytest.MonkeyPatch,
+    client: openai.OpenAI, engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     step = Batch.step
@@ -48,7 +45,7 @@ def test_concurrent_requests_share_batches_and_none_gets_anothers_vector(
         return found.choices[0].text
 
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda one: ask(*one), asked))
+        answers = list(pool.map(lambda each: ask(*each), asked))
     monkeypatch.setattr(Batch, "step", step)
     assert max(sizes) >= 4
     for (prompt, alphas), answer in zip(asked, answers, strict=True):
@@ -69,7 +66,7 @@ def test_who_finds_no_room_to_wait_is_told_when_to_come_again(
             assert 1 <= int(refused.headers["retry-after"]) <= 60
             assert refused.json()["error"]["code"] == "rate_limit_exceeded"
             go_on.set()
-            assert [one.result().status_code for one in taken] == [200, 200, 200]
+            assert [answer.result().status_code for answer in taken] == [200, 200, 200]
 
 
 def test_a_request_is_given_up_when_its_time_is_over(

@@ -92,7 +92,7 @@ def run(completions: "Completions", config: "ServerConfig", listener: socket.soc
 def _announce(completions: "Completions", config: "ServerConfig", listener: socket.socket) -> None:
     registry, host = completions.registry, listener.getsockname()[0]
     numbers = str(completions.engine.dtype).removeprefix("torch.")
-    names = ", ".join(registry) or "no vector"
+    names = ", ".join(sorted(registry)) or "no vector"
     place = address_of(listener) + ("" if config.page else "/v1")
     console.note(f"serving {registry.model_id} ({numbers}) with {names} on {place}; Ctrl-C ends it")
     if host not in LOOPBACK and config.api_key is None:

@@ -134,10 +134,10 @@ def test_the_vectors_that_come_along_fit_the_embedded_default() -> None:
     files = vector_files([Path(neurosteer_cli.__file__).parent / "vectors" / "bundled"])
     assert [file.stem for file in files] == ["happy", "polite"]
     for file in files:
-        facts = SteeringVector.load(file).metadata
-        assert facts.model_id == "smollm2"
-        for point, told in facts.points.items():
-            assert told.sae is not None
+        metadata = SteeringVector.load(file).metadata
+        assert metadata.model_id == "smollm2"
+        for point, measured in metadata.points.items():
+            assert measured.sae is not None
             layer = HookPoint.parse(point).layer
-            assert told.sae.sha256 == load_sae("bundled", model_id="smollm2", layer=layer).sha256
+            assert measured.sae.sha256 == load_sae("bundled", model_id="smollm2", layer=layer).sha256
     assert os.path.getsize(files[0]) < 50_000
