@@ -46,11 +46,10 @@ def _split(part: str) -> tuple[Path, float]:
     name, colon, weight = part.rpartition(":")
     if not colon or Path(part).exists():
         return Path(part), 1.0
+    form = "write FILE:NUMBER, such as polite.st:0.5"
     if not name:
-        raise InputError(f"{part}: no file before the weight; write FILE:NUMBER, such as polite.st:0.5")
+        raise InputError(f"{part}: no file before the weight; {form}")
     try:
         return Path(name), float(weight)
     except ValueError as error:
-        raise InputError(
-            f"{part}: {weight!r} is not a weight; write FILE:NUMBER, such as polite.st:0.5"
-        ) from error
+        raise InputError(f"{part}: {weight!r} is not a weight; {form}") from error

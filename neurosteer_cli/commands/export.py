@@ -84,15 +84,8 @@ def _to_model(path: Path, out: Path, alpha: float, model: str | None) -> None:
     folder = resolve(name, console.note)
     config = read_config(folder)
     vector.check_fits(shape_of(config), name, str(path))
-    note = {
-        "alpha": alpha,
-        "created": now(),
-        "dose": vector.dose(alpha),
-        "model": name,
-        "program_version": __version__,
-        "vector": path.name,
-        "vector_metadata": vector.metadata.model_dump(),
-        "vector_sha256": file_sha256(path),
-    }
+    made = {"alpha": alpha, "created": now(), "dose": vector.dose(alpha), "program_version": __version__}
+    source = {"vector": path.name, "vector_metadata": vector.metadata.model_dump()}
+    note = {"model": name, **made, **source, "vector_sha256": file_sha256(path)}
     bake(folder, config, vector.after_blocks(alpha), out, model_id=name, note=note)
     console.note(f"wrote {out}: {name} with {path} at alpha {alpha:g}, a dose of {vector.dose(alpha):.2%}")

@@ -15,7 +15,8 @@ from .shared.options import Json, ModelOptions, model_options, parse_layers
 
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
-    from ..vectors.from_latents import Choice
+    from ..saes.load import SAEs
+    from ..vectors.from_latents import Choice, Weights
     from ..vectors.from_texts import FitReport, LatentRow
     from ..vectors.vector import SteeringVector
 
@@ -70,14 +71,23 @@ def fit_(
     Example: neurosteer fit polite.jsonl rude.jsonl -o polite.st
     """
     from ..data.sides import open_sides
+    from ..files import check_target
     from ..models.load import model_shape
     from ..saes.load import BUNDLED
     from ..vectors import from_texts
+    from ..vectors.from_latents import find_latents, parse_latents
 
     if latent:
         if method != "neurosteer" or target is not None or source is not None or hook_point is not None:
             raise InputError("--latent: goes with --sae, --layers and -o, not with options for texts")
-        _fit_latents(latent, texts or [], out or Path("latents.st"), sae or BUNDLED, layers, where, json)
+        file = out or Path("latents.st")
+        check_target(file)
+        found = find_latents(parse_latents(latent), where.name, sae or BUNDLED, parse_layers(layers))
+        vector = _from_latents(*found, texts or [], where)
+        vector.save(file)
+        console.note(f"wrote {file}: alpha 1 is a dose of {vector.dose(1.0):.2%}")
+        if json:
+            write_record({"vector": str(file), **vector.metadata.model_dump()})
         return
     if not texts:
         raise InputError("give texts to steer towards and away from, or latents with --latent ID:WEIGHT")
@@ -128,7 +138,7 @@ def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
     from ..models.hooks import HookPoint
 
     if hook_point is None:
-        return [HookPoint(number) for number in parse_layers(layers)] if layers is not None else []
+        return [HookPoint(number) for number in parse_layers(layers)]
     if layers is not None:
         raise InputError("--layers and --hook-point say the same thing; give one of them")
     points = [HookPoint.parse(name) for name in hook_point.split(",")]
@@ -148,15 +158,13 @@ def _summarize(vector: "SteeringVector", report: "FitReport") -> None:
     sides = [side for side in (vector.metadata.positive, vector.metadata.negative) if side is not None]
     counts = [f"{side.label} {side.n_texts} texts, {side.n_tokens} tokens" for side in sides]
     console.note("; ".join([*counts, f"{report.seconds:.1f} s, {report.tokens_per_second:.0f} tokens/s"]))
+    on = " + ".join(map(str, report.n_held_out))
     for name, point in vector.metadata.points.items():
         held = "no text held out"
         if point.auroc is not None:
-            n_positive, n_negative = report.n_held_out
-            held = f"held-out AUROC {point.auroc:.2f} on {n_positive} + {n_negative} texts"
-        console.note(
-            f"{name}: {held}; the sides differ by {point.shift_norm:.1f}, the median residual is "
-            f"{point.resid_norm:.1f} long"
-        )
+            held = f"held-out AUROC {point.auroc:.2f} on {on} texts"
+        differ = f"the sides differ by {point.shift_norm:.1f}"
+        console.note(f"{name}: {held}; {differ}, the median residual is {point.resid_norm:.1f} long")
     _show_latents(report, [side.label for side in sides])
 
 
@@ -184,40 +192,24 @@ def _cells(row: "LatentRow") -> list[str]:
     return [str(row.latent_id), f"{row.weight:+.3f}", f"{row.t:+.1f}", *rates, fires_at, row.name or ""]
 
 
-def _fit_latents(
-    latents: Sequence[str],
-    texts: Sequence[str],
-    out: Path,
-    sae: str,
-    layers: str | None,
-    where: ModelOptions,
-    json: bool,
-) -> None:
-    """Write the vector of `--latent` options; texts, if any, are what the residual's norm is measured on."""
+def _from_latents(
+    saes: "SAEs", weights: "Weights", texts: Sequence[str], where: ModelOptions
+) -> "SteeringVector":
+    """The vector of chosen latents; texts, if any, are what the residual's norm is measured on."""
     from ..data.corpus import corpus_files, documents
-    from ..files import check_target
-    from ..vectors import from_latents
+    from ..vectors.from_latents import N_TOKENS, described, from_latents, measured
 
-    chosen = from_latents.parse_latents(latents)
-    check_target(out)
     files = corpus_files(texts)
-    blocks = parse_layers(layers) if layers is not None else None
-    saes, weights = from_latents.find_latents(chosen, where.name, sae, blocks)
-    choices = [] if files else from_latents.described(saes, weights, where.name)
+    choices = [] if files else described(saes, weights, where.name)
     engine, saes = load_engine_with(saes, where, saes if files else [])
     if files:
         name = ", ".join(part.name for part in files)
-        with console.progress("measuring", from_latents.N_TOKENS) as advance:
-            choices = from_latents.measured(
-                engine, saes, weights, documents(files), name=name, advance=advance
-            )
-    vector = from_latents.from_latents(engine, choices)
-    vector.save(out)
+        with console.progress("measuring", N_TOKENS) as advance:
+            choices = measured(engine, saes, weights, documents(files), name=name, advance=advance)
+    vector = from_latents(engine, choices)
     for choice in choices:
         _show_choice(choice, where.name)
-    console.note(f"wrote {out}: alpha 1 is a dose of {vector.dose(1.0):.2%}")
-    if json:
-        write_record({"vector": str(out), **vector.metadata.model_dump()})
+    return vector
 
 
 def _show_choice(choice: "Choice", model: str) -> None:

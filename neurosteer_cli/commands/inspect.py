@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..models.engine import Engine
     from ..models.hooks import HookPoint
     from ..saes.sae import SparseAutoencoder
-    from ..vectors.metadata import Calibration, VectorMetadata
+    from ..vectors.metadata import Calibration, PointMetadata, VectorMetadata
     from ..vectors.vector import SteeringVector
 
 N_TOKENS = 5  # promoted, and suppressed, a latent
@@ -54,9 +54,6 @@ def inspect(
     for point, rows in tables.items():
         if rows:
             console.table(str(point), headings, [*map(_cells, rows)], stdout=True, only_filled=True)
-
-
-# --- latents, and the tokens they promote ------------------------------------------------------
 
 
 def _engine(vector: "SteeringVector") -> "Engine | None":
@@ -126,18 +123,13 @@ def _add_tokens(rows: list[Row], engine: "Engine", directions: "Tensor") -> None
         row.update(promoted=promoted, suppressed=suppressed)
 
 
-# --- what a person reads -----------------------------------------------------------------------
-
-
 def _lines(file: Path, vector: "SteeringVector") -> Iterator[tuple[str, str]]:
     """Everything but latents: a name and what there is to say under it."""
     metadata, shape = vector.metadata, vector.metadata.model_shape
     written = f"format {metadata.format_version}, neurosteer {metadata.program_version}, {metadata.created}"
     yield "vector", f"{file} ({written})"
-    yield (
-        "model",
-        f"{metadata.model_id} ({shape.architecture}, d_model {shape.d_model}, {shape.n_layers} blocks)",
-    )
+    known = f"{shape.architecture}, d_model {shape.d_model}, {shape.n_layers} blocks"
+    yield "model", f"{metadata.model_id} ({known})"
     parameters = [f"{key}={value}" for key, value in metadata.parameters.items()]
     yield "method", " ".join([metadata.method, *parameters])
     for name, side in (("towards", metadata.positive), ("away", metadata.negative)):
@@ -147,8 +139,8 @@ def _lines(file: Path, vector: "SteeringVector") -> Iterator[tuple[str, str]]:
     for parent in metadata.parents:
         hash_ = f" (sha256 {parent['sha256'][:12]}...)" if parent["sha256"] else ""
         yield "parent", f"{parent['weight']:+g} x {parent['name']}{hash_}"
-    for name in metadata.points:
-        yield name, _point_line(vector, name)
+    for point, push in vector.pushes.items():
+        yield str(point), _point_line(metadata.points[str(point)], float(push.norm()))
     if metadata.calibration is not None:
         yield "calibration", _calibration_line(metadata.calibration)
 
@@ -166,13 +158,9 @@ def _calibration_line(found: "Calibration") -> str:
     return "; ".join(parts)
 
 
-def _point_line(vector: "SteeringVector", name: str) -> str:
-    point = vector.metadata.points[name]
-    length = next(float(push.norm()) for hook, push in vector.pushes.items() if str(hook) == name)
-    parts = [
-        f"alpha 1 adds {length:.2f}, {length / point.resid_norm:.2%} of the median "
-        f"residual norm {point.resid_norm:.1f}"
-    ]
+def _point_line(point: "PointMetadata", length: float) -> str:
+    share = f"{length / point.resid_norm:.2%} of the median residual norm {point.resid_norm:.1f}"
+    parts = [f"alpha 1 adds {length:.2f}, {share}"]
     if point.auroc is not None:
         parts.append(f"held-out AUROC {point.auroc:.2f}")
     if point.shift_norm is not None:

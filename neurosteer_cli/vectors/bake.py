@@ -21,10 +21,7 @@ from ..files import make_folder
 NOTE_FILE = "neurosteer.json"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Weights in other forms would be the unsteered ones.
-_OTHER_WEIGHTS = (
-    *(".safetensors", ".bin", ".pt", ".pth", ".h5"),
-    *(".msgpack", ".gguf", ".onnx", ".ot", ".index.json"),
-)
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ot", ".index.json")
 _MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
@@ -44,13 +41,12 @@ class BiasSite(NamedTuple):
 
 
 _LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "mlp_bias": True}
+_QWEN = {**_LLAMA, "attention_bias": True}
 BIAS_SITES = {
     "llama": BiasSite("layers", "mlp.down_proj", _MLP, {"mlp_bias": True}),
     # the same arithmetic as Llama's, without sliding windows, and Llama's configuration knows biases
     "mistral": BiasSite("layers", "mlp.down_proj", _MLP, _LLAMA),
-    "qwen2": BiasSite(
-        "layers", "mlp.down_proj", (*_MLP, "self_attn.o_proj"), {**_LLAMA, "attention_bias": True}
-    ),
+    "qwen2": BiasSite("layers", "mlp.down_proj", (*_MLP, "self_attn.o_proj"), _QWEN),
     "gpt2": BiasSite("h", "mlp.c_proj"),
     "gpt_neox": BiasSite("layers", "mlp.dense_4h_to_h"),
     "gpt_neo": BiasSite("h", "mlp.c_proj"),
@@ -107,18 +103,12 @@ def bake(
 ) -> None:
     """Write a copy of a checkpoint folder that adds the pushes to every token by itself.
 
-    Weights go through memory one file at a time. Tokenizer, generation configuration and all else
-    are copied; `neurosteer.json` keeps the note.
+    Weights go through memory one file at a time; all else is copied; `neurosteer.json` keeps the note.
 
     Args:
         folder: the checkpoint, and `config` what transformers reads from it.
         pushes: what to add to the output of each block, [d_model].
-        target: the folder to make; it does not exist yet.
-
-    Raises:
-        IncompatibleVectorError: the model has no place for a push.
-        ModelError: the weights are damaged or lack what the configuration promises.
-        OutputError: the folder cannot be written; nothing is left of it.
+        target: the folder to make; nothing is left of it where that fails.
     """
     site = find_site(config, model_id)
     if min(pushes) < 0:
@@ -168,8 +158,7 @@ def _tensor_names(path: Path) -> list[str]:
 def _fresh_biases(site: BiasSite, names: Iterable[str], there: Container[str]) -> list[str]:
     """The biases that the weights of these names get, where there are none yet."""
     weights = [name for name in names if site.block_of(name, site.biased, "weight") >= 0]
-    biases = [name.removesuffix("weight") + "bias" for name in weights]
-    return [name for name in biases if name not in there]
+    return [bias for name in weights if (bias := name.removesuffix("weight") + "bias") not in there]
 
 
 def _copy_pushed(
@@ -183,7 +172,7 @@ def _copy_pushed(
         for name in fresh:
             weight = tensors[name.removesuffix("bias") + "weight"]
             tensors[name] = weight.new_zeros(len(weight))
-        for name in [name for name in tensors if name in pushes]:
+        for name in tensors.keys() & pushes.keys():
             bias = tensors[name]
             tensors[name] = (bias.float() + pushes[name]).to(bias.dtype)
             if not bool(torch.isfinite(tensors[name]).all()):
@@ -201,7 +190,7 @@ def _copy_rest(folder: Path, part: Path) -> None:
     for path in sorted(folder.rglob("*")):
         inner = path.relative_to(folder)
         hidden = any(name.startswith(".") for name in inner.parts)
-        if path.is_file() and not hidden and not path.name.endswith(_OTHER_WEIGHTS):
+        if path.is_file() and not hidden and not path.name.endswith(_WEIGHTS):
             (part / inner).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, part / inner)
 

@@ -13,7 +13,7 @@ from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..models.residuals import packed
 from ..saes.descriptions import find
-from ..saes.load import BUNDLED, load_sae
+from ..saes.load import BUNDLED, SAEs, load_sae
 from ..saes.quality import tally
 from ..saes.sae import SparseAutoencoder
 from .metadata import PointMetadata, SAEMetadata, VectorMetadata
@@ -21,7 +21,6 @@ from .vector import NO_TEXTS, Latents, SteeringVector, unit_pushes
 
 N_TOKENS, CONTEXT = 100_000, 256  # read to measure the residual's norm where no descriptions say it
 
-SAEs = Mapping[HookPoint, SparseAutoencoder]
 Weights = Mapping[HookPoint, Mapping[int, float]]  # by latent id
 
 
@@ -36,16 +35,7 @@ class Choice(NamedTuple):
 def choose(
     sae: SparseAutoencoder, weights: Mapping[int, float], resid_norm: float, rates: Sequence[float]
 ) -> Choice:
-    """Choose latents of an SAE by weight.
-
-    Args:
-        weights: by latent id.
-        resid_norm: the median norm of the residual, raw units.
-        rates: share of tokens at which each of the SAE's latents fires, [d_sae].
-
-    Raises:
-        InputError: the SAE has no such latent.
-    """
+    """Latents of an SAE by id and weight; `rates` [d_sae]: share of tokens at which each of all fires."""
     for latent in weights:
         if not 0 <= latent < sae.d_sae:
             raise InputError(
@@ -106,12 +96,9 @@ def measured(
     name: str = "the texts",
     advance: Callable[[int], None] = lambda _n: None,
 ) -> list[Choice]:
-    """Measure the median residual norm and the firing rates on the first N_TOKENS tokens of some texts.
+    """Measure the residual norm and the firing rates on the first N_TOKENS tokens of some texts.
 
-    Args:
-        saes: on the engine's device.
-        name: what errors call the texts.
-        advance: told how many tokens have been read.
+    `name` is what errors call the texts; `advance` is told how many tokens have been read.
     """
     sequences = packed(engine, documents, CONTEXT)
     tallies = tally(engine, [*saes.values()], sequences, n_tokens=N_TOKENS, name=name, advance=advance)
@@ -122,11 +109,7 @@ def measured(
 
 
 def parse_latents(texts: Sequence[str]) -> dict[int | None, dict[int, float]]:
-    """Read `960:-1` or, for one of several blocks, `20/960:-1`: by block, then latent, its weight.
-
-    Raises:
-        InputError: of no such form, a latent named twice, or a weight that is 0 or not finite.
-    """
+    """Read `960:-1` or, for one of several blocks, `20/960:-1`: by block, then latent, its weight."""
     found: dict[int | None, dict[int, float]] = {}
     for text in texts:
         head, _, weight_text = text.partition(":")
@@ -148,19 +131,12 @@ def find_latents(
     chosen: Mapping[int | None, Mapping[int, float]],
     model_id: str,
     sae: str = BUNDLED,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] = (),
 ) -> tuple[SAEs, Weights]:
     """The SAEs that chosen latents belong to, and the weights of each one's latents, by hook point.
 
-    Args:
-        chosen: what `parse_latents` read; without a block, of the one `layers` names, or of the only SAE.
-        sae: as for `load_sae`.
-
-    Raises:
-        InputError: latents of blocks that are not steered at, or blocks without a latent.
-        SAEError: there is no such SAE, or it belongs to another block.
+    Latents without a block are of the one that `layers` names, or of the only SAE.
     """
-    layers = layers or []
     if None in chosen:
         if len(layers) > 1 or len(chosen) > 1:
             raise InputError(

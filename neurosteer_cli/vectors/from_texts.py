@@ -1,11 +1,10 @@
 """Fit a steering vector: two labelled sides of texts to one push at each hook point.
 
-Knows where to steer when nothing says so, and how statistics, a method and the unit of alpha make a
-vector; knows nothing of files or the terminal.
+Knows how statistics, a method and the unit of alpha make a vector; knows nothing of files.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +16,7 @@ from ..errors import NeurosteerError, SAEError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..saes.descriptions import names
-from ..saes.load import BUNDLED, find_saes, open_saes
-from ..saes.sae import SparseAutoencoder
+from ..saes.load import BUNDLED, SAEs, find_saes, open_saes
 from .metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from .methods import METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method
 from .reading import BEFORE, PointReading, Reading
@@ -50,7 +48,7 @@ class FitReport:
 
     seconds: float
     tokens_per_second: float  # of forward passes, SAE and statistics together
-    n_held_out: tuple[int, int]
+    n_held_out: tuple[int, ...]  # texts, a side
     n_duplicates: int
     n_without_tokens: int  # texts of a single token, say: nothing to take statistics over
     warnings: list[str]
@@ -63,7 +61,7 @@ def fit(
     points: Sequence[HookPoint] = (),
     *,
     method: str = "neurosteer",
-    saes: Mapping[HookPoint, SparseAutoencoder] | None = None,
+    saes: SAEs | None = None,
     top_k: int = 100,
     advance: Callable[[int], None] = lambda _n: None,
 ) -> tuple[SteeringVector, FitReport]:
@@ -108,7 +106,7 @@ def fit(
     report = FitReport(
         seconds=seconds,
         tokens_per_second=reading.n_tokens_run / seconds,
-        n_held_out=reading.n_held_out,
+        n_held_out=tuple(map(len, reading.at[points[0]].held_out)),
         n_duplicates=sum(len(side.duplicates) for side in sides),
         n_without_tokens=reading.n_without_tokens,
         warnings=[*warnings, *_warnings(sides, vector)],
@@ -125,9 +123,6 @@ def _as_sides(sides: Sides | Texts) -> Sides:
     return sides_of(positive, negative)
 
 
-# --- where to steer ----------------------------------------------------------------------------
-
-
 def choose_saes(
     method: str,
     model_id: str,
@@ -135,16 +130,11 @@ def choose_saes(
     sae: str = BUNDLED,
     *,
     option: str = "--layers",
-) -> Mapping[HookPoint, SparseAutoencoder]:
+) -> SAEs:
     """The SAE of each hook point, for a method that needs them; the SAEs say where they belong.
 
-    Args:
-        points: where to steer; without, the last block of a family of SAEs, or the last few to share a push.
-        sae: `bundled`, a sae-lens folder, or RELEASE/SAE_ID, as for `load_sae`.
-        option: by which the points were given, for the error.
-
-    Raises:
-        SAEError: there are none, or they belong elsewhere.
+    Without points it is the last block of a family of SAEs, or the last few to share a push. `sae` is as
+    for `load_sae`; `option` is the one by which points were given, for the error.
     """
     if method not in NEEDS_SAE:
         return {}
@@ -163,15 +153,8 @@ def default_point(n_layers: int) -> HookPoint:
     return HookPoint(n_layers * 2 // 3)
 
 
-# --- the vector --------------------------------------------------------------------------------
-
-
 def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int) -> SteeringVector:
-    """The vector of a method at some of the points that were read, in the unit of alpha.
-
-    Raises:
-        NeurosteerError: the sides do not differ at all.
-    """
+    """The vector of a method at some of the points that were read, in the unit of alpha."""
     at = {point: reading.at[point] for point in points}
     found = {point: METHODS[method](here.all, top_k) for point, here in at.items()}
     directions = {point: direction.vector for point, direction in found.items()}
@@ -215,33 +198,28 @@ def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None
     return auroc(positive, negative)
 
 
-# --- what there is to tell ---------------------------------------------------------------------
-
-
 def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
-    warnings = [
+    few = [
         f"{side.label}: {side.n_texts} texts; {FEW_TEXTS} or more a side give a more dependable vector"
         for side in sides
         if side.n_texts < FEW_TEXTS
     ]
-    for point, measured in vector.metadata.points.items():
-        if measured.auroc is not None and measured.auroc < LOW_AUROC:
-            warnings.append(
-                f"held-out AUROC at {point} is {measured.auroc:.2f}: the texts hardly separate there "
-                "(0.50 is chance); use other texts, more of them, or another layer"
-            )
-    return warnings
+    alike = [
+        f"held-out AUROC at {point} is {measured.auroc:.2f}: the texts hardly separate there "
+        "(0.50 is chance); use other texts, more of them, or another layer"
+        for point, measured in vector.metadata.points.items()
+        if measured.auroc is not None and measured.auroc < LOW_AUROC
+    ]
+    return few + alike
 
 
 def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> list[LatentRow]:
     """The first latents of either sign in the method's own order, those turned up first."""
     if latents is None or at.sae is None:
         return []
-    weight_of = dict(zip(latents.ids.tolist(), latents.weights.tolist(), strict=True))
-    shown = [
-        *[latent for latent, weight in weight_of.items() if weight > 0][:N_STRONGEST],
-        *[latent for latent, weight in weight_of.items() if weight < 0][:N_STRONGEST],
-    ]
+    ids, weights = latents.ids, latents.weights
+    shown = torch.cat([ids[weights > 0][:N_STRONGEST], ids[weights < 0][:N_STRONGEST]]).tolist()
+    weight_of = dict(zip(ids.tolist(), weights.tolist(), strict=True))
     described = names(at.sae, engine.model_id, shown)
     positive, negative = at.all.latents
     t = welch_t(positive, negative)

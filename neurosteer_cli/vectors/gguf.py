@@ -30,8 +30,7 @@ ORIGINS = {
 }
 
 _ARCHITECTURE = "controlvector"
-_HINT = f"{_ARCHITECTURE}.model_hint"
-_COUNT = f"{_ARCHITECTURE}.layer_count"
+_HINT, _COUNT = f"{_ARCHITECTURE}.model_hint", f"{_ARCHITECTURE}.layer_count"
 _DIRECTION = "direction."
 _OWN_METADATA, _OWN_ALPHA, _OWN_SHA256 = "neurosteer.metadata", "neurosteer.alpha", "neurosteer.vector_sha256"
 _FIELDS = {"general.architecture", _HINT, _OWN_METADATA, _OWN_ALPHA}
@@ -40,9 +39,7 @@ MAX_BLOCK = 10_000
 # llama.cpp's name for a Hugging Face model type, where it is another one.
 _LLAMA_CPP_NAMES = dict(mistral="llama", gpt_neox="gptneox", gemma3_text="gemma3", gpt_bigcode="starcoder")
 # The model type of an architecture whose class name does not tell, as LlamaForCausalLM does.
-_MODEL_TYPES = dict(
-    GPT2LMHeadModel="gpt2", GPTNeoXForCausalLM="gpt_neox", GPTBigCodeForCausalLM="gpt_bigcode"
-)
+_TYPES = dict(GPT2LMHeadModel="gpt2", GPTNeoXForCausalLM="gpt_neox", GPTBigCodeForCausalLM="gpt_bigcode")
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,7 @@ class ControlVector:
 
     @property
     def exported(self) -> tuple[SteeringVector, float] | None:
-        """The vector that `write_control_vector` made the file of, less its latents, and its alpha.
-
-        Raises:
-            VectorFileError: the directions are not where the file's metadata says.
-        """
+        """The vector that `write_control_vector` made the file of, less its latents, and its alpha."""
         if _OWN_METADATA not in self.fields:
             return None
         alpha = self.fields.get(_OWN_ALPHA)
@@ -87,14 +80,7 @@ class ControlVector:
         return SteeringVector(metadata, pushes, {}, NO_TEXTS), alpha
 
     def at_points(self, origin: str) -> dict[HookPoint, Tensor]:
-        """The directions by the hook point they belong to, from the first block to the last.
-
-        Args:
-            origin: who made the file, one of ORIGINS.
-
-        Raises:
-            VectorFileError: a direction 0 in a file of an origin that counts from 1.
-        """
+        """The directions by hook point, from the first block to the last; `origin` is one of ORIGINS."""
         first, shift = ORIGINS[origin]
         if min(self.directions) < first:
             raise VectorFileError(
@@ -104,11 +90,7 @@ class ControlVector:
         return {HookPoint(k - shift): push for k, push in self.directions.items()}
 
     def check_fits(self, points: Iterable[HookPoint], config: Any, model_id: str) -> None:
-        """Hold the file, to be added at some hook points, against a model's configuration.
-
-        Raises:
-            IncompatibleVectorError: a model of another width or family, or without such a block.
-        """
+        """Hold the file, to be added at some hook points, against a model's configuration."""
         shape, family, last = shape_of(config), config.get_text_config().model_type, max(points).layer
         if self.d_model != shape.d_model:
             own, other = f"has d_model={self.d_model}", f"has d_model={shape.d_model}"
@@ -126,13 +108,8 @@ class ControlVector:
 def write_control_vector(vector: SteeringVector, alpha: float, path: Path, *, name: str, sha256: str) -> None:
     """Write alpha times a vector as llama.cpp's control vector: `direction.k` acts on block k's output.
 
-    Args:
-        name, sha256: of the vector's file, for errors and for the record.
-
-    Raises:
-        InputError: alpha is 0, not finite or too large.
-        IncompatibleVectorError: the vector acts at block 0 or before, which the format cannot express.
-        OutputError: the file cannot be written; the old one, if any, is left as it was.
+    The format cannot express a push before that of block 1. `name` and `sha256` are those of the
+    vector's file, for errors and for the record.
     """
     import gguf
 
@@ -144,7 +121,7 @@ def write_control_vector(vector: SteeringVector, alpha: float, path: Path, *, na
             "fit at a later block, or use `neurosteer gen`"
         )
     architecture = vector.metadata.model_shape.architecture
-    family = _MODEL_TYPES.get(architecture, architecture.removesuffix("ForCausalLM").lower())
+    family = _TYPES.get(architecture, architecture.removesuffix("ForCausalLM").lower())
     with replace_file(path) as temporary, closing(gguf.GGUFWriter(temporary, _ARCHITECTURE)) as writer:
         writer.add_string(_HINT, _LLAMA_CPP_NAMES.get(family, family))
         writer.add_int32(_COUNT, len(pushes))
@@ -167,12 +144,7 @@ def _after_blocks(metadata: VectorMetadata) -> VectorMetadata:
 
 
 def read_control_vector(path: Path) -> ControlVector:
-    """Read a control-vector file.
-
-    Raises:
-        InputError: no such file, or a directory.
-        VectorFileError: damaged, no GGUF file, or no control vector.
-    """
+    """Read a control-vector file; a VectorFileError says why it is none."""
     if path.is_dir():
         raise InputError(f"{path}: is a directory; name a control-vector file (.gguf)")
     if not path.is_file():
@@ -231,16 +203,8 @@ def from_control_vector(
 ) -> SteeringVector:
     """Another program's directions as one vector in the unit of alpha; they keep their relative lengths.
 
-    Args:
-        origin: who made the file, one of ORIGINS.
-        norms: the median residual norm wherever to steer: at all hook points of the file, or some.
-        texts: what it was measured on.
-
-    Returns:
-        the vector; its `parameters["scale"]` is the scale of the directions that alpha 1 is.
-
-    Raises:
-        VectorFileError: all directions are zero.
+    Its `parameters["scale"]` is the scale of the directions that alpha 1 is. `norms` is the median
+    residual norm on some texts wherever to steer: at all hook points of the file, or some.
     """
     found = control.at_points(origin)
     directions = {point: found[point] for point in norms}

@@ -4,9 +4,10 @@ Knows the fields and how to read them back from JSON; knows nothing of tensors.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -94,11 +95,7 @@ class Calibration(_Part):
     created: str
 
     def recommended(self, up: bool) -> float:
-        """The alpha of largest effect in a direction.
-
-        Raises:
-            InputError: no alpha in that direction had an effect within the perplexity allowed.
-        """
+        """The alpha of largest effect in a direction, if any had one within the perplexity allowed."""
         alpha = self.alpha_up if up else self.alpha_down
         if alpha is None:
             raise InputError(
@@ -110,20 +107,14 @@ class Calibration(_Part):
 
     def allowed(self) -> list[CurvePoint]:
         """The stretch of the curve around alpha 0 whose perplexity ratios stay within the bound."""
-
-        def allowed(points: list[CurvePoint]) -> list[CurvePoint]:
-            return list(takewhile(lambda point: point.perplexity_ratio <= self.max_ppl_ratio, points))
-
-        zero = min(range(len(self.curve)), key=lambda i: abs(self.curve[i].alpha))
-        down, up = allowed(self.curve[:zero][::-1]), allowed(self.curve[zero + 1 :])
-        return [*reversed(down), self.curve[zero], *up]
+        zero = min(self.curve, key=lambda point: abs(point.alpha)).alpha
+        too_far = [point.alpha for point in self.curve if point.perplexity_ratio > self.max_ppl_ratio]
+        low = max((alpha for alpha in too_far if alpha < zero), default=-math.inf)
+        high = min((alpha for alpha in too_far if alpha > zero), default=math.inf)
+        return [point for point in self.curve if low < point.alpha < high]
 
     def alpha_at(self, rate: float) -> float:
-        """The alpha nearest 0 whose expected rate is `rate`, by linear interpolation of the curve.
-
-        Raises:
-            InputError: no alpha within the perplexity allowed reaches it.
-        """
+        """The alpha nearest 0 whose expected rate is `rate`, by linear interpolation of the curve."""
         points = self.allowed()
         found = [
             _crossing(low, high, rate)
@@ -199,11 +190,7 @@ class VectorMetadata(_Part):
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "VectorMetadata":
-        """Read a file's metadata.
-
-        Raises:
-            VectorFileError: of a format this program does not read, or a field is absent.
-        """
+        """Read a file's metadata; a VectorFileError says what is wrong with it."""
         try:
             metadata = json.loads(text)
         except ValueError as error:

@@ -1,7 +1,6 @@
 """The methods: from the statistics of two sides to one direction in the residual stream.
 
-Knows what each method looks at; knows nothing of how statistics are collected, nor of files. A new
-method is a function and a line in METHODS.
+Knows what each method looks at; knows nothing of files. A new method is a function and a line in METHODS.
 """
 
 from collections.abc import Callable

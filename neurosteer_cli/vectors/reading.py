@@ -1,7 +1,6 @@
 """One pass of a model over two sides of texts, folded at once into the statistics methods look at.
 
-Knows the engine, SAEs and statistics; knows nothing of what a method makes of them. Memory does not
-grow with the number of texts.
+Knows the engine, SAEs and statistics, in bounded memory; knows nothing of what a method makes of them.
 """
 
 import heapq
@@ -18,6 +17,7 @@ from ..errors import InputError
 from ..models.engine import Engine, ResidualBatch, Tokens
 from ..models.hooks import HookPoint
 from ..models.residuals import MedianNorm
+from ..saes.load import SAEs
 from ..saes.peaks import Peaks
 from ..saes.sae import SparseAutoencoder
 from .methods import Evidence
@@ -80,43 +80,28 @@ class Reading:
     """One pass over both sides that fills every hook point's statistics."""
 
     def __init__(
-        self,
-        engine: Engine,
-        sides: Sides,
-        points: Sequence[HookPoint],
-        saes: Mapping[HookPoint, SparseAutoencoder],
-        *,
-        pairs: bool = False,
+        self, engine: Engine, sides: Sides, points: Sequence[HookPoint], saes: SAEs, *, pairs: bool = False
     ) -> None:
         self.engine, self.sides, self._pairs = engine, sides, pairs
         self.at = {point: PointReading(engine.d_model, saes.get(point), pairs=pairs) for point in points}
-        self.n_texts, self.n_tokens = torch.zeros(2, 2, dtype=torch.int64)  # that count, a side
+        self.n_tokens = torch.zeros(2, dtype=torch.int64)  # that count, a side
         self.n_tokens_run = 0
         self.n_without_tokens = 0  # texts
 
-    @property
-    def n_held_out(self) -> tuple[int, int]:
-        positive, negative = next(iter(self.at.values())).held_out
-        return len(positive), len(negative)
-
     def run(self, advance: Callable[[int], None] = lambda _n: None) -> None:
-        """Read both sides; `advance` is told how many texts have been read.
-
-        Raises:
-            InputError: a side has hardly a text of more than one token.
-        """
+        """Read both sides; `advance` is told how many texts have been read."""
         longest = max(side.n_records for side in self.sides)
         stride = max(HELD_OUT_SHARE, math.ceil(longest / MAX_HELD_OUT))
         for chunk in _chunks(self.engine, self.sides):
             self._read(chunk, stride, advance)
-        for side, n_texts in zip(self.sides, self.n_texts.tolist(), strict=True):
-            if not n_texts:
+        for side, stats in zip(self.sides, next(iter(self.at.values())).all.means, strict=True):
+            if not stats.n:
                 raise InputError(
                     f"{side.label}: every text is a single token; nothing to take statistics over"
                 )
-            if n_texts < MIN_TEXTS:
+            if stats.n < MIN_TEXTS:
                 raise InputError(
-                    f"{side.label}: {n_texts} distinct texts of more than one token; "
+                    f"{side.label}: {stats.n} distinct texts of more than one token; "
                     f"at least {MIN_TEXTS} a side are needed"
                 )
 
@@ -128,7 +113,6 @@ class Reading:
         for batch in self.engine.residuals(texts, list(self.at)):
             rows = torch.tensor(batch.texts)
             seen[rows] = True
-            self.n_texts += side_of[rows].bincount(minlength=2)
             self.n_tokens += side_of[rows][batch.text_index.cpu()].bincount(minlength=2)
             self.n_tokens_run += sum(len(texts[row].ids) for row in batch.texts)
             for point, at in self.at.items():
@@ -137,17 +121,14 @@ class Reading:
         self.n_without_tokens += int((~seen).sum())
         advance(int((~seen).sum()))
         if self._pairs:
-            self._add_pairs({item[:2]: row for row, item in enumerate(chunk) if seen[row]}, means, held)
+            row_of = {item[:2]: row for row, item in enumerate(chunk) if seen[row]}
+            pairs = [(row_of[0, n], row_of[1, n]) for side, n in row_of if side == 0 and (1, n) in row_of]
+            self._add_pairs(pairs, means, held)
 
     def _add_pairs(
-        self, row_of: Mapping[tuple[int, int], int], means: Mapping[HookPoint, Tensor], held: Tensor
+        self, rows: Sequence[tuple[int, int]], means: Mapping[HookPoint, Tensor], held: Tensor
     ) -> None:
-        """Fold the differences of pairs of texts, whose rows are known by side and ordinal."""
-        rows = [
-            (row, row_of[1, ordinal])
-            for (side, ordinal), row in row_of.items()
-            if side == 0 and (1, ordinal) in row_of
-        ]
+        """Fold the differences of pairs of texts, by their rows in `means` [n_texts, d_model]."""
         positive, negative = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).T
         for point, at in self.at.items():
             differences = means[point][positive] - means[point][negative]  # [n_pairs, d_model]

@@ -188,10 +188,8 @@ class PairStats(_Sums):
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:
-    """Probability that a positive score [n_pos] exceeds a negative one [n_neg], ties counted half.
-
-    Source: the Mann-Whitney U statistic over n_pos * n_neg (Hanley & McNeil 1982).
-    """
+    """Probability that a positive score [n_pos] exceeds a negative one [n_neg] (Hanley & McNeil 1982)."""
     ranked = negative.sort().values
     below, not_above = (torch.searchsorted(ranked, positive, right=ties) for ties in (False, True))
+    # ties count half
     return int((below + not_above).sum()) / (2 * len(positive) * len(negative))

@@ -123,22 +123,14 @@ class SteeringVector:
         return model_id
 
     def load_sae(self, point: HookPoint) -> SparseAutoencoder | None:
-        """The SAE that the push at a hook point is made with; None without one.
-
-        Raises:
-            SAEError: it is not where it was, or has changed.
-        """
+        """The SAE that the push at a hook point is made with, as long as it is where it was; None without."""
         sae, model_id = self.metadata.points[str(point)].sae, self.metadata.model_id
         if sae is None:
             return None
         return load_sae(sae.sae_id, model_id=model_id, layer=point.layer, sha256=sae.sha256)
 
     def after_blocks(self, alpha: float) -> dict[int, Tensor]:
-        """What alpha adds to the output of each block it adds to, [d_model] float32; -1 is the embedding.
-
-        Raises:
-            InputError: alpha is not finite or 0, or too large for 32-bit numbers.
-        """
+        """What alpha adds to the output of each block it adds to, [d_model] float32; -1 is the embedding."""
         if not math.isfinite(alpha) or alpha == 0:
             raise InputError(f"alpha must be a finite number other than 0, got {alpha:g}")
         sums: dict[int, Tensor] = {}

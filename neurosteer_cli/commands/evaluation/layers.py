@@ -67,7 +67,7 @@ def layers_(
         check_suffix(plot)
     config = generation.config(n)
     records = prompts_of(prompts) if steer else []
-    chosen = parse_layers(only) if only is not None else None
+    chosen = parse_layers(only) or None
     with open_sides(texts, target, source) as sides:
         fitted_on = {text for side in sides for text in side.hashes}
         judges = results.load_judges(judging, sides[0].label, fitted_on)

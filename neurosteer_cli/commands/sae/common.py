@@ -15,7 +15,7 @@ def load_family(sae_id: str, model: str, layers: str | None) -> "SAEs":
     """The SAE asked for, or those of a family at the blocks asked for; all of them if none is named."""
     from ...saes.load import find_saes
 
-    wanted = parse_layers(layers) if layers is not None else None
+    wanted = parse_layers(layers) or None
     found = find_saes(sae_id, model_id=model, layers=wanted)
     if wanted is not None and [point.layer for point in found] != wanted:
         raise InputError(f"--layers {layers}: SAE {sae_id!r} belongs to {', '.join(map(str, found))}")

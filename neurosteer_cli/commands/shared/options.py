@@ -223,14 +223,14 @@ def generation_options(*, without: Collection[str] = (), **defaults: Any) -> Cal
     return lambda command: grouped(command, "generation", GenerationOptions, without=without, **defaults)
 
 
-def parse_layers(text: str) -> list[int]:
-    """Read `20` or `14,17,20`.
+def parse_layers(text: str | None) -> list[int]:
+    """Read `20` or `14,17,20`; none of None.
 
     Raises:
         InputError: not a comma-separated list of different block numbers.
     """
     try:
-        layers = [int(part) for part in text.split(",")]
+        layers = [int(part) for part in text.split(",")] if text is not None else []
     except ValueError as error:
         raise InputError(f"--layers {text}: not a block number or a comma-separated list of them") from error
     if any(layer < 0 for layer in layers) or len(set(layers)) != len(layers):
