@@ -1,7 +1,7 @@
 """neurosteer gen: continue prompts with vectors added."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..vectors.metadata import Calibration
     from ..vectors.vector import SteeringVector
 
-ROUNDING = 1e-6  # an alpha of 20 is no more than 20 %
 AUTO, AUTO_AWAY = "auto", "-auto"
 
 
@@ -74,18 +73,19 @@ def gen(
 
     config, as_chat, given = generation.config(), generation.as_chat, alpha or []
     _check_alphas(vector or [], given, level, compare)
-    vectors = [(str(path), SteeringVector.load(path)) for path in vector or []]
+    names = tuple(map(str, vector or []))
+    vectors = [SteeringVector.load(Path(name)) for name in names]
+    named = list(zip(names, vectors, strict=True))
     if level is not None or {AUTO, AUTO_AWAY} & set(given):
         _warn_of_other_settings(vectors, config.positions, as_chat=as_chat)
-    combinations = _alphas(vectors, given, level, compare)
+    combinations = _alphas(named, given, level, compare)
     records = read_prompts(prompts or [])
-    engine = load_engine(where, vectors)
+    engine = load_engine(where, named)
     found = tokenize(
         records, engine, as_chat=as_chat, system=generation.system, max_new_tokens=config.max_new_tokens
     )
-    names = tuple(name for name, _ in vectors)
     conditions = [(Condition(names, alphas, config.positions), alphas) for alphas in combinations]
-    plan = Plan(engine, found, [steering for _, steering in vectors], conditions, config, generation.n)
+    plan = Plan(engine, found, vectors, conditions, config, generation.n)
     _warn_of_dose(plan)
     if json:
         for number, completion in _finished(plan):
@@ -113,32 +113,28 @@ def _check_alphas(paths: list[Path], given: list[str], level: float | None, comp
         raise InputError(f"--level must be between 0 and 1, got {level}")
 
 
-def _warn_of_other_settings(
-    vectors: "Sequence[tuple[str, SteeringVector]]", positions: str, *, as_chat: bool
-) -> None:
-    calibrations = [vector.metadata.calibration for _, vector in vectors]
+def _warn_of_other_settings(vectors: "list[SteeringVector]", positions: str, *, as_chat: bool) -> None:
+    calibrations = [vector.metadata.calibration for vector in vectors]
     for measured in (calibration.generation for calibration in calibrations if calibration):
         if (measured["positions"], measured["chat"]) != (positions, as_chat):
             chat = "on" if measured["chat"] else "off"
-            console.warn(
-                f"calibrated with positions {measured['positions']} and chat {chat}: "
-                "other settings may need another alpha"
-            )
+            settings = f"positions {measured['positions']} and chat {chat}"
+            console.warn(f"calibrated with {settings}: other settings may need another alpha")
 
 
 def _alphas(
-    vectors: "Sequence[tuple[str, SteeringVector]]", given: list[str], level: float | None, compare: bool
+    named: "list[tuple[str, SteeringVector]]", given: list[str], level: float | None, compare: bool
 ) -> list[tuple[float, ...]]:
     """Every combination of the alphas of each vector, in the order given."""
     from ..vectors.vector import DEFAULT_ALPHA
 
     if level is not None:
-        values = [[_calibration(*vectors[0]).alpha_at(level)]]
+        values = [[_calibration(*named[0]).alpha_at(level)]]
         console.note(f"level {level:g}: alpha {values[0][0]:g}")
     else:
-        texts = given or [f"{DEFAULT_ALPHA:g}"] * len(vectors)
-        values = [_values(text, *named) for text, named in zip(texts, vectors, strict=True)]
-    combinations, unsteered = list(product(*values)), (0.0,) * len(vectors)
+        texts = given or [f"{DEFAULT_ALPHA:g}"] * len(named)
+        values = [_values(text, *vector) for text, vector in zip(texts, named, strict=True)]
+    combinations, unsteered = list(product(*values)), (0.0,) * len(named)
     return [unsteered, *combinations] if compare and unsteered not in combinations else combinations
 
 
@@ -159,8 +155,8 @@ def _calibration(name: str, vector: "SteeringVector") -> "Calibration":
 def _warn_of_dose(plan: "Plan") -> None:
     from ..vectors.vector import SAFE_DOSE
 
-    dose = max(map(plan.dose, plan.jobs[: len(plan.conditions)]))
-    if dose > SAFE_DOSE + ROUNDING:
+    doses = map(plan.dose, plan.jobs[: len(plan.conditions)])
+    if (dose := round(max(doses), 6)) > SAFE_DOSE:  # an alpha of 20 is no more than 20 %
         console.warn(
             f"the push is {dose:.0%} as long as the residual; above {SAFE_DOSE:.0%} text tends to break down"
         )
