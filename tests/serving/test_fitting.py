@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,11 @@ from support.serving import PLAIN, post, served
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.serving.scheduler import Scheduler
 from neurosteer_cli.vectors.vector import SteeringVector
+
+TEXTS = [f"{'b' * 60} {n}" for n in range(300)]
+LONG: dict[str, Any] = {
+    "name": "ab", "method": "diffmean", "positive": TEXTS, "negative": [f"{text} z" for text in TEXTS]
+}  # fmt: skip
 
 
 def test_a_vector_is_fitted_used_and_sent(
@@ -92,20 +98,13 @@ def test_a_fit_ends_when_its_client_leaves(
         time.sleep(0.3)
         yield_to_batch(scheduler)
 
-    texts = [f"{'b' * 60} {n}" for n in range(300)]
-    form = {
-        "name": "ab",
-        "method": "diffmean",
-        "positive": texts,
-        "negative": [f"{text} z" for text in texts],
-    }
     with served(engine, vectors, fitting=True) as (address, completions):
         with monkeypatch.context() as patch:
             patch.setattr(Scheduler, "yield_to_batch", slowly)
             with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{address}/v1/vectors", json=form, timeout=0.5)
+                httpx.post(f"{address}/v1/vectors", json=LONG, timeout=0.5)
             time.sleep(1.2)  # till that is seen, and the batch at hand is read
-        few = {**form, "positive": texts[:20], "negative": [f"{text} z" for text in texts[:20]]}
+        few = {**LONG, "positive": LONG["positive"][:20], "negative": LONG["negative"][:20]}
         again = post(address, "/v1/vectors", few)  # neither busy nor is the name taken
         assert (again.status_code, again.json().get("n_texts")) == (200, 40)
         assert len(completions.registry) == 3
@@ -121,15 +120,8 @@ def test_a_fit_ends_when_the_server_does(
         yield_to_batch(scheduler)
 
     monkeypatch.setattr(Scheduler, "yield_to_batch", slowly)
-    texts = [f"{'b' * 60} {n}" for n in range(300)]
-    form = {
-        "name": "ab",
-        "method": "diffmean",
-        "positive": texts,
-        "negative": [f"{text} z" for text in texts],
-    }
     with ThreadPoolExecutor(1) as pool, served(engine, vectors, fitting=True) as (address, completions):
-        fitted = pool.submit(post, address, "/v1/vectors", form)
+        fitted = pool.submit(post, address, "/v1/vectors", LONG)
         time.sleep(0.5)
         start = time.monotonic()
         completions.scheduler.close(0.1)
