@@ -74,6 +74,8 @@ class Rows:
 
     def kept(self, rows: list[int]) -> "Rows":
         """Some of the rows, without the columns where all of these have pads."""
+        if not rows:  # not every cache can leave out rows
+            return Rows.none(self.engine)
         index = torch.tensor(rows, dtype=torch.int64, device=self.engine.device)
         self.cache.batch_select_indices(index)
         mask = self.mask[index]

@@ -42,20 +42,17 @@ def continuation(number: int, **changes: Any) -> Continuation:
     draw = random.Random(number)
     noise = torch.Generator().manual_seed(number)
     points = POINTS[: number % 3]
-    ids = [draw.randrange(D_VOCAB) for _ in range(draw.choice([1, 3, 12, 70]))]
-    config = {
+    values: dict[str, Any] = {
+        "ids": [draw.randrange(D_VOCAB) for _ in range(draw.choice([1, 3, 12, 70]))],
+        "pushes": {point: 20 * torch.randn(D_MODEL, generator=noise) for point in points},
         "positions": ("all", "prompt", "generated")[number % 3 if number % 2 else 0],
         "sampling": SAMPLINGS[number % len(SAMPLINGS)],
-        "max_new_tokens": draw.choice([1, 4, 9, 25]),
-    }
-    config.update({name: changes.pop(name) for name in config if name in changes})
-    facts: dict[str, Any] = {
-        "ids": ids,
-        "pushes": {point: 20 * torch.randn(D_MODEL, generator=noise) for point in points},
-        "config": GenerationConfig(**config),
         "key": str(number),
+        "max_new_tokens": draw.choice([1, 4, 9, 25]),
+        **changes,
     }
-    return Continuation(**{**facts, **changes})
+    config = {name: values.pop(name) for name in ("positions", "sampling", "max_new_tokens")}
+    return Continuation(**values, config=GenerationConfig(**config))
 
 
 def alone(engine: Engine, number: int, **changes: Any) -> list[int]:
@@ -164,6 +161,20 @@ def test_a_cache_of_another_kind_takes_no_newcomers_until_it_is_empty(
         batch.step()
     assert batch.is_open
     assert several[1].written == alone(llama, 2, max_new_tokens=5)
+
+
+def test_a_cache_that_cannot_leave_out_rows_does_for_those_that_end_together(
+    llama: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = [continuation(number, max_new_tokens=4) for number in range(3)]
+    expected = [alone(llama, number, max_new_tokens=4) for number in range(3)]
+    monkeypatch.delattr(DynamicLayer, "batch_select_indices")
+    batch = Batch(llama)
+    batch.join(several)
+    for _ in range(4):
+        batch.step()
+    assert len(batch) == 0 and batch.is_open
+    assert [each.written for each in several] == expected
 
 
 def test_who_waits_joins_in_order_while_there_is_room(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
