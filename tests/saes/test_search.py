@@ -1,6 +1,8 @@
 """Searching latents by words: firing and words, each against its formula."""
 
 import math
+import tracemalloc
+from itertools import product
 
 import pytest
 
@@ -9,7 +11,7 @@ from neurosteer_cli.models.engine import Engine, Tokens
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.saes.descriptions import About, Context, Description, Descriptions
 from neurosteer_cli.saes.sae import SparseAutoencoder
-from neurosteer_cli.saes.search import LEAD, search
+from neurosteer_cli.saes.search import LEAD, _word_scores, search
 
 
 def by_hand(latents: list[Description], **changes: object) -> Descriptions:
@@ -65,3 +67,13 @@ def test_a_word_weighs_less_the_more_descriptions_have_it(engine: Engine, sae: S
     rare, common = math.log(193 / 3), math.log(193 / (96 + 95 + 1))  # of 96 tokens' words and 96 contexts'
     assert hits[5].words == pytest.approx(1.0)
     assert hits[6].words == pytest.approx(common / (rare + common))
+
+
+def test_a_long_query_takes_the_memory_of_one_latent_at_a_time() -> None:
+    query = " ".join(map("".join, product("abcdefghij", repeat=4)))
+    descriptions = by_hand([Description(n, 0.5, (), (), ()) for n in range(96)])
+    tracemalloc.start()
+    _word_scores(descriptions, query)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 2**20

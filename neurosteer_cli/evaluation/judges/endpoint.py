@@ -103,6 +103,8 @@ class Endpoint:
             )
         except openai.APIError as error:
             return self._no_answer(error)
+        except (ValueError, RecursionError):  # it calls itself JSON and is none
+            return Answer(None, None)
         try:
             content = completion.choices[0].message.content
         except (AttributeError, TypeError, LookupError):

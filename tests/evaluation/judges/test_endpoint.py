@@ -159,6 +159,14 @@ def test_what_is_no_chat_completion_has_no_content(body: str) -> None:
         assert ask(script) == Answer(None, None)
 
 
+@pytest.mark.parametrize("body", ["", '{"choices": [', "[" * 100_000])
+def test_what_calls_itself_json_and_is_none_has_no_content_and_stops_nothing(body: str) -> None:
+    broken = Reply(body=body, headers={"Content-Type": "application/json"})
+    with endpoint(broken, Reply("Yes.")) as script:
+        first, second = sorted(Endpoint(script.url, "m").ask(["a", "b"]), key=str)
+    assert (first, second) == (Answer("Yes.", "served-model"), Answer(None, None))
+
+
 @pytest.mark.parametrize("content", ["null", '[{"type": "text", "text": "x"}]'])
 def test_an_answer_without_text_is_empty(content: str) -> None:
     with endpoint(Reply(body=f'{{"choices": [{{"message": {{"content": {content}}}}}]}}')) as script:
