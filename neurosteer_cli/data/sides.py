@@ -119,16 +119,16 @@ def sides_of(
 
 def _labelled(read: Read, name: str, label: str) -> Iterator[Located]:
     """The records of one label."""
-    found = set()
+    labels = set()
     for located in read():
         if LABEL_KEY not in located.record:
             raise InputError(f"{located.where}: no {LABEL_KEY!r} key; found {sorted(located.record)}")
         own = str(located.record[LABEL_KEY])
-        found.add(own)
+        labels.add(own)
         if own == label:
             yield located
-    if label not in found:
-        raise InputError(f"{name}: no record is labelled {label!r}; found {sorted(found)[:8]}")
+    if label not in labels:
+        raise InputError(f"{name}: no record is labelled {label!r}; found {sorted(labels)[:8]}")
 
 
 def _listed(label: str, name: str, texts: Sequence[str | Record]) -> Side:

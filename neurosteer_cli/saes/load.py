@@ -68,11 +68,11 @@ def find_saes(
 def nearest_saes(sae_id: str, *, model_id: str, points: Iterable[HookPoint]) -> SAEs:
     """For each hook point the SAE of a family whose block is nearest to it; the SAE itself if it is one."""
     family = sae_folders(sae_id, model_id=model_id)
-    found = {}
+    nearest = {}
     for point in points:
         layer = min(family, key=lambda layer: abs(layer - point.layer), default=None)
-        found[point] = load_sae(sae_id, model_id=model_id, layer=layer)
-    return found
+        nearest[point] = load_sae(sae_id, model_id=model_id, layer=layer)
+    return nearest
 
 
 def open_saes(
@@ -146,11 +146,11 @@ def sae_folders(sae_id: str, *, model_id: str) -> dict[int, Path]:
         family = Path(str(files(__package__))) / "bundled" / Path(model_id).name
     if (family / "cfg.json").is_file():
         return {}
-    found = {}
+    folders = {}
     for folder in sorted(family.glob("blocks.*")):
         with suppress(InputError):
-            found[HookPoint.parse(folder.name).layer] = folder
-    return dict(sorted(found.items()))
+            folders[HookPoint.parse(folder.name).layer] = folder
+    return dict(sorted(folders.items()))
 
 
 def _from_folder(folder: Path, sae_id: str) -> SparseAutoencoder:

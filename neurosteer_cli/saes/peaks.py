@@ -27,7 +27,7 @@ class Peaks:
 
     def add(self, activations: Tensor, places: Tensor, ids: Tensor) -> None:
         """Take in activations [n, d_sae] at places [n, 2] (row, position) of ids [batch, pos] (-1: a pad)."""
-        heights, tokens = (found.cpu() for found in activations.max(dim=0))  # [d_sae]
+        heights, tokens = (part.cpu() for part in activations.max(dim=0))  # [d_sae]
         lowest, slots = self.heights.min(dim=1)
         higher = (heights > lowest).nonzero()[:, 0]
         self.heights[higher, slots[higher]] = heights[higher]
@@ -37,8 +37,8 @@ class Peaks:
         """The token ids around places [k, 2], [k, before + 1 + after]."""
         positions = places[:, 1:] + torch.arange(-self.before, self.after + 1)
         inside = (positions >= 0) & (positions < ids.shape[1])
-        found = ids[places[:, :1], positions.clamp(0, ids.shape[1] - 1)]
-        return found.where(inside, -1)
+        windows = ids[places[:, :1], positions.clamp(0, ids.shape[1] - 1)]
+        return windows.where(inside, -1)
 
     def of(self, latent: int) -> Iterator[Peak]:
         """The places of one latent, the strongest first; none if it never fired."""

@@ -121,8 +121,8 @@ class Endpoint:
                 f"{self.url}: no answer in {attempts} attempts ({cause}); "
                 "is it running, and is the URL right?"
             )
-        said = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
-        detail = " ".join(str(said).split())[:200]
+        message = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
+        detail = " ".join(str(message).split())[:200]
         refusal = (
             f"{self.url}: refuses to answer as {self.model!r} (status {status}"
             f"{': ' + detail if detail else ''}); check the URL, the model's name and OPENAI_API_KEY"
@@ -162,9 +162,9 @@ def parse_endpoint(spec: str) -> Endpoint:
     if _USER_IN_URL.match(spec):
         raise InputError("--judge llm: no user or password in the URL; put the key into OPENAI_API_KEY")
     with suppress(ValueError):  # urlsplit's: a port over 65535, or brackets around what is no address
-        if (found := _SPEC.fullmatch(spec)) and urlsplit(found["url"]).port != 0:
-            url = found["url"].rstrip("/").removesuffix("/chat/completions")
-            return Endpoint(url, found["model"].strip())
+        if (parsed := _SPEC.fullmatch(spec)) and urlsplit(parsed["url"]).port != 0:
+            url = parsed["url"].rstrip("/").removesuffix("/chat/completions")
+            return Endpoint(url, parsed["model"].strip())
     raise InputError(
         f"--judge {spec}: write llm:URL:MODEL, an OpenAI-compatible endpoint and a model it serves, "
         "such as llm:http://127.0.0.1:8080/v1:qwen2.5:7b"

@@ -104,12 +104,12 @@ def parse_grades(content: str) -> tuple[int, int] | None:
     The last, as a model may think aloud, or repeat the question, before it answers.
     """
     content = content[-_LONGEST_ANSWER:]
-    found, end = None, 0
+    grades, end = None, 0
     while (start := content.find("{", end)) != -1:
         try:
             value, end = json.JSONDecoder().raw_decode(content, start)
             with suppress(KeyError):  # no grade, or none that can be one
-                found = _GRADES[str(value["attribute"]).strip()], _GRADES[str(value["fluency"]).strip()]
+                grades = _GRADES[str(value["attribute"]).strip()], _GRADES[str(value["fluency"]).strip()]
         except (ValueError, RecursionError):
             end = start + 1
-    return found
+    return grades

@@ -110,8 +110,8 @@ def _loader(spec: str, judge_data: tuple[str, str] | None, attribute: str | None
             return lambda _leave_out, _say: judge
         case "llm":
             endpoint = parse_endpoint(spec)
-            if not (shown := (attribute or "").strip()):
+            if not (looked_for := (attribute or "").strip()):
                 raise InputError(f"--judge {spec}: name what the judge looks for, such as --attribute polite")
-            return lambda _leave_out, say: load_llm_judge(endpoint, shown, say)
+            return lambda _leave_out, say: load_llm_judge(endpoint, looked_for, say)
         case _:
             raise InputError(f"--judge {spec}: no such judge; there are {', '.join(FORMS)}")

@@ -121,13 +121,13 @@ class ActivationStore:
     def draw(self, rows: Tensor) -> Tensor:
         """Rows by number, [n, n_points, d_model] float32, read from the file and nowhere kept."""
         order = rows.argsort()
-        found = torch.empty(len(rows), len(self.points), self.d_model, dtype=torch.float16)
-        view = memoryview(found.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]
+        drawn = torch.empty(len(rows), len(self.points), self.d_model, dtype=torch.float16)
+        view = memoryview(drawn.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]
         with self.rows_file.open("rb", buffering=0) as file:
             for slot, row in zip(order.tolist(), rows[order].tolist(), strict=True):
                 file.seek(row * self.row_bytes)
                 file.readinto(view[slot * self.row_bytes : (slot + 1) * self.row_bytes])
-        return found.float()
+        return drawn.float()
 
 
 def order_of(n: int, seed: tuple[int, int, int]) -> Tensor:

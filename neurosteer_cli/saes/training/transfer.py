@@ -34,8 +34,8 @@ class Moments(NamedTuple):
     @classmethod
     def of_texts(cls, engine: Engine, sequences: Iterator[Tokens], point: HookPoint) -> "Moments":
         """Of residuals at a hook point, over the first sequences, outliers left out."""
-        found = engine.residuals(list(islice(sequences, N_SEQUENCES)), [point])
-        resid = torch.cat([batch.resid[point] for batch in found])
+        batches = engine.residuals(list(islice(sequences, N_SEQUENCES)), [point])
+        resid = torch.cat([batch.resid[point] for batch in batches])
         return cls.of(resid[usual(resid, resid.norm(dim=-1).median())])
 
 
