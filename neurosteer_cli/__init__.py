@@ -1,6 +1,18 @@
 """Steer a language model with the latents of a sparse autoencoder.
 
-Public names are resolved on first use, so that `neurosteer --help` does not pay for torch.
+Every command is one call of these public names, which are resolved on first use, so that
+`neurosteer --help` does not pay for torch. One word, one meaning:
+
+    Job -> Continuation -> Completion -> Sample   to write, being written, finished, to be scored
+    hook point, resid      a place in the residual stream, `blocks.20.hook_resid_post`, and what is there
+    latent, SAE            one direction of a sparse autoencoder's dictionary; the autoencoder
+    push                   what is added at a hook point, [d_model], raw residual units
+    alpha, dose, weight    strength at use, in percent; what it comes to; a share in a sum
+    Condition              one way to write that is compared with others; a Comparison is of several
+    metadata, provenance   what a vector file says of itself; what is needed to repeat a run
+    card                   what a judge is made of
+    Estimate               a number and its 95 % interval
+    Scores, Verdict        what a judge finds; what a page concludes
 """
 
 import importlib

@@ -56,26 +56,26 @@ LINE_EVERY_SECONDS = 60.0
 def long_run() -> Iterator[Callable[[str, int, int, str], None]]:
     """Show how far a run of minutes to hours has come; yield a function that is told so.
 
-    It takes (phase, done, total, facts). A terminal shows a bar; a log gets a line a minute, and one
+    It takes (phase, done, total, notes). A terminal shows a bar; a log gets a line a minute, and one
     at the end of a phase.
     """
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(), TextColumn("{task.fields[notes]}"),
     )  # fmt: skip
     terminal = _stderr.is_terminal
     with Progress(*columns, console=_stderr, redirect_stdout=False, disable=not terminal) as bar:
         clocks: dict[str, _Clock] = {}
 
-        def tell(phase: str, done: int, total: int, facts: str) -> None:
+        def tell(phase: str, done: int, total: int, notes: str) -> None:
             if phase not in clocks:
-                task = bar.add_task(phase, total=total, completed=done, facts=facts)
+                task = bar.add_task(phase, total=total, completed=done, notes=notes)
                 clocks[phase] = _Clock(int(task), done, time.monotonic())
             clock = clocks[phase]
-            bar.update(TaskID(clock.task), completed=done, total=total, facts=facts)
+            bar.update(TaskID(clock.task), completed=done, total=total, notes=notes)
             if not terminal and clock.is_due(finished=done >= total):
                 left = clock.left(done, total)
-                note(f"{phase} {done:,} of {total:,} tokens, {left} left{facts and '; '}{facts}")
+                note(f"{phase} {done:,} of {total:,} tokens, {left} left{notes and '; '}{notes}")
 
         yield tell
 
