@@ -157,11 +157,7 @@ def test_the_outermost_list_of_that_length_is_taken() -> None:
     inner = three(nn.Identity())
     blocks = three(nn.Sequential(inner))
     aside = nn.Sequential(nn.Sequential(three(nn.Identity())))
-    for model in (
-        nn.Sequential(blocks),
-        nn.Sequential(aside, blocks),
-        nn.Sequential(blocks, aside),
-    ):
+    for model in (nn.Sequential(blocks), nn.Sequential(aside, blocks), nn.Sequential(blocks, aside)):
         assert find_blocks(model, 3) is blocks
 
 

