@@ -25,7 +25,7 @@ from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..vectors.metadata import PointMetadata
 from ..vectors.vector import SteeringVector, mean_norms, total_dose, total_pushes
-from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, as_sample, kept_records
+from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, as_sample, check_save, kept_records
 
 # What a prompt's record may have from an earlier continuation, and must not pass on to this one.
 OF_A_CONTINUATION = {"rendered", "baseline", "generations", "job", "run"}
@@ -148,13 +148,10 @@ class Run:
     provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON-able, what is needed to repeat the run
 
 
-def recorded(
-    engine: Engine,
-    samples: list[Sample],
-    sources: Sequence[str] = (),
-    warn: Callable[[str], None] = lambda _message: None,
-) -> Run:
-    """A run of samples that exist; the vectors they name are read, and `warn` is told of those not there."""
+def named_vectors(
+    samples: Sequence[Sample], warn: Callable[[str], None] = lambda _message: None
+) -> dict[str, SteeringVector]:
+    """The vectors that samples name, read from their files; `warn` is told of those not there."""
     names = {name for sample in samples for name in sample.condition.vectors}
     vectors = {name: SteeringVector.load(Path(name)) for name in sorted(names) if Path(name).is_file()}
     if missing := sorted(names - set(vectors)):
@@ -162,6 +159,13 @@ def recorded(
             f"{', '.join(missing)}: not there, so damage on neutral text is not measured, and judge data "
             "cannot leave out the texts it was fitted on"
         )
+    return vectors
+
+
+def recorded(
+    engine: Engine, samples: list[Sample], vectors: Mapping[str, SteeringVector], sources: Sequence[str] = ()
+) -> Run:
+    """A run of samples that exist; `vectors` are those they name, as far as they are there."""
     fitting = {name for name, vector in vectors.items() if vector.metadata.model_shape == engine.shape}
     pushes = {
         condition: total_pushes([vectors[name] for name in condition.vectors], condition.alphas)
@@ -203,8 +207,9 @@ class Comparison:
             resume: go on with what an interrupted run has kept there; `say` is told how much that is.
 
         Raises:
-            InputError: a prompt does not fit the model's context, or `save` holds another run.
+            InputError: a prompt does not fit the model's context, or `save` is there or another run's.
         """
+        check_save(save, resume)
         plan = self.plan(engine, prompts)
         provenance = self.provenance(engine, prompts)
         run = _sha256(provenance)[:16]
@@ -236,7 +241,10 @@ class Comparison:
             conditions.append((Condition(names, unsteered, config.positions, PROMPTING), ()))
         length, both = config.max_new_tokens, [*vectors, *counterparts]
         read = partial(tokenize, prompts, engine, max_new_tokens=length, as_chat=self.as_chat)
-        instructed, plain = (read(system=self.system, instruction=text) for text in (self.instruction, None))
+        plain = read(system=self.system)
+        instructed = (
+            [] if self.instruction is None else read(system=self.system, instruction=self.instruction)
+        )
         return Plan(engine, plain, both, conditions, config, self.n, instructed)
 
     def provenance(self, engine: Engine, prompts: Sequence[Located]) -> dict[str, Any]:

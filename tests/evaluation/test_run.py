@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from support.tiny import tiny_vector
 
 from neurosteer_cli.data.records import Located
 from neurosteer_cli.errors import InputError
+from neurosteer_cli.evaluation import run as runs
 from neurosteer_cli.evaluation.calibrate import calibrate
 from neurosteer_cli.evaluation.evaluate import evaluate
 from neurosteer_cli.evaluation.judges.load import load_judge
-from neurosteer_cli.evaluation.run import Comparison, Plan, random_counterpart, recorded
+from neurosteer_cli.evaluation.run import Comparison, Plan, named_vectors, random_counterpart, recorded
 from neurosteer_cli.evaluation.samples import PROMPTING, RANDOM, UNSTEERED, Condition, samples
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.prompts import Prompt
@@ -144,6 +146,16 @@ def test_conditions_are_those_given_then_random_counterparts_then_prompting(
     assert read == ["number 0"] * 6 + ["be kind\nnumber 0"]
 
 
+@pytest.mark.parametrize(("instruction", "n"), [(None, 1), ("be kind", 2)])
+def test_prompts_are_tokenized_once_and_once_more_with_an_instruction(
+    engine: Engine, vector: SteeringVector, monkeypatch: pytest.MonkeyPatch, instruction: str, n: int
+) -> None:
+    tokenize = Mock(wraps=runs.tokenize)
+    monkeypatch.setattr(runs, "tokenize", tokenize)
+    comparison(vector, instruction=instruction).plan(engine, PROMPTS)
+    assert tokenize.call_count == n
+
+
 def test_of_several_vectors_only_the_strongest_condition_gets_a_counterpart(
     engine: Engine, vector: SteeringVector
 ) -> None:
@@ -194,6 +206,8 @@ def test_a_run_goes_on_with_what_it_kept_and_with_nothing_else(
     assert sorted(save.read_text().splitlines(keepends=True)) == sorted(kept)
     with pytest.raises(InputError, match=":1: not of this run; --resume needs the same model, vectors"):
         comparison(vector).write(engine, PROMPTS[:2], save=save, resume=True)
+    with pytest.raises(InputError, match="there already; --resume goes on with it"):
+        comparison(vector).write(engine, PROMPTS[:2], save=save)
 
 
 def test_a_recorded_run_has_pushes_for_the_vectors_that_are_there(
@@ -204,7 +218,7 @@ def test_a_recorded_run_has_pushes_for_the_vectors_that_are_there(
     gone = comparison(vector)
     samples = [*here.write(engine, PROMPTS).samples, *gone.write(engine, PROMPTS).samples]
     told: list[str] = []
-    run = recorded(engine, samples, ["a.jsonl"], told.append)
+    run = recorded(engine, samples, named_vectors(samples, told.append), ["a.jsonl"])
     assert [(condition.vectors, condition.alpha) for condition in run.pushes] == [
         ((str(tmp_path / "v.st"),), 9)
     ]

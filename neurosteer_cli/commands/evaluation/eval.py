@@ -68,7 +68,7 @@ def eval_(
     Example: neurosteer eval --vector polite.st --alpha 4,8,16 --judge sentiment --report polite.html
     """
     from ...evaluation.evaluate import evaluate
-    from ...evaluation.run import recorded
+    from ...evaluation.run import named_vectors, recorded
 
     paths = vector or []
     if bool(generations) == bool(paths):
@@ -78,19 +78,20 @@ def eval_(
     if generations:
         _refuse_generating_options(ctx)
         samples = read_samples(generations)
+        vectors = named_vectors(samples, console.warn)
         own_model = next((sample.model for sample in samples if sample.model), None)
         where = replace(where, model=where.model or own_model)
     else:
         comparison = results.comparison(paths, _alphas(paths, alpha or []), n, generation)
         comparison = replace(comparison, random=random, instruction=baseline_prompt)
         check_save(save, resume)
-        records = prompts_of(prompts)
-    ppl_engine = None if ppl_model is None else load_engine(replace(where, model=ppl_model))  # may fail
+        records, vectors = prompts_of(prompts), dict(comparison.vectors)
+    # what can fail is loaded before there is anything to lose
+    judges = results.load_judges_of(judging, vectors.values())
+    ppl_engine = None if ppl_model is None else load_engine(replace(where, model=ppl_model))
     if generations:
-        run = recorded(load_engine(where), samples, generations, console.warn)
-        judges = results.load_judges_of(judging, run.vectors.values())
+        run = recorded(load_engine(where), samples, vectors, generations)
     else:
-        judges = results.load_judges_of(judging, [steering for _, steering in comparison.vectors])
         engine = load_engine(where, comparison.vectors)
         run = comparison.write(
             engine, records, save=save, resume=resume, say=console.note, progress=console.progress

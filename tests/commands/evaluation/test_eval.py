@@ -77,6 +77,15 @@ def test_a_vector_that_is_gone_only_leaves_damage_unmeasured(tmp_path: Path, fol
     assert "warning: gone.st: not there, so damage on neutral text is not measured" in result.stderr
 
 
+def test_a_damaged_vector_or_judge_is_told_before_a_model_is_loaded(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "bad.st").write_text("garbage")
+    text = (folder / "written.jsonl").read_text().replace("v.st", str(tmp_path / "bad.st"))
+    (tmp_path / "w.jsonl").write_text(text)
+    assert "bad.st: damaged" in refused("eval", str(tmp_path / "w.jsonl"), "--ppl-model", "./none", code=1)
+    data = ("--judge-data", "absent.jsonl", "absent.jsonl")
+    assert refused("eval", "-v", "v.st", *data, "--ppl-model", "./none").startswith("error: absent.jsonl: ")
+
+
 # --- generating --------------------------------------------------------------------------------
 
 
