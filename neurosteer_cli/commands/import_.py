@@ -65,16 +65,16 @@ def import_vector(
         vector, alpha = exported
         if where.model is not None:
             vector.check_fits(model_shape(where.model, console.note), where.model, str(file))
-        told = f"the vector that {file} was exported from at alpha {alpha:g}"
+        summary = f"the vector that {file} was exported from at alpha {alpha:g}"
     elif gguf_origin is not None:
-        vector, told = _converted(control, gguf_origin, layers, texts, where)
+        vector, summary = _converted(control, gguf_origin, layers, texts, where)
     else:
         raise InputError(
             f"{file} does not say at which blocks its directions act: "
             f"give --gguf-origin, one of {', '.join(ORIGINS)}"
         )
     vector.save(out)
-    console.note(f"wrote {out}: {told}")
+    console.note(f"wrote {out}: {summary}")
 
 
 def _converted(
