@@ -102,7 +102,8 @@ def sweep_layers(
         InputError: the model has no such block, or a prompt does not fit its context.
         SAEError: the bundled SAEs belong to a model of another shape.
     """
-    points = [HookPoint(layer) for layer in (range(engine.shape.n_layers) if layers is None else layers)]
+    wanted = range(engine.shape.n_layers) if layers is None else dict.fromkeys(layers)  # each once
+    points = [HookPoint(layer) for layer in wanted]
     for point in points:
         point.check(engine.shape.n_layers)
     bundled = sae_folders(BUNDLED, model_id=engine.model_id)

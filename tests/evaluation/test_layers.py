@@ -22,7 +22,7 @@ def test_layers_are_measured_and_steered_at_without_a_command(engine: Engine) ->
         judge=load_judge("regex:."),
         config=GenerationConfig(max_new_tokens=4),
     )
-    sweep = sweep_layers(engine, sides_of(*SIDES), [1, 3], steering)
+    sweep = sweep_layers(engine, sides_of(*SIDES), [1, 1, 3], steering)  # each once
     assert [layer.hook_point for layer in sweep.layers] == [
         "blocks.1.hook_resid_post",
         "blocks.3.hook_resid_post",
