@@ -76,7 +76,7 @@ class About:
     median_resid_norm: float
 
 
-_ABOUT, _LATENTS = TypeAdapter(About), TypeAdapter(list[Description])
+_ABOUT, _LATENT = TypeAdapter(About), TypeAdapter(Description)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Descriptions:
 
     def save(self, file: Path) -> None:
         """Write the file, the same bytes for the same descriptions."""
-        lines = [asdict(self.about), *_LATENTS.dump_python(self.latents, by_alias=True)]
+        latents = (_LATENT.dump_python(latent, by_alias=True) for latent in self.latents)
+        lines = [asdict(self.about), *latents]
         text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
         with replace_file(file) as temporary:
             temporary.write_bytes(gzip.compress(text.encode(errors="replace"), 9, mtime=0))
@@ -97,13 +98,14 @@ class Descriptions:
     def load(cls, file: Path) -> "Descriptions":
         """Read what `save` wrote; SAEError if it is damaged, incomplete, or of another version."""
         try:
-            about, *latents = [located.record for located in read_records(str(file))]
+            records = (located.record for located in read_records(str(file)))
+            about = next(records)
             if about.get("format_version") != FORMAT_VERSION:
                 raise SAEError(
                     f"{file}: format version {about.get('format_version')}, this program reads "
                     f"{FORMAT_VERSION}; run `neurosteer sae describe` again"
                 )
-            descriptions = cls(_ABOUT.validate_python(about), _LATENTS.validate_python(latents))
+            descriptions = cls(_ABOUT.validate_python(about), [*map(_LATENT.validate_python, records)])
             if [latent.latent_id for latent in descriptions.latents] != list(range(descriptions.about.d_sae)):
                 raise ValueError("latents are missing")
         except (InputError, ValueError) as error:
