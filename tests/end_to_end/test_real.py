@@ -47,22 +47,20 @@ def test_the_embedded_model_is_the_one_it_says_it_is(engine: Engine) -> None:
     ids = engine.prompt_ids("The capital of France is")
     assert engine.decode([], ids) == "The capital of France is"
     [(_, generation)] = generate(
-        engine,
-        [Job("", ids)],
-        settings=GenerationConfig(sampling=Sampling(temperature=0.0), max_new_tokens=1),
+        engine, [Job("", ids)], config=GenerationConfig(sampling=Sampling(temperature=0.0), max_new_tokens=1)
     )
     assert generation.text == " Paris"
 
 
 def test_fit_reports_the_examples_as_they_are(sentiment: tuple[SteeringVector, dict]) -> None:
     vector, summary = sentiment
-    facts = vector.metadata
-    assert facts.positive is not None and facts.negative is not None
-    assert (facts.positive.label, facts.positive.n_texts) == ("happy", 220)
-    assert (facts.negative.label, facts.negative.n_texts) == ("sad", 220)
+    metadata = vector.metadata
+    assert metadata.positive is not None and metadata.negative is not None
+    assert (metadata.positive.label, metadata.positive.n_texts) == ("happy", 220)
+    assert (metadata.negative.label, metadata.negative.n_texts) == ("sad", 220)
     assert list(vector.pushes) == [HookPoint(14), HookPoint(17), HookPoint(20)]
     assert vector.dose(8) == pytest.approx(0.08, rel=1e-4)
-    point = facts.points["blocks.20.hook_resid_post"]
+    point = metadata.points["blocks.20.hook_resid_post"]
     assert point.auroc is not None and point.auroc > 0.75
     assert summary["report"]["n_held_out"] == [44, 44]
     assert summary["report"]["n_duplicates"] == 0
