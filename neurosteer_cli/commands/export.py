@@ -71,8 +71,8 @@ def _to_gguf(path: Path, out: Path, alpha: float) -> None:
 
 def _to_model(path: Path, out: Path, alpha: float, model: str | None) -> None:
     from ..files import check_new_folder, file_sha256
+    from ..models.checkpoints.resolve import resolve
     from ..models.load import read_config
-    from ..models.resolve import resolve
     from ..models.shape import shape_of
     from ..vectors.bake import bake
     from ..vectors.metadata import now

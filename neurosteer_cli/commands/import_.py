@@ -83,9 +83,9 @@ def _converted(
     """Measure the residual norm and put the file's directions into our unit."""
     from ..data.prompts import neutral_texts
     from ..data.records import read_passages
+    from ..models.checkpoints.resolve import resolve
     from ..models.load import read_config
     from ..models.residuals import median_norms
-    from ..models.resolve import resolve
     from ..vectors.gguf import from_control_vector
 
     found = control.at_points(origin)

@@ -58,8 +58,8 @@ def inspect(
 
 def _engine(vector: "SteeringVector") -> "Engine | None":
     """The model's output head, where it is at hand; without, promoted tokens are left out."""
+    from ..models.checkpoints.resolve import is_local
     from ..models.engine import Engine
-    from ..models.resolve import is_local
 
     model_id = vector.metadata.model_id
     reason = "is not on this machine"

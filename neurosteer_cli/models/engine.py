@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..data.records import Passage
 from ..errors import InputError
+from .checkpoints.resolve import DEFAULT_MODEL, resolve
 from .hooks import HookPoint, capture, find_blocks
 from .load import choose_device, choose_dtype, load_tokenizer, load_weights, read_config, stop_ids
-from .resolve import DEFAULT_MODEL, resolve
 from .shape import ModelShape, shape_of
 
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384, "mps": 4096}

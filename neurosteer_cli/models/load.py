@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import InputError, ModelError, one_line
-from .resolve import quiet_transformers, resolve
+from .checkpoints.quiet import quiet_transformers
+from .checkpoints.resolve import resolve
 from .shape import ModelShape, shape_of
 
 DEVICES = ("cpu", "cuda", "mps")

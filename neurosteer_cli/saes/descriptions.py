@@ -15,7 +15,7 @@ from pydantic import Field, PlainSerializer, TypeAdapter
 from ..data.records import read_records
 from ..errors import InputError, SAEError, one_line
 from ..files import replace_file
-from ..models.wheels import cache_folder
+from ..models.checkpoints.wheels import cache_folder
 from .load import sae_folder
 from .sae import SparseAutoencoder
 

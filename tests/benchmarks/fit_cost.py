@@ -139,7 +139,7 @@ def plain(positive: str, negative: str) -> None:
     import transformers
     from safetensors.torch import save_file
 
-    from neurosteer_cli.models.resolve import resolve
+    from neurosteer_cli.models.checkpoints.resolve import resolve
 
     folder = resolve("smollm2")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

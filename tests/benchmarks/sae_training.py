@@ -113,7 +113,7 @@ def theirs(n_tokens: int) -> dict[str, float]:
     from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner, LoggingConfig
     from sae_lens.saes.topk_sae import TopKTrainingSAEConfig
 
-    from neurosteer_cli.models.resolve import resolve
+    from neurosteer_cli.models.checkpoints.resolve import resolve
 
     config = LanguageModelSAERunnerConfig(
         sae=TopKTrainingSAEConfig(d_in=576, d_sae=D_SAE, k=K),

@@ -17,11 +17,11 @@ from support.tiny import tiny_vector
 from torch import Tensor
 
 from neurosteer_cli.data.records import Passage
-from neurosteer_cli.models import resolve
+from neurosteer_cli.models.checkpoints import resolve
+from neurosteer_cli.models.checkpoints.wheels import unpack
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add
 from neurosteer_cli.models.residuals import MedianNorm
-from neurosteer_cli.models.wheels import unpack
 from neurosteer_cli.vectors.gguf import read_control_vector, write_control_vector
 from neurosteer_cli.vectors.metadata import PointMetadata
 from neurosteer_cli.vectors.vector import SteeringVector

@@ -29,7 +29,7 @@ def demo(
     Example: neurosteer demo --vectors vectors/
     """
     check_installed()
-    from ...models.resolve import DEFAULT_MODEL
+    from ...models.checkpoints.resolve import DEFAULT_MODEL
     from ...serving.app import ServerConfig
 
     listener = bound("127.0.0.1", port)

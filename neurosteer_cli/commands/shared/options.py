@@ -139,7 +139,7 @@ class ModelOptions:
     @property
     def name(self) -> str:
         """The model named, or the embedded default."""
-        from ...models.resolve import DEFAULT_MODEL
+        from ...models.checkpoints.resolve import DEFAULT_MODEL
 
         return self.model or DEFAULT_MODEL
 

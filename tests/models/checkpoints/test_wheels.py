@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neurosteer_cli.files import file_sha256
-from neurosteer_cli.models.wheels import Wheel, cache_folder, made_once, unpack
+from neurosteer_cli.models.checkpoints.wheels import Wheel, cache_folder, made_once, unpack
 
 
 def write(place: Path) -> Path:
