@@ -1,9 +1,8 @@
 """Load a checkpoint folder, or only the part of it that is needed.
 
-Knows transformers' configurations, weights and tokenizers, devices and number types; not what a model is for.
+Knows transformers' configurations and weights, devices and number types; not what a model is for.
 """
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -66,17 +65,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         able = torch.cpu.get_capabilities()
         fast = any(able.get(instructions, False) for instructions in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if fast else torch.float32
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """A checkpoint's tokenizer, which tells where in a text each token stands."""
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # it raises whatever its many formats lead to
-        raise ModelError(f"{folder}: cannot read its tokenizer ({one_line(error)})") from error
-    if not tokenizer.is_fast:
-        raise ModelError(f"{folder}: its tokenizer gives no offsets; a tokenizer.json is needed")
-    return tokenizer
 
 
 def load_weights(
@@ -189,13 +177,3 @@ def _read_tensors(
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{folder}: damaged weights ({one_line(error)})") from error
     return tensors
-
-
-def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """Special tokens, and those the checkpoint says end a text."""
-    try:
-        named = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
-    except (OSError, ValueError, LookupError, TypeError):  # absent, no JSON, or without the key
-        named = None
-    listed = named if isinstance(named, list) else [named]
-    return frozenset({*listed, *tokenizer.all_special_ids} - {None})

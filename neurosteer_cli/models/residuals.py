@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..data.records import Passage
 from ..errors import InputError
-from .engine import Engine, ResidualBatch, Tokens
+from .engine import Engine, ResidualBatch
 from .hooks import HookPoint
+from .tokenizer import Tokens
 
 DOCUMENTS_AT_ONCE = 256  # tokenized together
 TEXTS_AT_ONCE = 512  # sorted by length together

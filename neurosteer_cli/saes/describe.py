@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from .. import __version__
-from ..models.engine import Engine, ResidualBatch, Tokens
+from ..models.engine import Engine, ResidualBatch
 from ..models.logit_lens import promoted_tokens
 from ..models.residuals import MedianNorm, read, usual
+from ..models.tokenizer import Tokens
 from .descriptions import FORMAT_VERSION, About, Context, Description, Descriptions
 from .peaks import Peaks
 from .sae import SparseAutoencoder

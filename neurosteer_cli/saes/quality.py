@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..errors import InputError
-from ..models.engine import Engine, ResidualBatch, Tokens
+from ..models.engine import Engine, ResidualBatch
 from ..models.hooks import HookPoint, add
 from ..models.residuals import MedianNorm, read, usual
+from ..models.tokenizer import Tokens
 from .sae import SparseAutoencoder
 
 SEQUENCES_AT_ONCE = 16

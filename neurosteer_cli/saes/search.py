@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..models.engine import Engine, Tokens
+from ..models.engine import Engine
 from ..models.residuals import usual
+from ..models.tokenizer import Tokens
 from .descriptions import Description, Descriptions
 from .sae import SparseAutoencoder
 

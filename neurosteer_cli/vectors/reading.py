@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..data.sides import MIN_TEXTS, Side, Sides
 from ..errors import InputError
-from ..models.engine import Engine, ResidualBatch, Tokens
+from ..models.engine import Engine, ResidualBatch
 from ..models.hooks import HookPoint
 from ..models.residuals import MedianNorm
+from ..models.tokenizer import Tokens
 from ..saes.load import SAEs
 from ..saes.peaks import Peaks
 from ..saes.sae import SparseAutoencoder

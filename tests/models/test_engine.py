@@ -12,8 +12,9 @@ from support.tiny import CONTEXT, N_LAYERS, tiny_tokenizer
 
 from neurosteer_cli.data.records import Passage
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.models.engine import Engine, Tokens
+from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
+from neurosteer_cli.models.tokenizer import Tokens
 
 
 def counted(engine: Engine, text: Passage) -> str:

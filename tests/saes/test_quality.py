@@ -8,9 +8,10 @@ from support.tiny import D_MODEL, save_tiny_sae
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.evaluation.likelihood import log_probs
-from neurosteer_cli.models.engine import Engine, Tokens
+from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.residuals import packed
+from neurosteer_cli.models.tokenizer import Tokens
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.quality import Tally, reconstruct, tally
 from neurosteer_cli.saes.sae import SparseAutoencoder, from_state

@@ -7,8 +7,9 @@ from itertools import product
 import pytest
 
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.models.engine import Engine, Tokens
+from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.models.tokenizer import Tokens
 from neurosteer_cli.saes.descriptions import About, Context, Description, Descriptions
 from neurosteer_cli.saes.sae import SparseAutoencoder
 from neurosteer_cli.saes.search import LEAD, _word_scores, search

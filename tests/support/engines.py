@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from neurosteer_cli.data.records import Passage
-from neurosteer_cli.models.engine import Engine, Tokens
+from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.models.tokenizer import Tokens
 
 TEXTS = ["a", "to be", "or not to be, that is the question", "x" * 40, "whether 'tis nobler", "yes"]
 

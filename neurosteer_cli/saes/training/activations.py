@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...files import replace_file, writing
-from ...models.engine import Engine, Tokens
+from ...models.engine import Engine
 from ...models.hooks import HookPoint
 from ...models.residuals import usual
+from ...models.tokenizer import Tokens
 from .config import row_bytes
 
 SEQUENCES_PER_GROUP = 32  # at most: run, written and noted down together

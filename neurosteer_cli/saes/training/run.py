@@ -18,9 +18,10 @@ from torch import Tensor
 from ...data.corpus import Part, documents
 from ...errors import InputError
 from ...files import make_folder, replace_file, writing
-from ...models.engine import Engine, Tokens
+from ...models.engine import Engine
 from ...models.hooks import HookPoint
 from ...models.residuals import packed
+from ...models.tokenizer import Tokens
 from ..load import SAEs
 from .activations import ActivationStore, order_of
 from .checkpoint import Checkpoint

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ...errors import SAEError
-from ...models.engine import Engine, Tokens
+from ...models.engine import Engine
 from ...models.hooks import HookPoint
 from ...models.residuals import usual
+from ...models.tokenizer import Tokens
 from ..sae import SparseAutoencoder
 
 N_SEQUENCES = 32

@@ -9,9 +9,10 @@ import torch
 from support.tiny import D_MODEL
 
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.models.engine import Engine, Tokens
+from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.residuals import OUTLIER, packed
+from neurosteer_cli.models.tokenizer import Tokens
 from neurosteer_cli.saes.training.activations import ActivationStore, ReadingState, order_of
 
 POINTS = [HookPoint(1), HookPoint(3)]
