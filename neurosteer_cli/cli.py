@@ -4,9 +4,11 @@ Knows typer; every command lives in `commands`. Nothing heavy is imported on the
 """
 
 import errno
+import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .commands.combine import combine_
+from .commands.doctor import doctor
 from .commands.evaluation.calibrate import calibrate_
 from .commands.evaluation.eval import eval_
 from .commands.evaluation.layers import layers_
@@ -22,10 +24,12 @@ from .commands.export import export
 from .commands.fit import fit_
 from .commands.gen import gen
 from .commands.import_ import import_vector
-from .commands.inspect import inspect
 from .commands.sae import app as sae
 from .commands.serving.demo import demo
 from .commands.serving.serve import serve
+from .commands.shared.command import HELP_OPTIONS, Command
+from .commands.vectors.combine import combine_
+from .commands.vectors.inspect import inspect
 from .errors import NeurosteerError
 
 
@@ -39,6 +43,7 @@ class _ErrorsToExitCodes(TyperGroup):
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
         except BrokenPipeError:  # `| head` has had enough
@@ -46,7 +51,7 @@ class _ErrorsToExitCodes(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except OSError as error:  # what is on the way to a file is an OutputError already
-            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF):
                 raise
             typer.echo(f"error: <stdout>: cannot write ({error.strerror})", err=True)
             raise typer.Exit(1) from None
@@ -54,14 +59,15 @@ class _ErrorsToExitCodes(TyperGroup):
 
 app = typer.Typer(
     cls=_ErrorsToExitCodes,
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
+    context_settings=HELP_OPTIONS,
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for command in (fit_, gen, combine_, inspect, eval_, calibrate_, layers_, export, serve, demo):
-    app.command(command.__name__.rstrip("_"))(command)  # `eval_`, beside the library's or Python's own
-app.command("import")(import_vector)  # `import` is no name for a function
+for command in (fit_, gen, combine_, inspect, eval_, calibrate_, layers_, export, serve, demo, doctor):
+    name = command.__name__.rstrip("_")  # `eval_`, beside the library's or Python's own
+    app.command(name, cls=Command)(command)
+app.command("import", cls=Command)(import_vector)  # `import` is no name for a function
 app.add_typer(sae, name="sae")
 
 
@@ -73,8 +79,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    context: typer.Context,
+    _asked: Annotated[
+        bool, typer.Option("--version", "-V", help="Show the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Steer a language model with the latents of a sparse autoencoder.
@@ -82,13 +89,49 @@ def _main(
     Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 could not be done,
     2 wrong option or input, 130 interrupted.
     """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
-def main() -> None:
+@app.command("help")
+def help_(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[COMMAND]...", help="As in: sae train")
+    ] = None,
+) -> None:
+    """Show what a command does and takes, as --help after it."""
+    app([*(command or []), "--help"], prog_name="neurosteer")
+
+
+def run() -> None:
     """Run the program. SIGTERM ends it as an exception does, so that nothing half-made is left."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
+    _suit_streams()
     app(prog_name="neurosteer")
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
+
+
+def _suit_streams() -> None:
+    """Let no closed stdout and no foreign encoding end in a traceback."""
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next file opened would be stdout
+        pass
+    os.close(free)
+    sys.stderr = sys.stderr or io.TextIOWrapper(io.FileIO(os.devnull, "w"))
+    sys.stdout = sys.stdout or io.TextIOWrapper(_Closed(), write_through=True)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # not a terminal's or a file's
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+class _Closed(io.RawIOBase):
+    """A stdout that was closed before the program began."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _data: Any) -> int:
+        raise OSError(errno.EBADF, "it is closed")

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..data.records import write_record
-from ..errors import InputError, NeurosteerError
-from .shared import console
-from .shared.options import Json
+from ...data.records import write_record
+from ...errors import InputError, NeurosteerError
+from ..shared import console
+from ..shared.options import Json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.engine import Engine
-    from ..models.hooks import HookPoint
-    from ..saes.sae import SparseAutoencoder
-    from ..vectors.metadata import Calibration, PointMetadata, VectorMetadata
-    from ..vectors.vector import SteeringVector
+    from ...models.engine import Engine
+    from ...models.hooks import HookPoint
+    from ...saes.sae import SparseAutoencoder
+    from ...vectors.metadata import Calibration, PointMetadata, VectorMetadata
+    from ...vectors.vector import SteeringVector
 
 N_TOKENS = 5  # promoted, and suppressed, a latent
 
@@ -34,7 +34,7 @@ def inspect(
 
     Example: neurosteer inspect polite.st
     """
-    from ..vectors.vector import SteeringVector
+    from ...vectors.vector import SteeringVector
 
     if latents < 0:
         raise InputError(f"--latents must be at least 0, got {latents}")
@@ -58,8 +58,8 @@ def inspect(
 
 def _engine(vector: "SteeringVector") -> "Engine | None":
     """The model's output head, where it is at hand; without, promoted tokens are left out."""
-    from ..models.checkpoints.resolve import is_local
-    from ..models.engine import Engine
+    from ...models.checkpoints.resolve import is_local
+    from ...models.engine import Engine
 
     model_id = vector.metadata.model_id
     reason = "is not on this machine"
@@ -78,7 +78,7 @@ def _engine(vector: "SteeringVector") -> "Engine | None":
 
 def _rows(vector: "SteeringVector", point: "HookPoint", n: int, engine: "Engine | None") -> list[Row]:
     """The whole push, if its tokens are known, and its first n latents."""
-    from ..saes.descriptions import names
+    from ...saes.descriptions import names
 
     latents, about = vector.latents.get(point), vector.metadata.points[str(point)].sae
     page = about and about.neuronpedia_id
@@ -117,7 +117,7 @@ def _sae(vector: "SteeringVector", point: "HookPoint") -> "SparseAutoencoder | N
 
 def _add_tokens(rows: list[Row], engine: "Engine", directions: "Tensor") -> None:
     """Add the tokens that each row's direction [d_model] promotes and suppresses."""
-    from ..models.logit_lens import promoted_tokens
+    from ...models.logit_lens import promoted_tokens
 
     for row, (promoted, suppressed) in zip(rows, promoted_tokens(engine, directions, N_TOKENS), strict=True):
         row.update(promoted=promoted, suppressed=suppressed)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
-from .shared import console
+from ...errors import InputError
+from ..shared import console
 
 
 def combine_(
@@ -23,9 +23,9 @@ def combine_(
 
     Example: neurosteer combine polite.st:1 happy.st:0.5 -o warm.st
     """
-    from ..files import check_target, file_sha256
-    from ..vectors.combine import Part, combine, cosine
-    from ..vectors.vector import SteeringVector
+    from ...files import check_target, file_sha256
+    from ...vectors.combine import Part, combine, cosine
+    from ...vectors.vector import SteeringVector
 
     check_target(out)
     terms = [
