@@ -1,0 +1,188 @@
+"""Hold a family's small model to plain transformers: residuals, a steered text alone and in a batch, the lens.
+
+Each check returns None where neurosteer is right, and else one line that says what differs or was raised.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from neurosteer_cli.data.records import Passage
+from neurosteer_cli.errors import NeurosteerError
+from neurosteer_cli.generation.continuation import GenerationConfig
+from neurosteer_cli.generation.generate import Job, generate
+from neurosteer_cli.generation.sampling import Sampling
+from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.models.logit_lens import promoted_tokens
+
+from .engines import load
+from .families import N_BLOCKS, save_family, silence
+from .tiny import tiny_vector
+
+TEXTS = ["to be or not to be", "that is the question, whether"]
+PROMPTS = ["ab cd", "e", "cgf dakspltsn", "ffsvduakyhrykavomacv mvbcpyk ygt"]
+N_NEW = 12
+CLOSE = dict(rtol=2e-4, atol=2e-4)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A checkpoint folder in plain transformers, whole, in float32, hooked by hand."""
+
+    model: Any
+    blocks: Any
+
+    @classmethod
+    def load(cls, folder: Path, class_name: str) -> "Whole":
+        with silence():
+            model = getattr(transformers, class_name).from_pretrained(folder, dtype=torch.float32).eval()
+        text_model = model.get_decoder()
+        lists = [m for m in text_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == N_BLOCKS]
+        return cls(model, lists[0])
+
+    def residuals(self, ids: list[int]) -> list[Tensor]:
+        """What leaves each block, [pos, d_model]."""
+        seen: list[Tensor] = []
+        handles = [
+            block.register_forward_hook(lambda _m, _a, out: seen.append(_first(out))) for block in self.blocks
+        ]
+        try:
+            with torch.no_grad(), silence():
+                self.model(input_ids=torch.tensor([ids]), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [resid[0] for resid in seen]
+
+    def greedy(self, ids: list[int], layer: int, push: Tensor, stops: set[int]) -> list[int]:
+        """Tokens written with a push added to what leaves a block, each from a pass over all before."""
+        handle = self.blocks[layer].register_forward_hook(
+            lambda _m, _a, out: _with_first(out, _first(out) + push)
+        )
+        written: list[int] = []
+        try:
+            with torch.no_grad(), silence():
+                while len(written) < N_NEW:
+                    logits = self.model(input_ids=torch.tensor([ids + written]), use_cache=False).logits[
+                        0, -1
+                    ]
+                    if (token := int(logits.argmax())) in stops:
+                        break
+                    written.append(token)
+        finally:
+            handle.remove()
+        return written
+
+    def logits_of(self, resid: Tensor) -> Tensor:
+        """Logits where a residual [d_model] leaves the last block."""
+        handle = self.blocks[-1].register_forward_hook(
+            lambda _m, _a, out: _with_first(out, resid.expand_as(_first(out)))
+        )
+        try:
+            with torch.no_grad(), silence():
+                return self.model(input_ids=torch.tensor([[5, 6]]), use_cache=False).logits[0, -1]
+        finally:
+            handle.remove()
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _with_first(output: Any, resid: Tensor) -> Any:
+    return (resid, *output[1:]) if isinstance(output, tuple) else resid
+
+
+def sweep(folder: Path, family: str, class_name: str) -> dict[str, str | None]:
+    """Save a small model of a family into `folder` and check it in everything, by the check's name."""
+    save_family(folder, family, class_name)
+    reference = Whole.load(folder, class_name)
+    checks: dict[str, Callable[[Path, Whole], str | None]] = {
+        **{f"fit {layer}": lambda f, w, at=layer: _residuals(f, w, at) for layer in range(N_BLOCKS)},
+        "alone": _alone,
+        "batch": _batch,
+        "lens": _lens,
+    }
+    return {name: _told(check, folder, reference) for name, check in checks.items()}
+
+
+def _told(check: Callable[[Path, Whole], str | None], folder: Path, reference: Whole) -> str | None:
+    try:
+        with silence():
+            return check(folder, reference)
+    except NeurosteerError as error:
+        return f"refused: {str(error).replace(str(folder), 'FOLDER')}"
+    except Exception as error:  # what a person would see as a traceback
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
+
+
+def _residuals(folder: Path, reference: Whole, layer: int) -> str | None:
+    engine = load(folder, points=[HookPoint(layer)], head=False)
+    tokens = [engine.tokenize(Passage("texts.jsonl:1", text)) for text in TEXTS]
+    for batch in engine.residuals(tokens, [HookPoint(layer)]):
+        for row, text in enumerate(batch.texts):
+            kept = torch.tensor(tokens[text].counts)
+            expected = reference.residuals(tokens[text].ids)[layer]
+            expected = expected[kept]
+            ours = batch.resid[HookPoint(layer)][batch.text_index == row]
+            if ours.shape != expected.shape or not torch.allclose(ours, expected, **CLOSE):
+                return f"residuals differ: {_apart(ours, expected)}"
+    return None
+
+
+def _apart(ours: Tensor, expected: Tensor) -> str:
+    if ours.shape != expected.shape:
+        return f"{list(ours.shape)} for {list(expected.shape)}"
+    cosine = torch.nn.functional.cosine_similarity(ours, expected, dim=-1).mean()
+    return f"cosine {cosine:.4f}, norm {ours.norm():.3f} for {expected.norm():.3f}"
+
+
+def _steered(engine: Engine, layer: int = 1) -> tuple[Tensor, Any]:
+    push = torch.randn(engine.d_model, generator=torch.Generator().manual_seed(1)) * 0.2
+    return push * 2, tiny_vector(engine.shape, {HookPoint(layer): push})
+
+
+def _written(engine: Engine, prompts: list[str], vector: Any) -> list[str]:
+    config = GenerationConfig(sampling=Sampling(temperature=0), max_new_tokens=N_NEW)
+    jobs = [Job.of(engine, prompt, 2.0) for prompt in prompts]
+    texts = dict(generate(engine, jobs, [vector], config))
+    return [texts[number].text for number in range(len(jobs))]
+
+
+def _alone(folder: Path, reference: Whole) -> str | None:
+    engine = replace(load(folder), stop_ids=frozenset())
+    push, vector = _steered(engine)
+    for prompt in PROMPTS:
+        ids = engine.prompt_ids(prompt)
+        (ours,) = _written(engine, [prompt], vector)
+        expected = engine.decode(ids, reference.greedy(ids, 1, push, set()))
+        if ours != expected:
+            return f"text alone: {ours!r} for {expected!r}"
+    return None
+
+
+def _batch(folder: Path, _reference: Whole) -> str | None:
+    engine = replace(load(folder), stop_ids=frozenset(range(3, 300, 4)))
+    _push, vector = _steered(engine)
+    alone = [_written(engine, [prompt], vector)[0] for prompt in PROMPTS]
+    together = _written(engine, PROMPTS, vector)
+    return None if together == alone else f"texts together: {together} for {alone}"
+
+
+def _lens(folder: Path, reference: Whole) -> str | None:
+    engine = load(folder)
+    direction = torch.randn(engine.d_model, generator=torch.Generator().manual_seed(2))
+    ((up, down),) = promoted_tokens(engine, direction[None], 5)
+    difference = reference.logits_of(1e4 * direction) - reference.logits_of(-1e4 * direction)
+    difference = difference[: len(engine.tokenizer)]
+    order = difference.argsort(descending=True).tolist()
+    expected = [[engine.tokenizer.decode([token]) for token in ids] for ids in (order[:5], order[::-1][:5])]
+    return None if [up, down] == expected else f"promoted {up} {down} for {expected[0]} {expected[1]}"
