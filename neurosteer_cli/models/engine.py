@@ -4,7 +4,7 @@ Knows transformers; knows nothing of labels, SAEs or how a vector is fitted.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints.resolve import DEFAULT_MODEL, resolve
-from .hooks import HookPoint, capture, find_blocks
+from .hooks import HookPoint, capture
 from .load import choose_device, choose_dtype, load_weights, read_config
-from .shape import ModelShape, shape_of
-from .tokenizer import Tokenization, Tokens, load_tokenizer, stop_ids
+from .shape import shape_of
+from .tokenizer import Tokenization, Tokens, context_length, load_tokenizer, stop_ids
 
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 
@@ -32,7 +32,7 @@ class ResidualBatch(NamedTuple):
     ids: Tensor  # [batch, pos] int64, right-padded with -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Engine(Tokenization):
     """A loaded model: its tokenizer, its decoder blocks, and where and in what numbers they compute.
 
@@ -44,7 +44,6 @@ class Engine(Tokenization):
             batch.resid[HookPoint(20)]  # [n, d_model] float32, of the tokens that count
     """
 
-    shape: ModelShape
     model: Any
     blocks: nn.ModuleList
     device: torch.device
@@ -59,6 +58,7 @@ class Engine(Tokenization):
         head: bool = True,
         dtype: str = "auto",
         device: str = "auto",
+        template_args: Mapping[str, Any] | None = None,
         say: Callable[[str], None] = lambda _message: None,
     ) -> "Engine":
         """Load a model, or only as much of it as is needed.
@@ -68,6 +68,7 @@ class Engine(Tokenization):
             points: load the decoder blocks up to the last of these hook points only; None loads all.
             head: whether the output head is needed.
             dtype, device: `auto` takes what the machine does fastest.
+            template_args: arguments of the chat template, such as `{"enable_thinking": False}`.
             say: told what takes long, before it is begun.
 
         Raises:
@@ -80,7 +81,7 @@ class Engine(Tokenization):
         config = read_config(folder)
         shape = shape_of(config)
         wanted = shape.n_layers if points is None else max((point.layer + 1 for point in points), default=0)
-        loaded = load_weights(folder, config, wanted, head=head, dtype=number_type, device=place)
+        loaded, blocks = load_weights(folder, config, wanted, head=head, dtype=number_type, device=place)
         tokenizer = load_tokenizer(folder)
         is_path = model != DEFAULT_MODEL and Path(model).exists()  # kept whole: found from any folder
         return cls(
@@ -88,11 +89,12 @@ class Engine(Tokenization):
             shape=shape,
             model=loaded,
             tokenizer=tokenizer,
-            blocks=find_blocks(loaded, wanted),
+            blocks=blocks,
             device=place,
             dtype=number_type,
-            max_tokens=getattr(config.get_text_config(), "max_position_embeddings", None) or 2**20,
+            max_tokens=context_length(config),
             stop_ids=stop_ids(folder, tokenizer),
+            template_args=template_args or {},
         )
 
     @property

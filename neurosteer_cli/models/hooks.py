@@ -4,7 +4,6 @@ Knows torch modules and hook points; knows nothing of tokenizers, SAEs or files.
 """
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import InputError, ModelError
+from ..errors import InputError
 
 RESID_PRE, RESID_POST = "hook_resid_pre", "hook_resid_post"
 _NAME = re.compile(rf"blocks\.([0-9]{{1,6}})\.({RESID_PRE}|{RESID_POST})")
@@ -53,20 +52,6 @@ class HookPoint:
         """Raise InputError if a model of so many blocks has no such layer."""
         if self.layer >= n_layers:
             raise InputError(f"{self}: the model has {n_layers} blocks, 0 to {n_layers - 1}")
-
-
-def find_blocks(model: nn.Module, n_blocks: int) -> nn.ModuleList:
-    """The decoder blocks of a model, found by structure: the outermost ModuleList of that length."""
-    queue: deque[nn.Module] = deque([model])
-    while queue:  # breadth first: experts and the like are lists inside a block
-        module = queue.popleft()
-        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
-            return module
-        queue.extend(module.children())
-    raise ModelError(
-        f"{type(model).__name__}: no list of {n_blocks} decoder blocks found; "
-        "neurosteer steers decoder-only transformers"
-    )
 
 
 class _Stop(Exception):

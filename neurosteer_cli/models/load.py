@@ -3,19 +3,22 @@
 Knows transformers' configurations and weights, devices and number types; not what a model is for.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import nn
 
 from ..errors import InputError, ModelError, one_line
 from .checkpoints.quiet import quiet_transformers
 from .checkpoints.resolve import resolve
+from .checkpoints.weights import damaged, stored_tensors
+from .cpu import suit_cpu
+from .decoder import reduce_to
+from .families import check_steered, model_class
 from .shape import ModelShape, shape_of
 
 DEVICES = ("cpu", "cuda", "mps")
@@ -23,11 +26,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def read_config(folder: Path) -> Any:
-    """A checkpoint's configuration; ModelError if it is of no known architecture."""
+    """A checkpoint's configuration; ModelError if it is of no known architecture, or of one not steered."""
     try:
-        return transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder)
     except Exception as error:  # each architecture checks its fields in its own way
         raise ModelError(f"{folder}: cannot read its configuration ({one_line(error)})") from error
+    check_steered(config, str(folder))
+    return config
 
 
 def model_shape(model: str, say: Callable[[str], None] = lambda _message: None) -> ModelShape:
@@ -69,111 +74,59 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def load_weights(
     folder: Path, config: Any, n_blocks: int, *, head: bool, dtype: torch.dtype, device: torch.device
-) -> Any:
-    """Build the model with its first `n_blocks` blocks and read only their tensors."""
-    n_layers = config.get_text_config().num_hidden_layers
+) -> tuple[Any, nn.ModuleList]:
+    """Build the text part of a model with its first `n_blocks` blocks, and read only their tensors.
+
+    Returns the model and those blocks.
+
+    Raises:
+        InputError: the model has fewer blocks.
+        ModelError: its weights are damaged, incomplete, or of another shape than its configuration says.
+    """
+    n_layers = shape_of(config).n_layers
     if n_blocks > n_layers:
         raise InputError(f"block {n_blocks - 1}: the model has {n_layers} blocks, 0 to {n_layers - 1}")
-    _truncate(config, n_blocks)
-    model_class = _model_class(folder, config, head)
-    tensors = _read_tensors(folder, n_blocks, n_layers, dtype, device)
+    whole, config = model_class(config)
+    found: list[nn.ModuleList] = []
+    reduced = _reduced(whole, lambda model: found.append(reduce_to(model, n_blocks, head=head)))
+    model = _read(folder, reduced, config, dtype, device)
+    model.__class__ = whole
+    if device.type == "cpu" and dtype == torch.float32:
+        suit_cpu(model, head)
+    return model.eval().requires_grad_(False), found[0]
+
+
+def _reduced(whole: Any, reduce: Callable[[Any], None]) -> Any:
+    """A model's class whose instances are without what is not needed as soon as they are made.
+
+    So transformers finds, renames, joins and ties the tensors of what is left, as it does for the whole.
+    """
+
+    def make(self: Any, config: Any) -> None:
+        whole.__init__(self, config)
+        reduce(self)
+
+    return type(whole.__name__, (whole,), {"__init__": make, "__module__": whole.__module__})
+
+
+def _read(folder: Path, reduced: Any, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    tensors = stored_tensors(folder)
     try:
         with quiet_transformers():
-            model, info = model_class.from_pretrained(
-                None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+            model, info = reduced.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=dtype,
+                device_map=None if device.type == "cpu" else {"": device},
+                output_loading_info=True,
             )
+    except (SafetensorError, OSError) as error:
+        raise damaged(folder, error) from error
     except RuntimeError as error:  # shapes that do not match
         raise ModelError(f"{folder}: the shapes of its weights do not fit its config.json") from error
-    del tensors
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{folder}: weights are missing from its .safetensors files: {', '.join(missing[:3])}"
         )
-    if device.type == "cpu" and dtype == torch.float32:
-        _suit_cpu(model, head)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _model_class(folder: Path, config: Any, head: bool) -> Any:
-    """The class of a model, with its output head or without."""
-    if config.is_encoder_decoder:
-        raise ModelError(f"{folder}: not a decoder-only language model ({config.model_type})")
-    auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
-    try:
-        with torch.device("meta"):
-            return type(auto.from_config(config))  # type: ignore[no-untyped-call]
-    except (ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{folder}: not a decoder-only language model ({one_line(error)})") from error
-
-
-def _suit_cpu(model: Any, head: bool) -> None:
-    """Make a float32 model quicker where it writes, and smaller where it only reads."""
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = _DecodingLinear
-    embedding = model.get_input_embeddings()
-    if head or type(embedding) is not nn.Embedding:  # Gemma's does more than look up: it scales
-        return
-    weight = embedding.weight.data
-    if all(torch.equal(part, part.bfloat16().float()) for part in torch.split(weight, 4096)):
-        embedding.weight.data = weight.bfloat16()
-        embedding.__class__ = _NarrowEmbedding
-
-
-class _DecodingLinear(nn.Linear):
-    """A linear layer that is quick where a batch goes on by one token, on a CPU.
-
-    There the product is taken as (W x^T)^T: with x W^T the library rearranges the large W at each
-    call, and 8 rows take up to twice as long (measured with MKL on AVX2, float32).
-    """
-
-    FEW = 64
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 3 or x.shape[1] != 1 or not 1 < x.shape[0] <= self.FEW:
-            return super().forward(x)
-        y = (self.weight @ x[:, 0].T).T  # [batch, out_features]
-        return (y if self.bias is None else y + self.bias)[:, None]
-
-
-class _NarrowEmbedding(nn.Embedding):
-    """A float32 embedding whose values are all bfloat16 ones, kept in half the memory."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return super().forward(ids).float()
-
-
-def _truncate(config: Any, n_blocks: int) -> None:
-    """Make a configuration describe the first blocks only, its lists with an entry a layer included."""
-    text = config.get_text_config()
-    n_layers = text.num_hidden_layers
-    for name, value in list(vars(text).items()):
-        if isinstance(value, list) and len(value) == n_layers:
-            setattr(text, name, value[:n_blocks])
-    text.num_hidden_layers = n_blocks
-
-
-def _read_tensors(
-    folder: Path, n_blocks: int, n_layers: int, dtype: torch.dtype, device: torch.device
-) -> dict[str, Tensor]:
-    """Read a checkpoint without the blocks beyond `n_blocks`.
-
-    A file is opened anew for each tensor that is converted: what has been read of a mapped file
-    counts as memory until the file is closed.
-    """
-    tensors: dict[str, Tensor] = {}
-    try:
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-            for name in names:
-                layer = re.search(r"\.(\d+)\.", name)  # the first number in a name is its block
-                if layer and n_blocks <= int(layer[1]) < n_layers:
-                    continue
-                with safe_open(path, framework="pt") as file:
-                    tensor = file.get_tensor(name)
-                    tensors[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-                    del tensor
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder}: damaged weights ({one_line(error)})") from error
-    return tensors
+    return model

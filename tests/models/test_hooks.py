@@ -9,8 +9,8 @@ import torch
 from support.tiny import D_MODEL, D_VOCAB, FAMILIES, N_LAYERS, tiny_model
 from torch import Tensor, nn
 
-from neurosteer_cli.errors import InputError, ModelError
-from neurosteer_cli.models.hooks import RESID_POST, RESID_PRE, HookPoint, add, capture, find_blocks
+from neurosteer_cli.errors import InputError
+from neurosteer_cli.models.hooks import RESID_POST, RESID_PRE, HookPoint, add, capture
 
 LISTS = {
     "llama": "model.layers",
@@ -139,32 +139,6 @@ def test_a_layer_beyond_the_model_is_refused_with_the_layers_it_has() -> None:
     expected = r"^blocks\.4\.hook_resid_post: the model has 4 blocks, 0 to 3$"
     with pytest.raises(InputError, match=expected):
         HookPoint(4).check(4)
-
-
-# --- finding the blocks ------------------------------------------------------------------------
-
-
-def test_the_blocks_of_each_family_are_found(family: Family) -> None:
-    assert find_blocks(family.model, N_LAYERS) is family.blocks
-    assert len(family.blocks) == N_LAYERS
-
-
-def three(block: nn.Module) -> nn.ModuleList:
-    return nn.ModuleList([block, nn.Identity(), nn.Identity()])
-
-
-def test_the_outermost_list_of_that_length_is_taken() -> None:
-    inner = three(nn.Identity())
-    blocks = three(nn.Sequential(inner))
-    aside = nn.Sequential(nn.Sequential(three(nn.Identity())))
-    for model in (nn.Sequential(blocks), nn.Sequential(aside, blocks), nn.Sequential(blocks, aside)):
-        assert find_blocks(model, 3) is blocks
-
-
-def test_a_model_without_such_a_list_is_refused() -> None:
-    expected = "^Sequential: no list of 4 decoder blocks found; neurosteer steers decoder-only transformers$"
-    with pytest.raises(ModelError, match=expected):
-        find_blocks(nn.Sequential(nn.ModuleList([nn.Identity()] * 3)), 4)
 
 
 # --- adding ------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from support.tiny import D_MODEL, D_VOCAB, N_LAYERS, save_tiny_sae, tiny_model
 from torch import Tensor
 
 from neurosteer_cli.errors import SAEError
-from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, capture, find_blocks
+from neurosteer_cli.models.decoder import text_blocks
+from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, capture
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder, from_state
 
@@ -223,7 +224,7 @@ def both_gpt2s(lens: Any) -> tuple[Any, Any, Tensor]:
 def both_residuals(both_gpt2s: tuple[Any, Any, Tensor], point: HookPoint) -> tuple[Tensor, Tensor]:
     """The residual of the same tokens in transformers and in TransformerLens."""
     hugging_face, transformer_lens, ids = both_gpt2s
-    with capture(find_blocks(hugging_face, N_LAYERS), [point]) as seen:
+    with capture(text_blocks(hugging_face), [point]) as seen:
         hugging_face(input_ids=ids, use_cache=False)
     _, cached = transformer_lens.run_with_cache(ids, names_filter=[str(point)])
     return seen[point], cached[str(point)]

@@ -1,4 +1,4 @@
-"""Every family of decoder-only and composite models that transformers knows, built small from its configuration.
+"""Every family of models that write text which transformers knows, built small from its configuration.
 
 Knows transformers' mappings from a family's name to its classes, and which sizes a configuration has;
 knows nothing of neurosteer.

@@ -1,4 +1,4 @@
-"""Hold a family's small model to plain transformers: residuals, a steered text alone and in a batch, the lens.
+"""Hold a family's small model to plain transformers: residuals, texts alone and in a batch, the lens.
 
 Each check returns None where neurosteer is right, and else one line that says what differs or was raised.
 """

@@ -1,0 +1,53 @@
+"""Which class of transformers reads a configuration's model, and which families are not steered, and why.
+
+Knows transformers' mappings; knows nothing of weights.
+"""
+
+from typing import Any
+
+from transformers.models.auto import modeling_auto
+
+from ..errors import ModelError
+
+# In this order: what writes text alone, then what also reads images, then sound.
+_WRITERS = (
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
+    modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING,
+)
+
+_LOOPED = "it runs its blocks several times a pass, so that none of them has one residual to read or steer"
+_REFUSED = {"dory": _LOOPED, "hrm_text": _LOOPED, "inkling2_loop": _LOOPED, "inkling2_loop_text": _LOOPED}
+
+
+def check_steered(config: Any, name: str) -> None:
+    """Raise ModelError if a configuration is of a family that is not steered; `name` is what it calls it."""
+    if reason := _why_not(config):
+        raise ModelError(f"{name}: {config.model_type} is not a decoder-only language model: {reason}")
+
+
+def _why_not(config: Any) -> str | None:
+    if reason := _REFUSED.get(config.model_type):
+        return reason
+    if config.is_encoder_decoder:
+        return "an encoder reads its prompt"
+    if type(config) in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        return "it is an encoder, whose tokens see those after them"
+    if not _classes(config):
+        return "transformers has no class that writes text with it"
+    return None
+
+
+def model_class(config: Any) -> tuple[Any, Any]:
+    """The class that reads a model whole, and the part of its configuration that the class takes.
+
+    It is the one the configuration names, if that writes text. `check_steered` must have passed.
+    """
+    classes = _classes(config)
+    named = set(config.architectures or ())
+    chosen = next((each for each in classes if each.__name__ in named), classes[0])
+    return chosen, config if isinstance(config, chosen.config_class) else config.get_text_config()
+
+
+def _classes(config: Any) -> list[Any]:
+    return [mapping[type(config)] for mapping in _WRITERS if type(config) in mapping]
