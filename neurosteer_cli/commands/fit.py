@@ -48,16 +48,20 @@ def fit_(
         typer.Option(help="In place of texts: a latent and its weight, 960:-1, or BLOCK/960:-1; repeatable."),
     ] = None,
     layers: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--layers",
             "--layer",
-            help="Blocks to steer at, from 0: 20 or 14,17,20 "
+            metavar="LAYERS",
+            help="Blocks to steer at, from 0: 20, 14,17,20 or 11-20 "
             "[default: the last three with an SAE, for paper the last; without an SAE, two thirds up].",
         ),
     ] = None,
     hook_point: Annotated[
-        str | None, typer.Option(help="In place of --layers: blocks.20.hook_resid_post, or ..._pre.")
+        list[str] | None,
+        typer.Option(
+            metavar="HOOK_POINTS", help="In place of --layers: blocks.20.hook_resid_post, or ..._pre."
+        ),
     ] = None,
     *,
     where: ModelOptions,
@@ -78,7 +82,7 @@ def fit_(
     from ..vectors.from_latents import find_latents, parse_latents
 
     if latent:
-        if method != "neurosteer" or target is not None or source is not None or hook_point is not None:
+        if method != "neurosteer" or target is not None or source is not None or hook_point:
             raise InputError("--latent: goes with --sae, --layers and -o, not with options for texts")
         file = out or Path("latents.st")
         check_target(file)
@@ -95,7 +99,7 @@ def fit_(
     file = _target(out, texts, target)
     points = _points(layers, hook_point)
     with open_sides(texts, target, source) as sides:
-        option = "--layers" if hook_point is None else "--hook-point"
+        option = "--hook-point" if hook_point else "--layers"
         saes = from_texts.choose_saes(method, where.name, points, sae or BUNDLED, option=option)
         points = list(saes) or points
         points = points or [from_texts.default_point(model_shape(where.name, console.note).n_layers)]
@@ -133,17 +137,17 @@ def _target(out: Path | None, texts: Sequence[str], label: str | None) -> Path:
     return file
 
 
-def _points(layers: str | None, hook_point: str | None) -> "list[HookPoint]":
+def _points(layers: Sequence[str] | None, hook_points: Sequence[str] | None) -> "list[HookPoint]":
     """The hook points asked for; none if neither option is given."""
     from ..models.hooks import HookPoint
 
-    if hook_point is None:
+    if not hook_points:
         return [HookPoint(number) for number in parse_layers(layers)]
-    if layers is not None:
+    if layers:
         raise InputError("--layers and --hook-point say the same thing; give one of them")
-    points = [HookPoint.parse(name) for name in hook_point.split(",")]
+    points = [HookPoint.parse(name) for name in ",".join(hook_points).split(",")]
     if len(set(points)) != len(points):
-        raise InputError(f"--hook-point {hook_point}: each named once")
+        raise InputError(f"--hook-point {','.join(hook_points)}: each named once")
     return points
 
 

@@ -1,17 +1,15 @@
 """neurosteer import: a control vector (GGUF) of another program as a vector file."""
 
-import re
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
-from .shared import console
+from .shared import console, options
 from .shared.load import load_engine_with
-from .shared.options import ModelOptions, model_options
+from .shared.options import ModelOptions, model_options, parse_layers
 
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
@@ -31,9 +29,7 @@ def import_vector(
             "A file of `neurosteer export` knows."
         ),
     ] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Blocks to take, from 0: 20, 14,17,20 or 10-24. [default: all]")
-    ] = None,
+    layers: options.Layers = None,
     texts: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +56,7 @@ def import_vector(
         own = f"{file} was written by `neurosteer export`"
         if gguf_origin not in (None, "llama.cpp"):
             raise InputError(f"{own}: leave out --gguf-origin {gguf_origin}")
-        if layers is not None or texts is not None:
+        if layers or texts is not None:
             raise InputError(f"{own}: leave out --layers and --texts")
         vector, alpha = exported
         if where.model is not None:
@@ -78,7 +74,11 @@ def import_vector(
 
 
 def _converted(
-    control: "ControlVector", origin: str, layers: str | None, texts: str | None, where: ModelOptions
+    control: "ControlVector",
+    origin: str,
+    layers: Sequence[str] | None,
+    texts: str | None,
+    where: ModelOptions,
 ) -> "tuple[SteeringVector, str]":
     """Measure the residual norm and put the file's directions into our unit."""
     from ..data.prompts import neutral_texts
@@ -104,23 +104,14 @@ def _converted(
     return vector, f"alpha 1 is a scale of {scale:.4g} in {origin}, scale 1 an alpha of {1 / scale:.4g}"
 
 
-def _chosen(points: "Sequence[HookPoint]", layers: str | None, file: Path) -> "Sequence[HookPoint]":
+def _chosen(points: "Sequence[HookPoint]", layers: Sequence[str] | None, file: Path) -> "Sequence[HookPoint]":
     """The hook points at the blocks that --layers names."""
-    if layers is None:
+    if not layers:
         return points
-    wanted = _numbers(layers)
+    wanted = set(parse_layers(layers))
     if absent := sorted(wanted - {point.layer for point in points}):
         raise InputError(
-            f"--layers {layers}: {file} has no direction for block {absent[0]}, "
+            f"--layers {','.join(layers)}: {file} has no direction for block {absent[0]}, "
             f"it has blocks {points[0].layer} to {points[-1].layer}"
         )
     return [point for point in points if point.layer in wanted]
-
-
-def _numbers(layers: str) -> set[int]:
-    """Read `20`, `14,17,20` or `10-24`."""
-    parts = [re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part) for part in layers.split(",")]
-    stretches = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
-    if len(stretches) < len(parts) or not all(0 < len(stretch) <= 10_000 for stretch in stretches):
-        raise InputError(f"--layers {layers}: not block numbers such as 20, 14,17,20 or 10-24")
-    return set(chain(*stretches))

@@ -251,6 +251,7 @@ class Comparison:
         """Everything needed to repeat the run; by it a run is known again."""
         config = asdict(self.config)
         del config["batch_size"]
+        stops = {"stops": config.pop("stops")} if self.config.stops else {}  # older runs name none
         return {
             "model": engine.model_id,
             "dtype": str(engine.dtype),
@@ -264,6 +265,7 @@ class Comparison:
             "chat": self.as_chat,
             "system": self.system,
             **config,
+            **stops,
         }
 
     def _strongest(self, vectors: Sequence[SteeringVector]) -> list[Alphas]:

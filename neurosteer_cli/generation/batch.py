@@ -77,7 +77,7 @@ class Batch:
         for continuation in continuations:
             noise = (continuation.config.sampling.seed, continuation.key, continuation.sample)
             continuation.generator = shared[noise] = shared.get(noise) or generator(*noise)
-            continuation.stream = TextStream(self.engine, continuation.ids, continuation.stops)
+            continuation.stream = TextStream(self.engine, continuation.ids, continuation.config.stops)
             self._newcomers.append(continuation)
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ Knows tokens, text and their ends; knows nothing of models, tensors' layout or o
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
@@ -26,16 +27,20 @@ class GenerationConfig:
 
     `positions` names the tokens whose residuals are steered: `all`, those of the `prompt`, or those
     `generated` (the first generated token is then chosen unsteered: it follows from the prompt).
+    `stops` are strings before the first of which a text ends.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 64
     positions: Positions = "all"
     batch_size: int = 32
+    stops: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.positions not in POSITIONS:
             raise InputError(f"--positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        if "" in self.stops:
+            raise InputError("--stop: empty; give the text to end before")
         for option, value in (("--max-new-tokens", self.max_new_tokens), ("--batch-size", self.batch_size)):
             if value < 1:
                 raise InputError(f"{option} must be at least 1, got {value}")
@@ -50,6 +55,14 @@ class Token(NamedTuple):
     most_probable: Sequence[tuple[int, float]] = ()  # tokens and their log-probabilities
 
 
+class Limit(NamedTuple):
+    """What ended a text that would have gone on."""
+
+    name: Literal["max_tokens", "time_limit", "shutdown"]
+    number: float
+    unit: Literal["tokens", "seconds"] = "seconds"
+
+
 @dataclass(frozen=True)
 class Delta:
     """The next part of a continuation, or how it ended."""
@@ -57,6 +70,7 @@ class Delta:
     text: str = ""
     tokens: tuple[Token, ...] = ()  # whose text it is
     finish_reason: str | None = None
+    limit: Limit | None = None  # where that is "length"
     error: BaseException | None = None
 
     def __bool__(self) -> bool:
@@ -72,16 +86,20 @@ class Continuation:
     sample: int = 0
     pushes: Mapping[HookPoint, Tensor]  # [d_model] each, raw residual units
     config: GenerationConfig
-    stops: Sequence[str] = ()  # strings before which the text ends
     n_log_probs: int | None = None  # how many tokens a step to tell the log-probabilities of
-    deadline: float = math.inf  # on the clock time.monotonic
+    time_limit: float = math.inf  # seconds from when it was made
     on_delta: Callable[[Delta], None] = field(default=lambda _delta: None)
+    deadline: float = field(init=False)  # on the clock time.monotonic
     # since it joined a batch
     generator: torch.Generator = field(init=False)
     stream: TextStream = field(init=False)
     written: list[int] = field(default_factory=list)  # without the token that ends the text
     finish_reason: str | None = None  # "stop": the model, or a stop string; "length"; "cancelled"; "error"
+    limit: Limit | None = None  # where that is "length"
     _held: list[Token] = field(default_factory=list)  # whose text has not been given out
+
+    def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + self.time_limit
 
     def cancel(self) -> None:
         """Write it no further, if it is not finished."""
@@ -96,13 +114,21 @@ class Continuation:
             self.written.append(token.id)
             self._held.append(token)
             text = self.stream.take(token.id)
-            if len(self.written) == self.config.max_new_tokens:
-                self.finish_reason = "length"
+            if len(self.written) == (most := self.config.max_new_tokens):
+                self.finish_reason, self.limit = "length", Limit("max_tokens", most, "tokens")
+        return self._delta(text)
+
+    def cut_off(self, limit: Limit) -> Delta:
+        """End the text where it is; what had not been given out of it."""
+        self.finish_reason, self.limit = "length", limit
+        return self._delta("") if self.written else Delta(finish_reason="length", limit=limit)
+
+    def _delta(self, text: str) -> Delta:
         if self.finish_reason and not self.stream.stopped:
             text += self.stream.finish()
         if self.stream.stopped:
-            self.finish_reason = "stop"
-        return Delta(text, self._given_out(), self.finish_reason)
+            self.finish_reason, self.limit = "stop", None
+        return Delta(text, self._given_out(), self.finish_reason, self.limit)
 
     def _given_out(self) -> tuple[Token, ...]:
         """The tokens held whose text has been given out; none is held after the text's own end."""

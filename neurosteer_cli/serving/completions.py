@@ -77,11 +77,13 @@ class Completions:
             Continuation,
             pushes=total_pushes(vectors, strengths),
             config=GenerationConfig(
-                sampling=_sampling(request), max_new_tokens=max_new_tokens, positions=request.positions
+                sampling=_sampling(request),
+                max_new_tokens=max_new_tokens,
+                positions=request.positions,
+                stops=tuple(request.stops),
             ),
-            stops=request.stops,
             n_log_probs=request.n_log_probs,
-            deadline=time.monotonic() + self.limits.seconds,
+            time_limit=self.limits.seconds,
         )
         return Answer(
             request=request,

@@ -17,8 +17,7 @@ def deltas(engine: Engine, text: str, *stops: str, n: int = 50, ends: bool = Tru
         ids=engine.prompt_ids("to be"),
         key="k",
         pushes={},
-        config=GenerationConfig(max_new_tokens=n),
-        stops=stops,
+        config=GenerationConfig(max_new_tokens=n, stops=stops),
     )
     continuation.generator = torch.Generator()
     continuation.stream = TextStream(engine, continuation.ids, stops)

@@ -30,9 +30,7 @@ def layers_(
     ],
     target: Annotated[str | None, typer.Option(help="With one file: the label of the one side.")] = None,
     source: Annotated[str | None, typer.Option(help="With one file: the label of the other.")] = None,
-    only: Annotated[
-        str | None, typer.Option("--layers", help="Blocks to look at, from 0 [default: all].")
-    ] = None,
+    only: options.Layers = None,
     steer: Annotated[
         bool, typer.Option("--steer", help="Also steer at each layer, by the difference of means.")
     ] = False,

@@ -1,5 +1,6 @@
 """What the commands about SAEs share: SAEs by options, and the least that options may be."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
@@ -11,14 +12,15 @@ if TYPE_CHECKING:
 CONTEXT = 256  # tokens of a sequence
 
 
-def load_family(sae_id: str, model: str, layers: str | None) -> "SAEs":
+def load_family(sae_id: str, model: str, layers: Sequence[str] | None) -> "SAEs":
     """The SAE asked for, or those of a family at the blocks asked for; all of them if none is named."""
     from ...saes.load import find_saes
 
     wanted = parse_layers(layers) or None
     found = find_saes(sae_id, model_id=model, layers=wanted)
     if wanted is not None and [point.layer for point in found] != wanted:
-        raise InputError(f"--layers {layers}: SAE {sae_id!r} belongs to {', '.join(map(str, found))}")
+        there = ", ".join(map(str, found))
+        raise InputError(f"--layers {','.join(layers or [])}: SAE {sae_id!r} belongs to {there}")
     return found
 
 

@@ -99,7 +99,8 @@ def train(
     corpus: options.Corpus,
     out: Annotated[Path, Option("--out", "-o", help="Folder to write; each SAE is a folder in it.")],
     layers: Annotated[
-        str, Option("--layers", "--layer", help="Blocks whose output to train on: 20 or 11,14,17,20.")
+        list[str],
+        Option("--layers", "--layer", metavar="LAYERS", help="Blocks to train on: 20, 11,14,17,20 or 11-20."),
     ],
     *,
     training: TrainingOptions,

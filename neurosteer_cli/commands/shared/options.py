@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,8 +50,15 @@ Corpus = Annotated[
     list[str],
     typer.Argument(metavar="CORPUS...", help="JSONL or .txt files, also .gz; folders of such; - for stdin."),
 ]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers", "--layer", metavar="LAYERS", help="Blocks, from 0: 20, 14,17,20 or 11-20 [default: all]."
+    ),
+]
 OfLayers = Annotated[
-    str | None, typer.Option("--layers", "--layer", help="Of several SAEs, those of these blocks.")
+    list[str] | None,
+    typer.Option("--layers", "--layer", metavar="LAYERS", help="Of several SAEs, those of these blocks."),
 ]
 
 Chat = Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")]
@@ -61,6 +69,9 @@ TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
 TopK = Annotated[int, typer.Option(help="0 is no bound.")]
 RepetitionPenalty = Annotated[float, typer.Option(help="1 is none.")]
 Greedy = Annotated[bool, typer.Option("--greedy", help="Always the most probable token.")]
+Stops = Annotated[
+    list[str] | None, typer.Option("--stop", help="End a text before this string; may be repeated.")
+]
 N = Annotated[int, typer.Option("-n", help="Continuations of each prompt and alpha.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
 Positions = Annotated[str, typer.Option(help="Tokens steered: all, those of the prompt, or those generated.")]
@@ -86,6 +97,7 @@ Prompts = Annotated[
     str | None, typer.Option(help="Prompts (JSONL, .txt, or - for stdin) [default: 36 neutral openings].")
 ]
 
+MAX_LAYERS = 10_000  # of a range
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 Command = Callable[..., None]
 
@@ -182,6 +194,7 @@ class GenerationOptions:
     top_k: TopK = 0
     repetition_penalty: RepetitionPenalty = 1.0
     greedy: Greedy = False
+    stop: Stops = None
     n: N = 1
     seed: Seed = 0
     positions: Positions = "all"
@@ -215,6 +228,7 @@ class GenerationOptions:
             max_new_tokens=self.max_new_tokens,
             positions=self.positions,  # type: ignore[arg-type]  # checked there
             batch_size=self.batch_size,
+            stops=tuple(self.stop or ()),
         )
 
 
@@ -223,18 +237,22 @@ def generation_options(*, without: Collection[str] = (), **defaults: Any) -> Cal
     return lambda command: grouped(command, "generation", GenerationOptions, without=without, **defaults)
 
 
-def parse_layers(text: str | None) -> list[int]:
-    """Read `20` or `14,17,20`; none of None.
+def parse_layers(texts: Sequence[str] | None) -> list[int]:
+    """Read `20`, `14,17,20` or `11-20`, in the order given; none of None.
 
     Raises:
-        InputError: not a comma-separated list of different block numbers.
+        InputError: not block numbers and ranges of them, each block named once.
     """
-    try:
-        layers = [int(part) for part in text.split(",")] if text is not None else []
-    except ValueError as error:
-        raise InputError(f"--layers {text}: not a block number or a comma-separated list of them") from error
-    if any(layer < 0 for layer in layers) or len(set(layers)) != len(layers):
-        raise InputError(f"--layers {text}: blocks count from 0, each named once")
+    text = ",".join(texts or [])
+    parts = (
+        [re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part) for part in text.split(",")] if texts else []
+    )
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    if len(ranges) < len(parts) or not all(0 < len(blocks) <= MAX_LAYERS for blocks in ranges):
+        raise InputError(f"--layers {text}: not block numbers, from 0, such as 20, 14,17,20 or 11-20")
+    layers = list(chain.from_iterable(ranges))
+    if len(set(layers)) != len(layers):
+        raise InputError(f"--layers {text}: each block once")
     return layers
 
 
