@@ -14,11 +14,10 @@ from typing import Any, TypeVar
 
 from ..errors import NeurosteerError
 from ..generation.batch import Batch
-from ..generation.continuation import Continuation, Delta
+from ..generation.continuation import Continuation, Delta, Limit
 from ..models.engine import Engine
 
 SECONDS_TO_GIVE_UP = 5.0
-CUT_OFF = "shut down before it was finished"
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class ClosedError(NeurosteerError):
 
 
 class TimeLimitError(NeurosteerError):
-    """A continuation was not finished in time."""
+    """Nothing was written in time."""
 
 
 class Scheduler:
@@ -45,11 +44,11 @@ class Scheduler:
     def __init__(self, engine: Engine, *, max_batch: int = 32, max_waiting: int = 64) -> None:
         """Start the thread: continuations written at a time, and those that may wait for a place."""
         self.engine, self.max_batch, self.max_waiting = engine, max_batch, max_waiting
-        self.n_tokens_written = 0
         self._batch = Batch(engine, max_batch)
         self._waiting: deque[Continuation] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._closing = self._given_up = False
+        self._seconds_to_close = 0.0
         self._has_admitted = False  # in the last round
         self._seconds_each = 1.0  # between two ends of continuations, of late
         self._last_end = time.monotonic()
@@ -103,7 +102,7 @@ class Scheduler:
     def close(self, wait: float) -> None:
         """Take on no more, finish what is there, and end the thread; after `wait` seconds give up."""
         with self._changed:
-            self._closing = True
+            self._closing, self._seconds_to_close = True, wait
             self._cancel_calls()
             self._changed.notify()
         self._thread.join(wait)
@@ -113,7 +112,7 @@ class Scheduler:
     def yield_to_batch(self) -> None:
         """For a long call, between its parts: write a token of what is being written, or give the call up."""
         if self._given_up:
-            raise ClosedError(CUT_OFF)
+            raise ClosedError("shut down before it was finished")
         self._round()
 
     def _check_open(self) -> None:
@@ -145,7 +144,7 @@ class Scheduler:
             while not (self._batch or self._waiting or self._calls or self._closing):
                 self._changed.wait()
             if self._given_up:
-                self._fail_all(ClosedError(CUT_OFF))
+                self._end_all(Limit("shutdown", self._seconds_to_close))
             return bool(self._batch or self._waiting or self._calls)
 
     def _round(self) -> None:
@@ -160,10 +159,9 @@ class Scheduler:
 
     def _expire(self) -> None:
         now = time.monotonic()
-        for continuation in [*self._batch.continuations, *self._waiting]:
+        for continuation in self._continuations():
             if continuation.deadline < now and not continuation.finish_reason:
-                continuation.cancel()
-                _tell(continuation, Delta(error=TimeLimitError("the time limit of a request is over")))
+                _cut_off(continuation, Limit("time_limit", continuation.time_limit))
         self._waiting = deque(each for each in self._waiting if not each.finish_reason)
 
     def _admit(self) -> None:
@@ -178,7 +176,6 @@ class Scheduler:
             logger.exception("a step of the model failed")
             deltas = [(continuation, Delta(error=error)) for continuation in self._batch.continuations]
             self._batch = Batch(self.engine, self.max_batch)
-        self.n_tokens_written += len(deltas)
         for continuation, delta in deltas:
             _tell(continuation, delta)
 
@@ -188,11 +185,48 @@ class Scheduler:
             self._seconds_each += 0.1 * (min(60.0, now - self._last_end) - self._seconds_each)
             self._last_end = now
 
+    def _continuations(self) -> list[Continuation]:
+        return [*self._batch.continuations, *self._waiting]
+
+    def _end_all(self, limit: Limit) -> None:
+        for continuation in self._continuations():
+            if not continuation.finish_reason:
+                _cut_off(continuation, limit)
+        self._forget_all()
+
     def _fail_all(self, error: BaseException) -> None:
-        for continuation in [*self._batch.continuations, *self._waiting]:
+        for continuation in self._continuations():
             _tell(continuation, Delta(error=error))
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self._batch = Batch(self.engine, self.max_batch)
         self._waiting.clear()
+
+
+def nothing_written(continuations: Sequence[Continuation]) -> NeurosteerError | None:
+    """What to say of continuations that have ended, if a limit ended all before anything was written."""
+    if any(each.written or not each.limit for each in continuations):
+        return None
+    limits = {each.limit.name: each.limit for each in continuations if each.limit}
+    if "shutdown" in limits:
+        return ClosedError("shut down before anything was written")
+    if limit := limits.get("time_limit"):
+        n_tokens = sum(len(each.ids) for each in continuations)
+        return TimeLimitError(
+            f"nothing was written within the time limit of {limit.number:g} s: others came first, or "
+            f"reading takes longer ({n_tokens} prompt tokens); ask again later, send less to read, or have "
+            "the server started with a larger --time-limit"
+        )
+    return None
+
+
+def _cut_off(continuation: Continuation, limit: Limit) -> None:
+    try:
+        delta = continuation.cut_off(limit)
+    except Exception as error:  # its text cannot be made; the others' can
+        delta = Delta(error=error)
+    _tell(continuation, delta)
 
 
 def _tell(continuation: Continuation, delta: Delta) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from support.serving import PLAIN, post, served
+from support.serving import PLAIN, counted, post, served
 
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.serving.scheduler import Scheduler
@@ -70,10 +70,11 @@ def test_texts_are_written_while_a_vector_is_fitted_and_no_two_vectors_at_once(
     def noted(scheduler: Scheduler) -> None:
         begun.set()
         time.sleep(0.5)
-        before = scheduler.n_tokens_written
+        before = sum(n_tokens)
         yield_to_batch(scheduler)
-        written.append(scheduler.n_tokens_written - before)
+        written.append(sum(n_tokens) - before)
 
+    n_tokens = counted(monkeypatch)
     monkeypatch.setattr(Scheduler, "yield_to_batch", noted)
     form = {
         "method": "diffmean", "positive": [f"aaa {'b' * 30} {n}" for n in range(40)],

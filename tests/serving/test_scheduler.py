@@ -9,9 +9,10 @@ import httpx
 import openai
 import pytest
 from support.live import running
-from support.serving import PLAIN, hold_the_model, post, served, slow, wait_for, written
+from support.serving import PLAIN, counted, events, hold_the_model, post, served, slow, wait_for, written
 
 from neurosteer_cli.generation.batch import Batch
+from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.serving.app import create_app
 from neurosteer_cli.serving.completions import Completions, Limits
@@ -69,19 +70,67 @@ def test_who_finds_no_room_to_wait_is_told_when_to_come_again(
             assert [answer.result().status_code for answer in taken] == [200, 200, 200]
 
 
-def test_a_request_is_given_up_when_its_time_is_over(
+def test_a_request_whose_time_is_over_gets_what_was_written(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.05)
-    with served(engine, vectors, limits=Limits(seconds=0.2)) as (address, completions):
+    limit = {"name": "time_limit", "seconds": 0.4}
+    with served(engine, vectors, limits=Limits(seconds=0.4)) as (address, completions):
         body = {"model": "tiny", "prompt": "x", "max_tokens": 100, "temperature": 0}
-        late = post(address, "/v1/completions", body)
+        answer = post(address, "/v1/completions", body)
+        assert answer.status_code == 200
+        (choice,) = answer.json()["choices"]
+        assert (choice["finish_reason"], choice["limit"]) == ("length", limit)
+        n_tokens = answer.json()["usage"]["completion_tokens"]
+        assert 0 < n_tokens < 20
+        assert choice["text"] == written(engine, vectors, "x", {}, n_tokens)
+        streamed = events(post(address, "/v1/completions", {**body, "stream": True}).text)
+        (last,) = streamed[-1]["choices"]
+        assert (last["finish_reason"], last["limit"]) == ("length", limit)
+        said = "".join(event["choices"][0]["text"] for event in streamed)
+        assert said and answer.json()["choices"][0]["text"].startswith(said[:3])
+        wait_for(lambda: completions.scheduler.n_running == 0)
+
+
+def test_a_text_of_full_length_says_that_it_is(server: tuple[str, Completions]) -> None:
+    (choice,) = post(server[0], "/v1/completions", {**PLAIN, "max_tokens": 3, "temperature": 0}).json()[
+        "choices"
+    ]
+    assert (choice["finish_reason"], choice["limit"]) == ("length", {"name": "max_tokens", "tokens": 3})
+
+
+def test_a_request_of_which_nothing_was_written_in_time_is_refused_with_numbers(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(engine, vectors, max_batch=2, limits=Limits(seconds=0.3)) as (address, _):
+        slow(monkeypatch, 0.5)
+        body = {"model": "tiny", "prompt": "to be", "max_tokens": 1, "temperature": 0}
+        with ThreadPoolExecutor(2) as pool:
+            others = pool.submit(post, address, "/v1/completions", {**body, "n": 2, "max_tokens": 2})
+            time.sleep(0.1)
+            late = post(address, "/v1/completions", body)
+            assert others.result().status_code == 200
         assert late.status_code == 504
         assert late.json()["error"]["type"] == "server_error"
-        streamed = post(address, "/v1/completions", {**body, "stream": True})
-        events = streamed.text.strip().split("\n\n")
-        assert "the time limit of a request is over" in events[-1]
-        wait_for(lambda: completions.scheduler.n_running == 0)
+        said = late.json()["error"]["message"]
+        assert (
+            "within the time limit of 0.3 s" in said and "5 prompt tokens" in said and "--time-limit" in said
+        )
+        assert late.headers["x-should-retry"] == "false"
+
+
+def test_of_several_choices_those_are_given_that_were_written(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, 0.05)
+    other = Continuation(ids=[1], key="x", pushes={}, config=GenerationConfig(max_new_tokens=100))
+    with served(engine, vectors, max_batch=2, limits=Limits(seconds=0.5)) as (address, completions):
+        completions.scheduler.submit([other])
+        answer = post(address, "/v1/completions", {**PLAIN, "n": 2, "max_tokens": 100, "temperature": 0})
+        other.cancel()
+    first, second = answer.json()["choices"]
+    assert (first["finish_reason"], second["finish_reason"]) == ("length", "length")
+    assert (bool(first["text"]), second["text"]) == (True, "")
 
 
 def test_shutting_down_finishes_what_runs(
@@ -97,7 +146,7 @@ def test_shutting_down_finishes_what_runs(
         assert answer.result().json()["usage"]["completion_tokens"] > 0
 
 
-def test_a_text_that_cannot_be_finished_in_time_is_answered_all_the_same(
+def test_a_text_that_cannot_be_finished_before_the_end_is_given_as_far_as_it_is(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.05)
@@ -111,9 +160,16 @@ def test_a_text_that_cannot_be_finished_in_time_is_answered_all_the_same(
         wait_for(lambda: scheduler.n_running == 2)
         scheduler.close(0.2)  # as a signal does
         assert not scheduler.is_alive
-        assert whole.result().status_code == 503
-        assert "shut down before it was finished" in whole.result().json()["error"]["message"]
-        assert "shut down before it was finished" in stream.result().text
+        limit = {"name": "shutdown", "seconds": 0.2}
+        (choice,) = whole.result().json()["choices"]
+        assert (whole.result().status_code, choice["finish_reason"], choice["limit"]) == (
+            200,
+            "length",
+            limit,
+        )
+        assert choice["text"]
+        (last,) = events(stream.result().text)[-1]["choices"]
+        assert (last["finish_reason"], last["limit"]) == ("length", limit)
         assert post(address, "/v1/completions", body).status_code == 503
         assert httpx.get(f"{address}/health").status_code == 503
 
@@ -123,19 +179,18 @@ def test_newcomers_do_not_starve_those_that_are_being_written(
 ) -> None:
     slow(monkeypatch, 0.005)
     stop = threading.Event()
-    with served(engine, vectors) as (address, completions), ThreadPoolExecutor(7) as pool:
+    n_tokens = counted(monkeypatch)
+    with served(engine, vectors) as (address, _), ThreadPoolExecutor(7) as pool:
 
         def hurry() -> None:
             while not stop.is_set():
                 post(address, "/v1/completions", {**PLAIN, "max_tokens": 1})
 
         others = [pool.submit(hurry) for _ in range(6)]
-        wait_for(lambda: completions.scheduler.n_tokens_written > 10)
-        before = completions.scheduler.n_tokens_written
+        wait_for(lambda: sum(n_tokens) > 10)
+        before = sum(n_tokens)
         answer = post(address, "/v1/completions", {**PLAIN, "max_tokens": 30, "temperature": 0})
-        n_others = (
-            completions.scheduler.n_tokens_written - before - answer.json()["usage"]["completion_tokens"]
-        )
+        n_others = sum(n_tokens) - before - answer.json()["usage"]["completion_tokens"]
         stop.set()
         for other in others:
             other.result()

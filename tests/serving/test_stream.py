@@ -1,14 +1,29 @@
 """Answers whole and in parts, until the client leaves."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from support.serving import PLAIN, post, served, slow, wait_for
+from starlette.responses import StreamingResponse
+from support.serving import (
+    CHAT,
+    PLAIN,
+    counted,
+    events,
+    hold_the_model,
+    post,
+    served,
+    slow,
+    wait_for,
+    written,
+)
 
 from neurosteer_cli.generation.text import TextStream
 from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.serving import stream
 from neurosteer_cli.vectors.vector import SteeringVector
 
 
@@ -57,6 +72,7 @@ def test_a_client_that_leaves_is_written_for_no_further(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.02)
+    n_tokens = counted(monkeypatch)
     with served(engine, vectors) as (address, completions):
         body = {"model": "tiny", "prompt": "x", "max_tokens": 110, "temperature": 0}
         with pytest.raises(httpx.ReadTimeout):
@@ -66,8 +82,64 @@ def test_a_client_that_leaves_is_written_for_no_further(
             next(answer.iter_lines())
             assert completions.scheduler.n_running == 1
         wait_for(lambda: completions.scheduler.n_running == 0, seconds=1.2)
-        assert 0 < completions.scheduler.n_tokens_written < 150
+        assert 0 < sum(n_tokens) < 150
         assert "neurosteer_cancelled_total 2.0" in httpx.get(f"{address}/metrics").text
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_client_that_leaves_before_the_first_text_is_written_for_no_further(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    go_on = hold_the_model(monkeypatch)
+    body: dict[str, Any] = {**(CHAT if "chat" in path else PLAIN), "max_tokens": 100, "stream": True}
+    with served(engine, vectors) as (address, completions):
+        with httpx.stream("POST", f"{address}{path}", json=body):
+            wait_for(lambda: completions.scheduler.n_running == 1)
+        wait_for(lambda: "neurosteer_cancelled_total 1.0" in httpx.get(f"{address}/metrics").text)
+        n_tokens = counted(monkeypatch)
+        go_on.set()
+        wait_for(lambda: completions.scheduler.n_running == 0)
+        assert sum(n_tokens) <= 1
+
+
+def test_a_stream_that_nobody_asks_for_is_ended(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client leaves after its request has been taken on, and before the first event is asked for."""
+    slow(monkeypatch, 0.02)
+
+    async def left(*_: Any) -> None:
+        raise OSError("the client has left")
+
+    with served(engine, vectors) as (address, completions):
+        with monkeypatch.context() as patch:
+            patch.setattr(StreamingResponse, "__call__", left)
+            post(address, "/v1/completions", {**PLAIN, "max_tokens": 110, "temperature": 0, "stream": True})
+        wait_for(lambda: completions.scheduler.n_running == 0, seconds=1)
+
+
+def test_comments_keep_a_stream_alive_that_waits(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SECONDS_BETWEEN_COMMENTS", 0.1)
+    go_on = hold_the_model(monkeypatch)
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 5, "temperature": 0, "stream": True}
+    with served(engine, vectors, max_batch=1) as (address, _), ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, address, "/v1/completions", body)
+        with httpx.stream("POST", f"{address}/v1/completions", json=body) as answer:  # it is not its turn
+            lines = answer.iter_lines()
+            assert [next(lines) for _ in range(4)] == [": keep-alive", ""] * 2
+            go_on.set()
+            queued = "\n".join(line for line in lines)
+        assert events(first.result().text)[-1]["choices"][0]["finish_reason"] == "length"
+        assert events(queued)[-1]["choices"][0]["finish_reason"] == "length"
+        go_on.clear()
+        with openai.OpenAI(base_url=f"{address}/v1", api_key="x") as client:
+            threading.Timer(0.3, go_on.set).start()
+            chunks = client.completions.create(
+                model="tiny", prompt="x", max_tokens=5, temperature=0, stream=True
+            )
+            assert "".join(chunk.choices[0].text for chunk in chunks) == written(engine, vectors, "x", {}, 5)
 
 
 def test_a_token_that_is_no_text_ends_its_request_and_no_other(

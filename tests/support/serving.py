@@ -1,5 +1,6 @@
 """A server with two vectors on a tiny model, and ways to hold it up."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -81,6 +82,26 @@ def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         return step(batch)
 
     monkeypatch.setattr(Batch, "step", slowed)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many continuations each step gave a token to, from now on."""
+    step, found = Batch.step, list[int]()
+
+    def counting(batch: Batch) -> Any:
+        deltas = step(batch)
+        found.append(len(deltas))
+        return deltas
+
+    monkeypatch.setattr(Batch, "step", counting)
+    return found
+
+
+def events(streamed: str) -> list[Any]:
+    """What a stream's events say, the last one apart, by which it ends."""
+    *said, end = [line.removeprefix("data: ") for line in streamed.splitlines() if line.startswith("data: ")]
+    assert end == "[DONE]"
+    return [json.loads(body) for body in said]
 
 
 def wait_for(condition: Any, seconds: float = 10.0) -> None:
