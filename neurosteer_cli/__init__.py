@@ -15,8 +15,13 @@ Every command is one call of these public names, which are resolved on first use
     Scores, Verdict        what a judge finds; what a page concludes
 """
 
+from __future__ import annotations
+
 import importlib
-from typing import Any
+
+TYPE_CHECKING = False  # typing's own costs milliseconds in which Ctrl-C would end in a traceback
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 

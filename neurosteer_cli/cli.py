@@ -8,7 +8,8 @@ import io
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, Any
 
@@ -33,32 +34,44 @@ from .commands.vectors.inspect import inspect
 from .errors import NeurosteerError
 
 
-class _ErrorsToExitCodes(TyperGroup):
-    """Turns what is raised on purpose into a line on stderr; a bug keeps its traceback."""
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn what is raised on purpose into a line on stderr; a bug keeps its traceback."""
+    try:
+        yield
+    except NeurosteerError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:  # `| head` has had enough
+        # Python flushes stdout at exit; there is nobody left to read it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except OSError as error:  # what is on the way to a file is an OutputError already
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF):
+            raise
+        typer.echo(f"error: <stdout>: cannot write ({error.strerror})", err=True)
+        raise typer.Exit(1) from None
+
+
+COMPLETION = "_NEUROSTEER_COMPLETE"  # set while a shell asks for its completion
+
+
+class _Program(TyperGroup):
+    def make_context(self, *args: Any, **settings: Any) -> Any:
+        with _exit_codes():  # --help and --version write here
+            return super().make_context(*args, **settings)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _exit_codes():
             return super().invoke(ctx)
-        except NeurosteerError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # `| head` has had enough
-            # Python flushes stdout at exit; there is nobody left to read it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except OSError as error:  # what is on the way to a file is an OutputError already
-            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF):
-                raise
-            typer.echo(f"error: <stdout>: cannot write ({error.strerror})", err=True)
-            raise typer.Exit(1) from None
 
 
 app = typer.Typer(
-    cls=_ErrorsToExitCodes,
+    cls=_Program,
     invoke_without_command=True,
     context_settings=HELP_OPTIONS,
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
@@ -108,6 +121,8 @@ def run() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
     _suit_streams()
+    if (asked := os.environ.get(COMPLETION, "")).endswith("_source"):  # click's words for it
+        os.environ[COMPLETION] = f"source_{asked.removesuffix('_source')}"
     app(prog_name="neurosteer")
 
 

@@ -8,7 +8,8 @@ import typer
 from .. import __version__
 from ..errors import InputError
 from .shared import console
-from .shared.options import Model, parse_alphas
+from .shared.options import Model
+from .shared.parse import parse_alphas
 
 FORMS = ("gguf", "model")
 

@@ -10,8 +10,10 @@ import typer
 from ..data.records import write_record
 from ..errors import InputError
 from .shared import console
+from .shared.command import completing
 from .shared.load import load_engine_with
-from .shared.options import Json, ModelOptions, model_options, parse_layers
+from .shared.options import Json, ModelOptions, model_options
+from .shared.parse import parse_layers
 
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
@@ -37,7 +39,11 @@ def fit_(
     target: Annotated[str | None, typer.Option(help="With one file: the label to steer towards.")] = None,
     source: Annotated[str | None, typer.Option(help="With one file: the label to steer away from.")] = None,
     method: Annotated[
-        str, typer.Option(help="neurosteer, paper (both through an SAE), diffmean or pca.")
+        str,
+        typer.Option(
+            help="neurosteer, paper (both through an SAE), diffmean or pca.",
+            autocompletion=completing("neurosteer", "paper", "diffmean", "pca"),
+        ),
     ] = "neurosteer",
     sae: Annotated[
         str | None, typer.Option(help="bundled, a sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry.")

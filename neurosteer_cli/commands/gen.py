@@ -14,7 +14,8 @@ from ..errors import InputError
 from ..evaluation.samples import Condition
 from .shared import console, options
 from .shared.load import load_engine
-from .shared.options import GenerationOptions, ModelOptions, parse_alphas
+from .shared.options import GenerationOptions, ModelOptions
+from .shared.parse import check_paired, parse_alphas
 
 if TYPE_CHECKING:
     from ..evaluation.run import Plan, PlannedJob
@@ -101,7 +102,7 @@ def _check_alphas(paths: list[Path], given: list[str], level: float | None, comp
         raise InputError("--compare without --vector: there is nothing to compare with")
     if not paths and given:
         raise InputError("--alpha without --vector: name the vector to add")
-    options.check_paired(paths, given)
+    check_paired(paths, given)
     for text in given:
         if text not in (AUTO, AUTO_AWAY):
             parse_alphas(text)

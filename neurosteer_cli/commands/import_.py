@@ -9,7 +9,8 @@ import typer
 from ..errors import InputError
 from .shared import console, options
 from .shared.load import load_engine_with
-from .shared.options import ModelOptions, model_options, parse_layers
+from .shared.options import ModelOptions, model_options
+from .shared.parse import parse_layers
 
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
@@ -33,7 +34,7 @@ def import_vector(
     texts: Annotated[
         str | None,
         typer.Option(
-            help="Texts to measure the residual norm on, the unit of alpha (JSONL, .txt, or -). "
+            help="Texts to measure the residual norm on, the unit of alpha (as for `fit`, or -). "
             "[default: 32 neutral ones]"
         ),
     ] = None,
@@ -82,7 +83,7 @@ def _converted(
 ) -> "tuple[SteeringVector, str]":
     """Measure the residual norm and put the file's directions into our unit."""
     from ..data.prompts import neutral_texts
-    from ..data.records import read_passages
+    from ..data.sources import read_passages
     from ..models.checkpoints.resolve import resolve
     from ..models.load import read_config
     from ..models.residuals import median_norms
@@ -90,7 +91,7 @@ def _converted(
 
     found = control.at_points(origin)
     points = _chosen(list(found), layers, control.path)
-    passages = neutral_texts() if texts is None else list(read_passages(texts))
+    passages = neutral_texts() if texts is None else list(read_passages(texts, say=console.note))
     control.check_fits(points, read_config(resolve(where.name, console.note)), where.name)
     engine, _ = load_engine_with({}, where, points)
     with console.progress("measuring", len(passages)) as advance:

@@ -13,7 +13,8 @@ from ...errors import InputError
 from ...evaluation.samples import MAX_PPL_RATIO
 from ..shared import console, options, results
 from ..shared.load import load_engine
-from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas
+from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
+from ..shared.parse import parse_alphas
 
 if TYPE_CHECKING:
     from ...vectors.metadata import Calibration
@@ -59,7 +60,7 @@ def calibrate_(
     results.check_targets(vector, report)
     alphas = sorted({(0.0,), *((value,) for value in parse_alphas(alpha))})
     comparison = replace(results.comparison([vector], alphas, n, generation), random=False)
-    records = prompts_of(prompts)
+    records = prompts_of(prompts, text_key=judging.text_key, say=console.note)
     ((_, steering),) = comparison.vectors
     judges = results.load_judges_of(judging, [steering])
     run = comparison.write(load_engine(where, comparison.vectors), records, progress=console.progress)

@@ -12,7 +12,8 @@ from ...errors import InputError
 from ...evaluation.samples import check_save, read_samples
 from ..shared import console, options, results
 from ..shared.load import load_engine
-from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, check_paired, parse_alphas
+from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
+from ..shared.parse import check_paired, parse_alphas
 
 DEFAULT_ALPHA = "4,8,16"
 OF_GENERATION = ("alpha", "prompts", "n", "random", "baseline_prompt", "save", "resume")  # and its group
@@ -77,7 +78,7 @@ def eval_(
     results.check_targets(report)
     if generations:
         _refuse_generating_options(ctx)
-        samples = read_samples(generations)
+        samples = read_samples(generations, console.note)
         vectors = named_vectors(samples, console.warn)
         own_model = next((sample.model for sample in samples if sample.model), None)
         where = replace(where, model=where.model or own_model)
@@ -85,7 +86,8 @@ def eval_(
         comparison = results.comparison(paths, _alphas(paths, alpha or []), n, generation)
         comparison = replace(comparison, random=random, instruction=baseline_prompt)
         check_save(save, resume)
-        records, vectors = prompts_of(prompts), dict(comparison.vectors)
+        records = prompts_of(prompts, text_key=judging.text_key, say=console.note)
+        vectors = dict(comparison.vectors)
     # what can fail is loaded before there is anything to lose
     judges = results.load_judges_of(judging, vectors.values())
     ppl_engine = None if ppl_model is None else load_engine(replace(where, model=ppl_model))

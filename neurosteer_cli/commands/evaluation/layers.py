@@ -9,10 +9,11 @@ import typer
 
 from ...data.prompts import prompts_of
 from ...data.records import write_record
-from ...data.sides import open_sides
+from ...data.sides import LABEL_KEY, SIDES, open_sides, side_label, unlike_forms
 from ...errors import InputError
 from ..shared import console, options, results
-from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions, parse_alphas, parse_layers
+from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
+from ..shared.parse import parse_alphas, parse_layers
 from ..shared.results import interval, value
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def layers_(
     ],
     target: Annotated[str | None, typer.Option(help="With one file: the label of the one side.")] = None,
     source: Annotated[str | None, typer.Option(help="With one file: the label of the other.")] = None,
+    label_key: options.LabelKey = LABEL_KEY,
     only: options.Layers = None,
     steer: Annotated[
         bool, typer.Option("--steer", help="Also steer at each layer, by the difference of means.")
@@ -52,7 +54,7 @@ def layers_(
     from ...evaluation.layers import Steering, sweep_layers
     from ...models.engine import Engine
 
-    results.check_judges(judging, Path(texts[0]).stem)
+    results.check_judges(judging, side_label(texts[0], SIDES[0]))
     if steer and len(judging.judges) != 1:
         raise InputError("--steer needs one judge: --judge NAME, or --judge-data POS NEG")
     if judging.judges and not steer:
@@ -64,9 +66,12 @@ def layers_(
 
         check_suffix(plot)
     config = generation.config(n)
-    records = prompts_of(prompts) if steer else []
+    records = prompts_of(prompts, text_key=judging.text_key, say=console.note) if steer else []
     chosen = parse_layers(only) or None
-    with open_sides(texts, target, source) as sides:
+    how_read = {"text_key": judging.text_key, "label_key": label_key}
+    with open_sides(texts, target, source, **how_read, say=console.note) as sides:
+        for warning in unlike_forms(sides):
+            console.warn(warning)
         fitted_on = {text for side in sides for text in side.hashes}
         judges = results.load_judges(judging, sides[0].label, fitted_on)
         engine = Engine.load(where.name, head=steer, dtype=where.dtype, device=where.device, say=console.note)

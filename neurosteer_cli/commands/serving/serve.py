@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from ...errors import InputError
-from ..shared.options import Device, Dtype, Model, ModelOptions, parse_count
+from ..shared.options import Device, Dtype, Model, ModelOptions
+from ..shared.parse import parse_count
 from .server import LOOPBACK, Port, Vectors, bound, check_installed, load, run
 
 ApiKey = Annotated[

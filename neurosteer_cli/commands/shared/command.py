@@ -6,6 +6,7 @@ Knows how typer reads a command line; knows nothing of what any option means.
 import re
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -64,6 +65,11 @@ class Command(TyperCommand):
         for param, n in counts.items():
             if n > 1 and not (param.multiple or param.is_flag or param.count):
                 raise UsageError(f"{'/'.join(param.opts)} is given {n} times; give it once", ctx=ctx)
+
+
+def completing(*values: str) -> Callable[[str], list[str]]:
+    """What a shell completes an option's value from."""
+    return lambda incomplete: [value for value in values if value.startswith(incomplete)]
 
 
 def pasteable(text: str) -> str:

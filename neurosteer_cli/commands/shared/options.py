@@ -11,12 +11,9 @@ Knows typer; knows nothing of what the options do.
 """
 
 import inspect
-import math
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import wraps
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +21,7 @@ import typer
 
 from ...errors import InputError
 from ...evaluation.judges.judge import FORMS
+from .command import completing
 
 if TYPE_CHECKING:
     from ...generation.continuation import GenerationConfig
@@ -35,12 +33,22 @@ Model = Annotated[
         "-m",
         envvar="NEUROSTEER_MODEL",
         help="smollm2 (the embedded default), a Hub id, a local folder or a .gguf file.",
+        autocompletion=completing("smollm2", "gemma3-270m"),
     ),
 ]
 Dtype = Annotated[
-    str, typer.Option(help="auto, float32, bfloat16 or float16; auto is what this machine does fastest.")
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16 or float16; auto is what this machine does fastest.",
+        autocompletion=completing("auto", "float32", "bfloat16", "float16"),
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1, mps.", autocompletion=completing("auto", "cpu", "cuda", "mps")
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]
 SAE = Annotated[
     str,
@@ -48,8 +56,15 @@ SAE = Annotated[
 ]
 Corpus = Annotated[
     list[str],
-    typer.Argument(metavar="CORPUS...", help="JSONL or .txt files, also .gz; folders of such; - for stdin."),
+    typer.Argument(
+        metavar="CORPUS...", help="Texts: JSONL, CSV, Parquet, plain lines, also .gz; folders; - for stdin."
+    ),
 ]
+TextKey = Annotated[
+    str | None,
+    typer.Option(help="Key or column of the texts [default: text, or that of another usual form]."),
+]
+LabelKey = Annotated[str, typer.Option(help="With one file: key or column of the labels.")]
 Layers = Annotated[
     list[str] | None,
     typer.Option(
@@ -74,14 +89,27 @@ Stops = Annotated[
 ]
 N = Annotated[int, typer.Option("-n", help="Continuations of each prompt and alpha.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
-Positions = Annotated[str, typer.Option(help="Tokens steered: all, those of the prompt, or those generated.")]
+Positions = Annotated[
+    str,
+    typer.Option(
+        help="Tokens steered: all, those of the prompt, or those generated.",
+        autocompletion=completing("all", "prompt", "generated"),
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Continuations written at a time.")]
 
 Vectors = Annotated[list[Path] | None, typer.Option("--vector", "-v", help="Vector file; may be repeated.")]
 
 JUDGE_FORMS = "{0} (with --judge-data), {1}, {2}, {4}, {3} or {5}".format(*FORMS)
 OneJudge = Annotated[str | None, typer.Option("--judge", help=f"{JUDGE_FORMS}.")]
-Judges = Annotated[list[str] | None, typer.Option("--judge", help=f"{JUDGE_FORMS}; may be repeated.")]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        help=f"{JUDGE_FORMS}; may be repeated.",
+        autocompletion=completing("data", "sentiment", "toxicity", "regex:", "hf:", "llm:"),
+    ),
+]
 JudgeData = Annotated[
     tuple[str, str] | None,
     typer.Option(
@@ -94,11 +122,10 @@ Attribute = Annotated[
     str | None, typer.Option(help="What judge llm looks for [default: the label the vector steers towards].")
 ]
 Prompts = Annotated[
-    str | None, typer.Option(help="Prompts (JSONL, .txt, or - for stdin) [default: 36 neutral openings].")
+    str | None,
+    typer.Option(help="Prompts: a file as for `gen`, or - for stdin [default: 36 neutral openings]."),
 ]
 
-MAX_LAYERS = 10_000  # of a range
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 Command = Callable[..., None]
 
 
@@ -167,6 +194,7 @@ class JudgeOptions:
 
     judge: Judges = None
     judge_data: JudgeData = None
+    text_key: TextKey = None  # also of other texts and prompts that a command with judges reads
     attribute: Attribute = None
 
     @property
@@ -235,61 +263,3 @@ class GenerationOptions:
 def generation_options(*, without: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
     """Give a command, as `generation`, the options of writing, less some, some with other defaults."""
     return lambda command: grouped(command, "generation", GenerationOptions, without=without, **defaults)
-
-
-def parse_layers(texts: Sequence[str] | None) -> list[int]:
-    """Read `20`, `14,17,20` or `11-20`, in the order given; none of None.
-
-    Raises:
-        InputError: not block numbers and ranges of them, each block named once.
-    """
-    text = ",".join(texts or [])
-    parts = (
-        [re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part) for part in text.split(",")] if texts else []
-    )
-    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
-    if len(ranges) < len(parts) or not all(0 < len(blocks) <= MAX_LAYERS for blocks in ranges):
-        raise InputError(f"--layers {text}: not block numbers, from 0, such as 20, 14,17,20 or 11-20")
-    layers = list(chain.from_iterable(ranges))
-    if len(set(layers)) != len(layers):
-        raise InputError(f"--layers {text}: each block once")
-    return layers
-
-
-def parse_alphas(text: str) -> list[float]:
-    """Read `8` or `0,4,8`.
-
-    Raises:
-        InputError: not a comma-separated list of finite numbers.
-    """
-    try:
-        alphas = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"--alpha {text}: not a number or a comma-separated list of numbers") from error
-    if not all(map(math.isfinite, alphas)):
-        raise InputError(f"--alpha {text}: must be finite")
-    from ...vectors.vector import MAX_ALPHA
-
-    if any(abs(alpha) > MAX_ALPHA for alpha in alphas):
-        raise InputError(f"--alpha {text}: must be between -{MAX_ALPHA:g} and {MAX_ALPHA:g} percent")
-    return alphas
-
-
-def check_paired(vectors: Sequence[Path], alphas: Sequence[str]) -> None:
-    if alphas and len(alphas) != len(vectors):
-        raise InputError(
-            f"{len(vectors)} --vector and {len(alphas)} --alpha: give one --alpha for each --vector"
-        )
-
-
-def parse_count(text: str, option: str) -> int:
-    """Read `3M`, `500k` or `20000`.
-
-    Raises:
-        InputError: no such number, or none at all.
-    """
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgb]?)", text.strip().lower())
-    count = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if count < 1:
-        raise InputError(f"{option} {text}: not a count such as 3M, 500k or 20000")
-    return count

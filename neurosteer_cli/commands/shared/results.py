@@ -46,14 +46,25 @@ def check_judges(judging: JudgeOptions, attribute: str | None) -> None:
     if len(set(judging.judges)) != len(judging.judges):
         raise InputError("--judge: each judge once")
     for spec in judging.judges:
-        check_spec(spec, judge_data=judging.judge_data, attribute=judging.attribute or attribute)
+        check_spec(
+            spec,
+            judge_data=judging.judge_data,
+            text_key=judging.text_key,
+            attribute=judging.attribute or attribute,
+        )
 
 
 def load_judges(judging: JudgeOptions, attribute: str | None, fitted_on: Collection[int]) -> "list[Judge]":
     """Load the judges, and keep texts with these hashes from them."""
     from ...evaluation.judges.load import load_judge
 
-    load = partial(load_judge, judge_data=judging.judge_data, leave_out=fitted_on, say=console.note)
+    load = partial(
+        load_judge,
+        judge_data=judging.judge_data,
+        text_key=judging.text_key,
+        leave_out=fitted_on,
+        say=console.note,
+    )
     return [load(spec, attribute=judging.attribute or attribute) for spec in judging.judges]
 
 

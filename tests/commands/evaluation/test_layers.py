@@ -65,7 +65,7 @@ def test_a_model_of_another_width_named_like_a_bundled_one_is_refused(tmp_path: 
         (("layers", "up.jsonl", "down.jsonl", *JUDGE), "--judge without --steer"),
         (("layers", "up.jsonl", "down.jsonl", "--plot", "x.pdf"), "x.pdf: a plot is a .png or a .svg file"),
         (("layers", "up.jsonl", "down.jsonl", "--model", "tiny", "--layers", "9"), "the model has 4 blocks"),
-        (("layers", "up.jsonl", "down.jsonl", "--model", "tiny", "--layers", "x"), "--layers x: not block numbers"),
+        (("layers", "up.jsonl", "down.jsonl", "--model", "tiny", "--layers", "x"), "x: not block numbers"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(arguments: tuple[str, ...], message: str) -> None:
