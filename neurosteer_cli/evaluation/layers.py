@@ -14,7 +14,7 @@ from ..generation.continuation import GenerationConfig
 from ..generation.prompts import tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
-from ..saes.load import BUNDLED, find_saes, open_saes, sae_folders
+from ..saes.load import BUNDLED, family_of, find_saes, open_saes
 from ..vectors.from_texts import build, held_out_auroc
 from ..vectors.methods import METHODS
 from ..vectors.reading import PointReading, Reading
@@ -106,7 +106,7 @@ def sweep_layers(
     points = [HookPoint(layer) for layer in wanted]
     for point in points:
         point.check(engine.shape.n_layers)
-    bundled = sae_folders(BUNDLED, model_id=engine.model_id)
+    bundled = family_of(BUNDLED, model_id=engine.model_id)
     with_sae = [point.layer for point in points if point.layer in bundled]
     saes = open_saes(find_saes(BUNDLED, model_id=engine.model_id, layers=with_sae), engine, warn=warn)
     reading = Reading(engine, sides, points, saes, pairs=False)

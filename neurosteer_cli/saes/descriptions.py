@@ -12,11 +12,11 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, PlainSerializer, TypeAdapter
 
-from ..data.records import read_records
+from ..data.sources import read_records
 from ..errors import InputError, SAEError, one_line
 from ..files import replace_file
 from ..models.checkpoints.wheels import cache_folder
-from .load import sae_folder
+from .load import sae_place
 from .sae import SparseAutoencoder
 
 FORMAT_VERSION = 1
@@ -100,9 +100,11 @@ class Descriptions:
         try:
             records = (located.record for located in read_records(str(file)))
             about = next(records)
-            if about.get("format_version") != FORMAT_VERSION:
+            if (version := about.get("format_version")) is None:
+                raise ValueError("no descriptions")
+            if version != FORMAT_VERSION:
                 raise SAEError(
-                    f"{file}: format version {about.get('format_version')}, this program reads "
+                    f"{file}: format version {version}, this program reads "
                     f"{FORMAT_VERSION}; run `neurosteer sae describe` again"
                 )
             descriptions = cls(_ABOUT.validate_python(about), [*map(_LATENT.validate_python, records)])
@@ -116,9 +118,9 @@ class Descriptions:
 
 
 def file_for(sae: SparseAutoencoder, sae_id: str, model_id: str) -> Path:
-    """Where an SAE's descriptions are written: its own folder, or the cache for one of the registry."""
-    folder = sae_folder(sae_id, model_id=model_id, layer=sae.hook_point.layer)
-    return folder / FILE_NAME if folder else _cached(sae)
+    """Where an SAE's descriptions are written: its own folder, or the cache if it has none here."""
+    place = sae_place(sae_id, model_id=model_id, layer=sae.hook_point.layer)
+    return place / FILE_NAME if place and place.is_dir() else _cached(sae)
 
 
 def find(sae: SparseAutoencoder, model_id: str) -> Descriptions | None:

@@ -1,24 +1,19 @@
-"""Where SAEs are (bundled, in a folder, or in sae-lens's registry), and how they come onto a model.
+"""Where SAEs are (bundled, in a folder, in sae-lens's registry, on the Hub), and how they come onto a model.
 
 A folder is read without importing transformers, or sae_lens, which takes many seconds; only its
-registry needs it. Knows nothing of what an SAE computes.
+registry and its older versions need it. Knows nothing of what an SAE computes, nor of files' forms.
 """
 
-import difflib
-import json
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from ..errors import InputError, SAEError, one_line
+from ..errors import SAEError
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
-from .sae import SparseAutoencoder, from_state
+from .formats.read import is_sae, place_of, places_by_layer, read_sae
+from .sae import UNKNOWN_MODEL, SparseAutoencoder
 
 if TYPE_CHECKING:
     from ..models.engine import Engine
@@ -30,22 +25,24 @@ SAEs = Mapping[HookPoint, SparseAutoencoder]
 def load_sae(
     sae_id: str, *, model_id: str, layer: int | None = None, sha256: str | None = None
 ) -> SparseAutoencoder:
-    """Load `bundled`, a local sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry.
+    """Load `bundled`, a local folder or file, RELEASE/SAE_ID of sae-lens's registry, or OWNER/REPO/FOLDER.
 
     Args:
         model_id: the model to steer; which SAEs are bundled depends on it.
         layer: of several (`bundled`, or a folder of such folders), the block wanted; None takes the
-            only or the deepest one.
+            only or the deepest one. Of an SAE that does not say its block, that.
         sha256: that of the weights wanted; None takes any.
 
     Raises:
-        SAEError: no such SAE, or one whose architecture, normalization or hook point cannot be used.
+        SAEError: no such SAE, or one whose form, architecture, normalization or hook point cannot be used.
     """
-    folder = sae_folder(sae_id, model_id=model_id, layer=layer)
-    if folder is None:
-        sae = _from_registry(sae_id)
+    place = sae_place(sae_id, model_id=model_id, layer=layer)
+    if place is None:
+        from .remote import fetch_sae
+
+        sae = fetch_sae(sae_id, layer)
     else:
-        sae = _from_folder(folder, BUNDLED if sae_id == BUNDLED else str(folder.resolve()))
+        sae = read_sae(place, BUNDLED if sae_id == BUNDLED else str(place.resolve()), layer)
     if sha256 not in (None, sae.sha256):
         raise SAEError(f"SAE {sae_id!r} has changed")
     return sae
@@ -59,7 +56,7 @@ def find_saes(
     Without layers: those of a family, or the `last` of these; the only one if `sae_id` is an SAE itself.
     """
     if layers is None:
-        family = [*sae_folders(sae_id, model_id=model_id)]
+        family = [*family_of(sae_id, model_id=model_id)]
         layers = family[-last if last else 0 :] or [None]
     saes = (load_sae(sae_id, model_id=model_id, layer=layer) for layer in layers)
     return {sae.hook_point: sae for sae in saes}
@@ -67,10 +64,10 @@ def find_saes(
 
 def nearest_saes(sae_id: str, *, model_id: str, points: Iterable[HookPoint]) -> SAEs:
     """For each hook point the SAE of a family whose block is nearest to it; the SAE itself if it is one."""
-    family = sae_folders(sae_id, model_id=model_id)
+    family = family_of(sae_id, model_id=model_id)
     nearest = {}
     for point in points:
-        layer = min(family, key=lambda layer: abs(layer - point.layer), default=None)
+        layer = min(family, key=lambda layer: abs(layer - point.layer), default=point.layer)
         nearest[point] = load_sae(sae_id, model_id=model_id, layer=layer)
     return nearest
 
@@ -94,7 +91,12 @@ def open_saes(
     name = name or engine.model_id
     check_fit(saes, engine.shape, name)
     for sae in saes.values():
-        if not sae.trained_on(engine.model_names):
+        if sae.model_name == UNKNOWN_MODEL:
+            warn(
+                f"SAE {sae.sae_id!r} does not say which model it was trained on, nor where in it: it is "
+                f"taken for one of {name!r} at {sae.hook_point}"
+            )
+        elif not sae.trained_on(engine.model_names):
             warn(
                 f"SAE {sae.sae_id!r} was trained on {sae.model_name!r}, the model is {name!r}: "
                 "its latents may mean something else there"
@@ -120,71 +122,31 @@ def check_fit(saes: SAEs, shape: ModelShape, model_id: str) -> None:
             )
 
 
-def sae_folder(sae_id: str, *, model_id: str, layer: int | None = None) -> Path | None:
-    """The folder an SAE is in; None if sae-lens's registry is asked for it."""
-    if sae_id != BUNDLED and not Path(sae_id).is_dir():
+def sae_place(sae_id: str, *, model_id: str, layer: int | None = None) -> Path | None:
+    """The folder, or file, that an SAE is in; None if it is none here."""
+    if sae_id != BUNDLED and not Path(sae_id).exists():
         return None
-    family = sae_folders(sae_id, model_id=model_id)
+    family = family_of(sae_id, model_id=model_id)
     if not family and sae_id == BUNDLED:
         raise SAEError(
             f"no SAE is bundled for model {model_id!r}: give --sae FOLDER or --sae RELEASE/SAE_ID, "
             "or a method that needs none (--method diffmean)"
         )
     if not family:
-        return Path(sae_id)
+        return place_of(Path(sae_id))
     wanted = max(family) if layer is None else layer
+    where = f"bundled with {model_id!r}" if sae_id == BUNDLED else f"in {sae_id}"
     if wanted not in family:
-        where = f"bundled with {model_id!r}" if sae_id == BUNDLED else f"in {sae_id}"
         raise SAEError(f"no SAE is {where} for block {wanted}; there is one for {list(family)}")
-    return family[wanted]
+    if len(family[wanted]) > 1:
+        shown = ", ".join(str(place) for place in family[wanted][:4])
+        raise SAEError(f"{len(family[wanted])} SAEs are {where} for block {wanted}; name one: {shown}")
+    return family[wanted][0]
 
 
-def sae_folders(sae_id: str, *, model_id: str) -> dict[int, Path]:
-    """The folders of a family of SAEs, `bundled` or a folder of folders, by block; none for a single SAE."""
-    family = Path(sae_id)
+def family_of(sae_id: str, *, model_id: str) -> dict[int, list[Path]]:
+    """The places of a family of SAEs, `bundled` or a folder of folders, by block; none for a single SAE."""
+    family, depth = Path(sae_id), 3  # as in Gemma Scope's layer_20/width_16k/average_l0_71
     if sae_id == BUNDLED:
-        family = Path(str(files(__package__))) / "bundled" / Path(model_id).name
-    if (family / "cfg.json").is_file():
-        return {}
-    folders = {}
-    for folder in sorted(family.glob("blocks.*")):
-        with suppress(InputError):
-            folders[HookPoint.parse(folder.name).layer] = folder
-    return dict(sorted(folders.items()))
-
-
-def _from_folder(folder: Path, sae_id: str) -> SparseAutoencoder:
-    for name in ("cfg.json", "sae_weights.safetensors"):
-        if not (folder / name).is_file():
-            raise SAEError(f"{folder}: no {name}; not a folder saved by sae-lens")
-    try:
-        config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "sae_weights.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise SAEError(f"{folder}: cannot read the SAE ({error})") from error
-    return from_state(sae_id, config, weights)
-
-
-def _from_registry(sae_id: str) -> SparseAutoencoder:
-    from sae_lens import SAE
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    directory = get_pretrained_saes_directory()
-    release, _, name = sae_id.partition("/")
-    if release not in directory:
-        near = difflib.get_close_matches(release, directory, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise SAEError(f"{sae_id!r} is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry{hint}")
-    known = directory[release].saes_map
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
-        raise SAEError(f"release {release!r} has no SAE {name!r}; it has {', '.join(near)}, ...")
-    try:
-        sae = SAE.from_pretrained_with_cfg_and_sparsity(release, name, device="cpu", dtype="float32")[0]
-    except Exception as error:  # sae-lens documents none of what its loaders raise
-        raise SAEError(
-            f"SAE {sae_id!r} could not be fetched ({one_line(error)}); where there is a network, run: "
-            f"python -c \"from sae_lens import SAE; SAE.from_pretrained('{release}', '{name}')\""
-        ) from error
-    weights = {key: value.detach() for key, value in sae.state_dict().items()}
-    return from_state(sae_id, sae.cfg.to_dict(), weights)
+        family, depth = Path(str(files(__package__))) / "bundled" / Path(model_id).name, 1
+    return {} if is_sae(place_of(family)) else places_by_layer(family, depth)

@@ -1,20 +1,17 @@
-"""Sparse autoencoders: made from sae-lens's configuration and weights, they encode and decode residuals.
+"""Sparse autoencoders: they encode and decode residuals.
 
-Knows nothing of where SAEs are kept, nor of transformers, texts or labels.
+Knows nothing of where SAEs are kept and in what form, nor of transformers, texts or labels.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..errors import InputError, SAEError
 from ..models.hooks import HookPoint
 
 WEIGHTS = {
@@ -23,6 +20,7 @@ WEIGHTS = {
     "jumprelu": ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"),  # BatchTopK is saved as this
     "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag"),
 }
+UNKNOWN_MODEL = "unknown"  # where nothing says what model an SAE was trained on
 NORMALIZATIONS = ("none", "constant_norm_rescale", "layer_norm")
 
 
@@ -124,84 +122,3 @@ def _plain_name(name: str) -> str:
     """`openai-community/gpt2` and TransformerLens's `gpt2-small` are one model."""
     plain = name.rstrip("/").rsplit("/", 1)[-1].lower()
     return {"gpt2-small": "gpt2", "smollm2": "smollm2-135m-instruct"}.get(plain, plain)
-
-
-def from_state(sae_id: str, config: dict[str, Any], weights: dict[str, Tensor]) -> SparseAutoencoder:
-    """Build an SAE from sae-lens's; SAEError if an entry or tensor is absent, or not supported."""
-    architecture, normalization = _supported(sae_id, config)
-    metadata = _entry(sae_id, config, "metadata")
-    try:
-        hook_point = HookPoint.parse(_entry(sae_id, metadata, "hook_name"))
-    except InputError as error:
-        raise SAEError(f"SAE {sae_id!r}: {error}") from error
-    k = _entry(sae_id, config, "k") if architecture == "topk" else None
-    if k is not None and not 1 <= k <= _entry(sae_id, config, "d_sae"):
-        raise SAEError(f"SAE {sae_id!r}: k={k}, but it has {config['d_sae']} latents")
-    kwargs = metadata.get("model_from_pretrained_kwargs") or {}
-    return SparseAutoencoder(
-        sae_id=sae_id,
-        sha256=_sha256(weights),
-        architecture=architecture,
-        hook_point=hook_point,
-        model_name=_entry(sae_id, metadata, "model_name"),
-        neuronpedia_id=metadata.get("neuronpedia_id"),
-        k=k,
-        apply_b_dec_to_input=_entry(sae_id, config, "apply_b_dec_to_input"),
-        normalize_activations=normalization,
-        rescale_acts_by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
-        centred=bool(kwargs.get("center_writing_weights", False)),
-        weights=_checked_weights(sae_id, architecture, config, weights),
-    )
-
-
-def _supported(sae_id: str, config: dict[str, Any]) -> tuple[str, str]:
-    """The architecture and the normalization, if both can be computed with."""
-    architecture = _entry(sae_id, config, "architecture")
-    if architecture not in WEIGHTS:
-        raise SAEError(
-            f"SAE {sae_id!r}: architecture {architecture!r} is not supported; {', '.join(WEIGHTS)} are"
-        )
-    normalization = _entry(sae_id, config, "normalize_activations")
-    if normalization not in NORMALIZATIONS:
-        raise SAEError(
-            f"SAE {sae_id!r}: normalize_activations={normalization!r} has not been folded into the weights, "
-            "and the factor for it is not in the file; save it again with sae-lens after folding"
-        )
-    if config.get("reshape_activations", "none") != "none":
-        raise SAEError(f"SAE {sae_id!r} reads attention heads (hook_z), not the residual stream")
-    return architecture, normalization
-
-
-def _checked_weights(
-    sae_id: str, architecture: str, config: dict[str, Any], weights: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    d_in, d_sae = _entry(sae_id, config, "d_in"), _entry(sae_id, config, "d_sae")
-    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    for name in WEIGHTS[architecture]:
-        shape = tuple(weights[name].shape) if name in weights else None
-        if shape != (expected := shapes.get(name, (d_sae,))):
-            raise SAEError(f"SAE {sae_id!r}: {name} has shape {shape}, expected {expected}")
-    # A fit reads few of the decoder's rows, so a float16 one is not blown up; a copy lets go of the file.
-    return {
-        name: weights[name].clone() if name == "W_dec" else weights[name].float()
-        for name in WEIGHTS[architecture]
-    }
-
-
-def _entry(sae_id: str, entries: dict[str, Any], key: str) -> Any:
-    # Not `SAEMetadata.get`: that answers None to any misspelled key.
-    if not isinstance(entries, dict):
-        raise SAEError(f"SAE {sae_id!r}: its configuration is no JSON object; save it again with sae-lens 6")
-    if entries.get(key) is None:
-        raise SAEError(
-            f"SAE {sae_id!r}: its configuration does not say {key!r}; save it again with sae-lens 6"
-        )
-    return entries[key]
-
-
-def _sha256(weights: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -61,7 +61,7 @@ def _firing(engine: Engine, sae: SparseAutoencoder, descriptions: Descriptions, 
     """How far the query fires each latent, against the corpus, [d_sae]; the best one has 1."""
     check_query(query)
     before = engine.prompt_ids(LEAD, "the lead")
-    ids = engine.tokenizer(f" {query.strip()}", add_special_tokens=False)["input_ids"]
+    (ids,) = engine.plain_ids([f" {query.strip()}"])
     ids = ids[: engine.max_tokens - len(before)]
     tokens = Tokens([*before, *ids], [False] * len(before) + [True] * len(ids))
     (batch,) = engine.residuals([tokens], [sae.hook_point])

@@ -19,12 +19,12 @@ from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
 from neurosteer_cli.saes.descriptions import find
 from neurosteer_cli.saes.load import (
     check_fit,
+    family_of,
     find_saes,
     load_sae,
     nearest_saes,
     open_saes,
-    sae_folder,
-    sae_folders,
+    sae_place,
 )
 
 pytestmark = pytest.mark.usefixtures("quietly_without_gradients")
@@ -173,7 +173,7 @@ def test_a_layer_without_a_bundled_sae_is_answered_with_those_that_have_one() ->
 
 @pytest.mark.parametrize("layer", [11, 14, 17, 20])
 def test_each_bundled_sae_is_small_and_described(layer: int) -> None:
-    folder = sae_folder("bundled", model_id="smollm2", layer=layer)
+    folder = sae_place("bundled", model_id="smollm2", layer=layer)
     assert folder is not None
     assert sum(file.stat().st_size for file in folder.iterdir()) < 11_000_000
     sae = load_sae("bundled", model_id="smollm2", layer=layer)
@@ -193,7 +193,7 @@ def test_the_last_blocks_of_a_family_are_found(tmp_path: Path) -> None:
 
     assert layers("bundled", 3) == [14, 17, 20]
     assert layers("bundled", 1) == [20]
-    assert sae_folders("release/sae", model_id="smollm2") == {}
+    assert family_of("release/sae", model_id="smollm2") == {}
     for layer in (3, 7):
         name = f"blocks.{layer}.hook_resid_post"
         save_tiny_sae(tmp_path / name, hook_name=name)
@@ -223,9 +223,9 @@ def family(tmp_path: Path) -> str:
 
 
 def test_a_folder_of_saes_gives_the_one_of_the_layer(tmp_path: Path, family: str) -> None:
-    folders = {layer: tmp_path / f"blocks.{layer}.hook_resid_post" for layer in (1, 3)}
-    assert sae_folders(family, model_id="tiny") == folders
-    assert sae_folders(str(folders[1]), model_id="tiny") == {}
+    folders = {layer: [tmp_path / f"blocks.{layer}.hook_resid_post"] for layer in (1, 3)}
+    assert family_of(family, model_id="tiny") == folders
+    assert family_of(str(folders[1][0]), model_id="tiny") == {}
     for layer in (1, 3):
         assert load_sae(family, model_id="tiny", layer=layer).hook_point == HookPoint(layer)
     assert load_sae(family, model_id="tiny").hook_point == HookPoint(3)

@@ -14,8 +14,9 @@ from torch import Tensor
 from neurosteer_cli.errors import SAEError
 from neurosteer_cli.models.decoder import text_blocks
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, capture
+from neurosteer_cli.saes.formats.state import from_state
 from neurosteer_cli.saes.load import load_sae
-from neurosteer_cli.saes.sae import SparseAutoencoder, from_state
+from neurosteer_cli.saes.sae import SparseAutoencoder
 
 pytestmark = pytest.mark.usefixtures("quietly_without_gradients")
 
@@ -407,7 +408,7 @@ def test_a_transposed_weight_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
 def test_a_folder_without_one_of_its_files_is_refused(tmp_path: Path, name: str) -> None:
     (save_tiny_sae(tmp_path) / name).unlink()
-    message = f"^{tmp_path}: no {name}; not a folder saved by sae-lens$"
+    message = f"^{tmp_path}: no {name}; not a whole SAE$"
     with pytest.raises(SAEError, match=message):
         ours(tmp_path)
 
