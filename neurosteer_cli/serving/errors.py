@@ -1,8 +1,9 @@
-"""Refusals: which status an error has, and its body as OpenAI's API words it.
+"""Refusals: which status an error has, and its body as OpenAI's API words it, or Ollama's.
 
 Knows FastAPI, and every error that a request may meet.
 """
 
+from difflib import get_close_matches
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,10 +13,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ..errors import NeurosteerError
-from .completions import TooLongError
-from .protocol import Json
+from .completions import Completions, TooLongError
+from .protocol.fields import Json
+from .protocol.words import fault
 from .registry import UnknownVectorError
-from .scheduler import BusyError, ClosedError, Scheduler, TimeLimitError
+from .scheduler import BusyError, ClosedError, TimeLimitError
+
+OLLAMA = "/api"  # paths under which errors have Ollama's form
 
 
 class ErrorInfo(BaseModel):
@@ -43,9 +47,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         415: "The body is not JSON",
         429: "Too many wait already; see Retry-After",
         503: "Shutting down",
-        504: "Not finished within the time limit",
+        504: "Nothing was written within the time limit",
     }.items()
 }
+NO_RETRY = {"x-should-retry": "false"}  # OpenAI's clients ask again otherwise, and add to the load
 ANSWERS: tuple[tuple[type[Exception], int, str | None], ...] = (  # status and code; the first that fits
     (UnknownVectorError, 404, "model_not_found"),
     (TooLongError, 400, "context_length_exceeded"),
@@ -69,31 +74,62 @@ def refusal_of(error: Exception) -> tuple[int, Json]:
     return 500, error_body(500, "the server failed; its log says why")
 
 
-def add_handlers(app: FastAPI, scheduler: Scheduler) -> None:
+def routes_of(app: FastAPI) -> dict[str, list[str]]:
+    """The methods that each path takes; what is a name in it stands in capitals."""
+    found: dict[str, list[str]] = {}
+    for route in app.routes:
+        path, methods = getattr(route, "path", ""), getattr(route, "methods", None)
+        if methods and path != app.openapi_url:
+            path = path.replace("{name:path}", "NAME").replace("{name}", "NAME")
+            found.setdefault(path, []).extend(sorted(methods))
+    return found
+
+
+def add_handlers(app: FastAPI, completions: Completions) -> None:
     """Have the application answer every error as above."""
+    name, folder = completions.registry.model_id, completions.engine.model_id
+
+    def answer(request: Request, status: int, body: Json, headers: Any = None) -> JSONResponse:
+        error = body["error"]
+        error["message"] = error["message"].replace(folder, name)  # a path is the operator's
+        is_ollamas = request.url.path.startswith(OLLAMA)
+        return JSONResponse({"error": error["message"]} if is_ollamas else body, status, headers)
 
     @app.exception_handler(NeurosteerError)
     @app.exception_handler(Exception)
-    async def own(_request: Request, error: Exception) -> JSONResponse:
+    async def own(request: Request, error: Exception) -> JSONResponse:
         status, body = refusal_of(error)
-        headers = {"Retry-After": str(scheduler.retry_after())} if status == 429 else None
-        return JSONResponse(body, status, headers)
+        retry_after = {"Retry-After": str(completions.scheduler.retry_after())}
+        headers = {429: retry_after, 504: NO_RETRY}.get(status)
+        return answer(request, status, body, headers)
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return JSONResponse(error_body(400, "the body is not valid JSON"), 400)
-        place = ".".join(str(part) for part in first["loc"][1:] if not _names_a_type(part))[:100]
-        message = f"{place or 'request'}: {first['msg']}"[:500]
-        return JSONResponse(error_body(400, message, param=place or None), 400)
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        message, param = fault(error.errors())
+        return answer(request, 400, error_body(400, message, param=param))
 
     @app.exception_handler(HTTPException)
-    async def other(_request: Request, error: HTTPException) -> JSONResponse:
-        body = error_body(error.status_code, str(error.detail))
-        return JSONResponse(body, error.status_code, headers=error.headers)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        message = _unroutable(request, error.status_code, routes_of(app))
+        return answer(request, error.status_code, error_body(error.status_code, message), error.headers)
 
 
-def _names_a_type(part: str | int) -> bool:
-    """Whether a part of an error's place is one of the types a field may have, and no field."""
-    return isinstance(part, str) and (part == "str" or "[" in part or "constrained" in part)
+def _unroutable(request: Request, status: int, routes: dict[str, list[str]]) -> str:
+    """What to say of a path or method that there is not, or of a body that cannot be read at all."""
+    path = request.url.path[:80]
+    if status == 405:
+        (methods,) = [routes[known] for known in routes if _fits(path, known)][:1] or [["another method"]]
+        return f"{path} takes {' or '.join(methods)}, not {request.method}"
+    if status == 404:
+        suffix = [known for known in routes if known.endswith(path) and path != "/"]
+        close = suffix or get_close_matches(path, routes, n=1)
+        meant = f", did you mean {close[0]}?" if close else ""
+        return f"there is no {path}{meant}; there are {', '.join(routes)}"
+    return "the body cannot be read as JSON"
+
+
+def _fits(path: str, known: str) -> bool:
+    before, has_name, after = known.partition("NAME")
+    if not has_name:
+        return path == known
+    return path.startswith(before) and path.endswith(after)

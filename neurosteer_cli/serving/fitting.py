@@ -12,7 +12,7 @@ from ..data.sides import sides_of
 from ..errors import InputError
 from ..vectors.from_texts import fit
 from .completions import Completions
-from .protocol import FitRequest
+from .protocol.vectors import FitRequest
 from .scheduler import BusyError, ClosedError
 
 MAX_FITTED = 100

@@ -1,4 +1,4 @@
-"""What every request passes before anything reads it: it is counted, then its host, key and body checked.
+"""What every request passes before anything reads it: it is noted, then its host, key and body checked.
 
 Knows ASGI and prometheus_client. FastAPI's own `strict_content_type` answers 422 in place of 415, its
 `max_body_size` in another form than OpenAI's, and neither knows a time limit.
@@ -6,7 +6,10 @@ Knows ASGI and prometheus_client. FastAPI's own `strict_content_type` answers 42
 
 import asyncio
 import hmac
-from collections.abc import Callable, Sequence
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,6 +23,8 @@ from .errors import error_body
 SECONDS_FOR_A_BODY = 30.0
 GUARDED = "/v1"  # paths that need the key, if there is one
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # seconds
+LONGEST_REASON = 500  # characters of a refusal that the log repeats
+requests_log = logging.getLogger("neurosteer.requests")  # INFO: a line a request
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -48,32 +53,77 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class RequestCount:
-    """Counts an application's answers by route and status, those included that never reach a route."""
+class RequestLog:
+    """Counts an application's answers by route and status, those included that never reach a route.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
-        self.app, self.metrics, self.routes = app, metrics, routes
+    A line about each goes to the log "neurosteer.requests": client, method, path, status, seconds, then
+    tokens and alphas, or why it was refused; what was asked and written only where `texts` are wanted.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute], *, texts: bool = False
+    ) -> None:
+        self.app, self.metrics, self.routes, self.texts = app, metrics, routes, texts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status = 500
+        state = scope.setdefault("state", {})
+        status, refusal, start = 500, bytearray(), time.monotonic()
 
         async def noting(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
+            if status >= 400:
+                refusal.extend(message.get("body", b""))
             await send(message)
 
         try:
             await self.app(scope, receive, noting)
         finally:
             self.metrics.requests.labels(self._endpoint(scope), str(status)).inc()
+            address, port = scope["client"] or ("-", 0)
+            parts = [f"{address}:{port} {scope['method']} {scope['path']} {status}"]
+            parts += [f"{time.monotonic() - start:.2f} s", *self._told(state), _reason(bytes(refusal), state)]
+            requests_log.info("%s", _in_one_line(", ".join(filter(None, parts))))
+
+    def _told(self, state: dict[str, Any]) -> Iterator[str]:
+        """Of a request for text: tokens, alphas, and how it ended."""
+        if not (answer := state.get("answer")):
+            return
+        yield f"read {answer.n_read}, wrote {answer.n_written}"
+        yield " ".join(f"{name}:{alpha:g}" for name, alpha in answer.alphas.items())
+        limits = {each.limit for each in answer.continuations if each.limit and each.limit.unit == "seconds"}
+        yield from (f"{limit.name} {limit.number:g} s" for limit in limits)
+        if any(each.finish_reason == "cancelled" for each in answer.continuations):
+            yield "client left"
+        if self.texts:
+            yield from (f"{_quoted(each.key)} -> {_quoted(each.text)}" for each in answer.continuations)
 
     def _endpoint(self, scope: Scope) -> str:
         # not scope["route"], which a request that was refused has not come to
+        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         matching = (route for route in self.routes if route.matches(scope)[0] is not Match.NONE)
         return str(getattr(next(matching, None), "path", "other"))
+
+
+def _reason(refusal: bytes, state: dict[str, Any]) -> str:
+    """Why a request was refused, by its answer's body, or by what was left of a failed stream."""
+    try:
+        error = state.get("refusal", {}).get("error") or json.loads(refusal)["error"]
+    except (ValueError, LookupError):
+        return refusal.decode(errors="replace")[:LONGEST_REASON]
+    return str(error["message"] if isinstance(error, dict) else error)[:LONGEST_REASON]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _in_one_line(text: str) -> str:
+    """A text without characters that move a terminal's cursor, or begin a line."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class RefusedError(Exception):
@@ -89,9 +139,9 @@ class RequestCheck:
     """Refuses by status and name: 401 no key, 403 another host, 415 not JSON, 413 too large, 408 too slow.
 
     A body is read whole, once. That it must say it is JSON also keeps other sites' pages out: a browser
-    sends such a body elsewhere only after asking for permission, which is not given. Where `hosts` are
-    given it may be asked for under these names alone: another site's name can be made to lead here, and
-    its pages would then be free to ask.
+    sends such a body elsewhere only after asking for permission, which few are given, or none. Where
+    `hosts` are given it may be asked for under these names alone: another site's name can be made to lead
+    here, and its pages would then be free to ask.
     """
 
     def __init__(

@@ -5,8 +5,7 @@ Knows vector files, alphas and descriptions of latents; knows nothing of request
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import InputError, NeurosteerError
@@ -35,12 +34,16 @@ class VectorRegistry(dict[str, SteeringVector]):
 
     def add(self, name: str, vector: SteeringVector, where: str) -> None:
         """Take a vector in; `where` is what errors call it. One of another model is not taken."""
+        self.check_free(name, where)
+        self.replace(name, vector, where)
+
+    def replace(self, name: str, vector: SteeringVector, where: str) -> None:
+        """Put a vector in another's place, or take it in."""
         if not re.fullmatch(VECTOR_NAME, name):
             raise InputError(
                 f"{where}: {name[:80]!r} cannot be a vector's name; "
                 "use 1 to 64 letters, digits, '_', '-' and '.'"
             )
-        self.check_free(name, where)
         vector.check_fits(self.shape, self.model_id, where)
         self[name] = vector
 
@@ -71,13 +74,18 @@ class VectorRegistry(dict[str, SteeringVector]):
                 f"ask for {self.model_id!r} or {self.model_id}+VECTOR:ALPHA"
             )
         for part in model.removeprefix(self.model_id).split("+")[1:]:
-            name, colon, alpha = part.partition(":")
-            if not colon:
+            name, _, alpha = part.partition(":")
+            if not alpha:
                 raise InputError(f"model {model[:80]!r}: give the alpha of {name[:64]!r}, as {name[:64]}:8")
             try:
                 yield name, float(alpha)
             except ValueError as error:
                 raise InputError(f"model {model[:80]!r}: alpha {alpha[:20]!r} is not a number") from error
+
+    @property
+    def model_names(self) -> list[str]:
+        """The model alone, and with each vector at the alpha suggested for it."""
+        return [self.model_id, *map(self.suggested_model, sorted(self))]
 
     def suggested_model(self, name: str) -> str:
         """The model's name with a vector, at the alpha suggested for it."""
@@ -133,14 +141,3 @@ def _names(vector: SteeringVector, point: HookPoint, ids: list[int]) -> dict[int
         return names(sae, vector.metadata.model_id, ids) if sae else {}
     except NeurosteerError:  # not at hand: numbers alone
         return {}
-
-
-def vector_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and the `*.st` files of the folders named."""
-    found: list[Path] = []
-    for path in paths:
-        files = sorted(path.glob("*.st")) if path.is_dir() else [path]
-        if not files:
-            raise InputError(f"{path}: no .st file in this folder; `neurosteer fit` writes one")
-        found += files
-    return found

@@ -49,6 +49,7 @@ class Scheduler:
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._closing = self._given_up = False
         self._seconds_to_close = 0.0
+        self._is_calling = False
         self._has_admitted = False  # in the last round
         self._seconds_each = 1.0  # between two ends of continuations, of late
         self._last_end = time.monotonic()
@@ -63,6 +64,11 @@ class Scheduler:
     @property
     def n_waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is written, waits to be, or is computed."""
+        return bool(self._batch or self._waiting or self._calls or self._is_calling)
 
     @property
     def is_alive(self) -> bool:
@@ -129,7 +135,9 @@ class Scheduler:
         try:
             while self._wait():
                 if self._calls:
+                    self._is_calling = True
                     _run(*self._calls.popleft())
+                    self._is_calling = False
                 self._round()
         except BaseException as error:  # a bug: nobody is to wait for ever
             logger.exception("the model's thread has ended")

@@ -4,26 +4,25 @@ Knows FastAPI and asyncio; what an answer looks like is the protocol's.
 """
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ..generation.continuation import Delta
 from .errors import refusal_of
 from .middleware import Metrics
-from .protocol import Answer
-from .scheduler import Scheduler
+from .protocol.text import Answer
+from .scheduler import Scheduler, nothing_written
 
 CLIENT_LEFT = 499  # nobody reads it
 SECONDS_BETWEEN_LOOKS = 0.2  # whether a client is still there
-Deltas = AsyncGenerator[tuple[int, Delta], None]  # (choice, delta)
-Arrivals = asyncio.Queue[tuple[int, Delta]]
+SECONDS_BETWEEN_COMMENTS = 10.0  # proxies close a connection on which nothing comes, often after 60
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -35,79 +34,117 @@ class Responder:
         self.scheduler, self.metrics = scheduler, metrics
 
     async def respond(self, request: Request, answer: Answer) -> Response:
-        deltas, headers = self._submit(answer), {"x-request-id": answer.id}
+        request.state.answer = answer  # for the log
+        writing = Writing(answer, self.metrics)
+        self.scheduler.submit(answer.continuations)
+        headers = {"x-request-id": answer.id}
         if answer.request.stream:
             headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            events = self._events(answer, deltas)
-            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-        choices = await unless_client_leaves(request, _by_choice(len(answer.continuations), deltas))
+            return _Stream(request, writing, headers)
+        try:
+            choices = await unless_client_leaves(request, writing.choices())
+        finally:
+            writing.end()
         if choices is None:
-            self.metrics.cancelled.inc()
             return Response(status_code=CLIENT_LEFT)
         return JSONResponse(answer.whole(choices), headers=headers)
 
-    def _submit(self, answer: Answer) -> Deltas:
-        """Have an answer written; its deltas as they come."""
+
+class Writing:
+    """An answer while it is written. Whoever stops reading ends it, and with it what is not written yet."""
+
+    def __init__(self, answer: Answer, metrics: Metrics) -> None:
+        self.answer, self.metrics, self.start = answer, metrics, time.monotonic()
+        self._n_unfinished = len(answer.continuations)
+        self._arrivals: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        arrivals = Arrivals()
 
         def on_delta(choice: int, delta: Delta) -> None:  # on the model's thread
-            loop.call_soon_threadsafe(arrivals.put_nowait, (choice, delta))
+            loop.call_soon_threadsafe(self._arrivals.put_nowait, (choice, delta))
 
         for choice, continuation in enumerate(answer.continuations):
             continuation.on_delta = partial(on_delta, choice)
-        self.scheduler.submit(answer.continuations)
-        return self._read(answer, arrivals, time.monotonic())
 
-    async def _read(self, answer: Answer, arrivals: Arrivals, start: float) -> Deltas:
-        """The deltas up to each choice's last. Whoever stops reading cancels the rest."""
-        unfinished, is_first = len(answer.continuations), True
-        try:
-            while unfinished:
-                choice, delta = await arrivals.get()
-                if delta.error:
-                    raise delta.error
-                if is_first:
-                    self.metrics.first_token.observe(time.monotonic() - start)
-                    is_first = False
-                unfinished -= delta.finish_reason is not None
-                yield choice, delta
-        finally:
-            for continuation in answer.continuations:
-                continuation.cancel()
-            self.metrics.note_end(answer.usage, time.monotonic() - start)
+    async def deltas(self) -> AsyncIterator[tuple[int, Delta] | None]:
+        """(choice, delta) as they come, up to each choice's last; None where nothing comes for a while.
 
-    async def _events(self, answer: Answer, deltas: Deltas) -> AsyncIterator[str]:
-        """Server-sent events, as OpenAI's API streams them."""
+        Raises:
+            TimeLimitError, ClosedError: a limit ended the last choice, and nothing was written of any.
+        """
+        is_first = True
+        while self._n_unfinished:
+            try:
+                choice, delta = await asyncio.wait_for(self._arrivals.get(), SECONDS_BETWEEN_COMMENTS)
+            except asyncio.TimeoutError:
+                yield None
+                continue
+            if is_first:
+                self.metrics.first_token.observe(time.monotonic() - self.start)
+                is_first = False
+            self._n_unfinished -= delta.finish_reason is not None
+            if error := self._error(delta):
+                self._n_unfinished = 0
+                raise error
+            yield choice, delta
+
+    async def choices(self) -> list[list[Delta]]:
+        """All deltas of each choice."""
+        found: list[list[Delta]] = [[] for _ in self.answer.continuations]
+        async for arrival in self.deltas():
+            if arrival:
+                found[arrival[0]].append(arrival[1])
+        return found
+
+    def end(self) -> None:
+        """Write it no further, and count it."""
+        if self._n_unfinished:
+            self.metrics.cancelled.inc()
+        for continuation in self.answer.continuations:
+            continuation.cancel()
+        self.metrics.note_end(self.answer.usage, time.monotonic() - self.start)
+
+    def _error(self, delta: Delta) -> BaseException | None:
+        if self._n_unfinished or delta.error:
+            return delta.error
+        return nothing_written(self.answer.continuations)
+
+
+class _Stream(StreamingResponse):
+    """An answer in parts, as its framing has them. It ends what is written when it is left."""
+
+    def __init__(self, request: Request, writing: Writing, headers: dict[str, str]) -> None:
+        self._request, self._writing = request, writing
+        super().__init__(self._events(), media_type=writing.answer.framing.media_type, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            for chunk in answer.first_chunks():
-                yield _event(chunk)
-            async for choice, delta in deltas:
-                yield _event(answer.chunk(choice, delta))
-            for chunk in answer.last_chunks():
-                yield _event(chunk)
-            yield "data: [DONE]\n\n"
+            await super().__call__(scope, receive, send)
+        finally:  # the events may never have been asked for
+            self._writing.end()
+
+    async def _events(self) -> AsyncIterator[str]:
+        answer = self._writing.answer
+        frame, idle = answer.framing.frame, answer.framing.idle
+        choices: list[list[Delta]] = [[] for _ in answer.continuations]
+        try:
+            for body in answer.opening():
+                yield frame(body)
+            async for arrival in self._writing.deltas():
+                if arrival is None:
+                    yield idle
+                    continue
+                choices[arrival[0]].append(arrival[1])
+                for body in answer.part(*arrival):
+                    yield frame(body)
+            for body in answer.closing(choices):
+                yield frame(body)
+            yield answer.framing.end
         except Exception as error:  # the status is sent already: the error goes into the stream
             status, body = refusal_of(error)
             if status == 500:
                 logger.exception("a stream failed")
-            yield _event(body)
-        except BaseException:
-            self.metrics.cancelled.inc()
-            raise
-        finally:
-            await deltas.aclose()
-
-
-async def _by_choice(n: int, deltas: Deltas) -> list[list[Delta]]:
-    choices: list[list[Delta]] = [[] for _ in range(n)]
-    async for choice, delta in deltas:
-        choices[choice].append(delta)
-    return choices
-
-
-def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body)}\n\n"
+            self._request.state.refusal = body  # for the log
+            yield frame(answer.failure(body))
 
 
 async def unless_client_leaves(request: Request, work: Awaitable[T]) -> T | None:

@@ -18,8 +18,13 @@ def test_models_are_listed_and_looked_up(client: openai.OpenAI) -> None:
 
 
 def test_unknown_paths_and_methods_are_refused_in_the_same_form(server: tuple[str, Completions]) -> None:
-    assert httpx.get(f"{server[0]}/v1/nothing").json()["error"]["message"] == "Not Found"
-    assert httpx.get(f"{server[0]}/v1/completions").status_code == 405
+    told = httpx.get(f"{server[0]}/v1/nothing").json()["error"]["message"]
+    assert told.startswith("there is no /v1/nothing") and "; there are /v1/models, " in told
+    told = httpx.get(f"{server[0]}/chat/completions").json()["error"]["message"]
+    assert "did you mean /v1/chat/completions?" in told
+    wrong = httpx.get(f"{server[0]}/v1/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert wrong.json()["error"]["message"] == "/v1/completions takes POST, not GET"
     assert httpx.get(f"{server[0]}/v1/vectors/..%2F..%2Fetc%2Fpasswd").status_code == 404
 
 

@@ -48,7 +48,7 @@ def test_a_vector_is_fitted_used_and_sent(
         again = post(address, "/v1/vectors", form)
         assert (again.status_code, "already" in again.json()["error"]["message"]) == (400, True)
         for changes, message in (
-            ({"name": "../x"}, "name: String should match pattern"),
+            ({"name": "../x"}, "name: must be 1 to 64 letters, digits"),
             ({"name": "few", "positive": ["a", "b"]}, "2 distinct texts; at least 8 a side are needed"),
             ({"name": "same", "negative": form["positive"]}, "this text stands on both sides"),
             ({"name": "sae", "method": "neurosteer"}, "bundled"),

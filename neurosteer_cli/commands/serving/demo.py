@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from ..shared.options import Device, Dtype, Model, ModelOptions
-from .server import LOOPBACK, Port, Vectors, address_of, bound, check_installed, load, run
+from .server import LOOPBACK, More, Port, Vectors, address_of, bound, check_installed, load, run
 
 SECONDS_TO_START = 1.0
 
 
 def demo(
+    more: More = None,
     vectors: Vectors = None,
     model: Model = None,
     port: Port = 8008,
@@ -36,10 +37,10 @@ def demo(
     where = ModelOptions(model=model, dtype=dtype, device=device)
     with as_file(files("neurosteer_cli.vectors") / "bundled") as bundled:
         of_model = [bundled] if model in (None, DEFAULT_MODEL) else []
-        completions = load(vectors or of_model, where)
+        completions, followed = load([*(vectors or []), *(more or [])] or of_model, where)
     if browser:
         timer = threading.Timer(SECONDS_TO_START, webbrowser.open, [address_of(listener)])
         timer.daemon = True
         timer.start()
     config = ServerConfig(page=True, fitting=True, hosts=LOOPBACK, shutdown_seconds=5)
-    run(completions, config, listener)
+    run(completions, config, listener, followed)

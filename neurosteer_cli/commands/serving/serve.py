@@ -1,6 +1,7 @@
 """neurosteer serve: an OpenAI-compatible server whose requests say how to steer."""
 
 import math
+import re
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ import typer
 from ...errors import InputError
 from ..shared.options import Device, Dtype, Model, ModelOptions
 from ..shared.parse import parse_count
-from .server import LOOPBACK, Port, Vectors, bound, check_installed, load, run
+from .server import LOOPBACK, More, Port, Vectors, bound, check_installed, load, run
 
 ApiKey = Annotated[
     str | None,
@@ -16,10 +17,22 @@ ApiKey = Annotated[
         envvar="NEUROSTEER_API_KEY", help="Key that requests must bring, as Authorization: Bearer KEY."
     ),
 ]
-TimeLimit = Annotated[float, typer.Option(help="Seconds a request may take; then 504 is answered.")]
+TimeLimit = Annotated[
+    float, typer.Option(help="Seconds a request may take; then it gets what was written till then.")
+]
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN",
+        help="Site whose pages may ask, as http://localhost:3000; * allows all; may be repeated.",
+    ),
+]
+Log = Annotated[bool, typer.Option("--log/--no-log", help="A line about each request, on stderr.")]
+LogTexts = Annotated[bool, typer.Option("--log-texts", help="With prompts and texts in it.")]
 
 
 def serve(
+    more: More = None,
     vectors: Vectors = None,
     model: Model = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -35,6 +48,9 @@ def serve(
     shutdown_time: Annotated[
         float, typer.Option(help="Seconds that what runs has to be finished after SIGTERM or Ctrl-C.")
     ] = 30,
+    allow_origin: AllowOrigin = None,
+    log: Log = True,
+    log_texts: LogTexts = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -56,17 +72,35 @@ def serve(
     )
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
         raise InputError("--api-key must be printable ASCII, at least one character")
-    max_bytes = parse_count(max_request, "--max-request")
+    if log_texts and not log:
+        raise InputError("--log-texts says what to log; leave out --no-log")
+    max_bytes, origins = parse_count(max_request, "--max-request"), _origins(allow_origin or [])
     from ...serving.app import ServerConfig
     from ...serving.completions import Limits
 
     listener = bound(host, port)
     where = ModelOptions(model=model, dtype=dtype, device=device)
     limits = Limits(max_new_tokens=max_new_tokens, seconds=time_limit)
-    completions = load(vectors or [], where, limits, max_batch=max_batch, max_waiting=max_waiting)
-    hosts = LOOPBACK if host in LOOPBACK and api_key is None else None
-    config = ServerConfig(max_bytes=max_bytes, api_key=api_key, hosts=hosts, shutdown_seconds=shutdown_time)
-    run(completions, config, listener)
+    paths = [*(vectors or []), *(more or [])]
+    completions, followed = load(paths, where, limits, max_batch=max_batch, max_waiting=max_waiting)
+    config = ServerConfig(
+        max_bytes=max_bytes,
+        api_key=api_key,
+        hosts=LOOPBACK if host in LOOPBACK and api_key is None else None,
+        shutdown_seconds=shutdown_time,
+        allow_origins=origins,
+        log_texts=log_texts,
+    )
+    run(completions, config, listener, followed, log=log)
+
+
+def _origins(given: list[str]) -> tuple[str, ...]:
+    """Origins as browsers write them."""
+    origins = tuple(origin.lower().removesuffix("/") for origin in given)
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+            raise InputError(f"--allow-origin {origin}: give scheme and host, as http://localhost:3000, or *")
+    return origins
 
 
 def _check_numbers(**values: float) -> None:

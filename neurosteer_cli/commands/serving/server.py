@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import signal
 import socket
 import threading
 from contextlib import suppress
@@ -17,10 +19,13 @@ from ..shared.load import load_engine
 from ..shared.options import ModelOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import FrameType
 
     from ...serving.app import ServerConfig
     from ...serving.completions import Completions, Limits
+    from ...serving.vector_files import VectorFiles
+    from ...vectors.vector import SteeringVector
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 MAX_CONNECTIONS = 1024
@@ -29,6 +34,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Vectors = Annotated[
     list[Path] | None,
     typer.Option("--vectors", "-v", help="Folder of vector files, or one file; may be repeated."),
+]
+More = Annotated[
+    list[Path] | None, typer.Argument(metavar="[VECTORS]...", help="More of them.", show_default=False)
 ]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")]
 
@@ -44,38 +52,72 @@ def check_installed() -> None:
 
 def load(
     paths: list[Path], where: ModelOptions, limits: "Limits | None" = None, **scheduling: int
-) -> "Completions":
-    """Text by the model named or the vectors' own, scheduled so; every file is read before the model is."""
+) -> "tuple[Completions, VectorFiles]":
+    """Text by the model named or the vectors' own, scheduled so, and the files it is steered by.
+
+    Every file is read before the model is. One that cannot be served is named, and left out.
+    """
     from ...serving.completions import Completions, Limits
-    from ...serving.registry import VectorRegistry, vector_files
+    from ...serving.registry import VectorRegistry
     from ...serving.scheduler import Scheduler
+    from ...serving.vector_files import VectorFiles
+
+    vectors = VectorFiles(paths, console.note)
+    first = vectors.first()
+    engine = load_engine(where, _of_one_model(first, where))
+    registry = VectorRegistry(engine.shape, Path(engine.model_id).name)
+    vectors.apply(first, registry)
+    if paths and not registry and not any(path.is_dir() for path in paths):
+        raise NeurosteerError("none of the vectors that were named can be served")
+    return Completions(engine, registry, Scheduler(engine, **scheduling), limits or Limits()), vectors
+
+
+def _of_one_model(
+    found: "Mapping[Path, SteeringVector | NeurosteerError | None]", where: ModelOptions
+) -> "list[tuple[str, SteeringVector]]":
+    """The vectors to find the model by, each with its file: none where it is named."""
     from ...vectors.vector import SteeringVector
 
-    vectors = [(str(file), SteeringVector.load(file)) for file in vector_files(paths)]
-    engine = load_engine(where, vectors)
-    registry = VectorRegistry(engine.shape, Path(engine.model_id).name)
-    for file, vector in vectors:
-        registry.add(Path(file).stem, vector, file)
-    return Completions(engine, registry, Scheduler(engine, **scheduling), limits or Limits())
+    named = [(str(file), vector) for file, vector in found.items() if isinstance(vector, SteeringVector)]
+    first = {str(vector.metadata.model_shape): (file, vector) for file, vector in reversed(named)}
+    if where.model or not named:
+        return []
+    if len(first) > 1:
+        models = ", ".join(f"{file} of {vector.metadata.model_id!r}" for file, vector in first.values())
+        raise InputError(f"vectors of several models: {models}; name one of them by --model")
+    return named
 
 
-def run(completions: "Completions", config: "ServerConfig", listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; what runs then is finished."""
+def run(
+    completions: "Completions",
+    config: "ServerConfig",
+    listener: socket.socket,
+    vectors: "VectorFiles",
+    *,
+    log: bool = False,
+) -> None:
+    """Serve until SIGINT or SIGTERM; what runs then is finished, unless SIGINT comes again.
+
+    log: whether to write a line about each request on stderr.
+    """
     import uvicorn
 
     from ...serving.app import create_app
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    _begin_log(requests=log)
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: "FrameType | None") -> None:
             """Begin to end what runs at once, so that what cannot be finished is still answered."""
-            threading.Thread(target=completions.scheduler.close, args=(config.shutdown_seconds,)).start()
+            if self.should_exit and sig == signal.SIGINT:
+                os.write(2, b"interrupted\n")  # others may be within a line of theirs
+                os._exit(130)  # nothing is on disk, and whatever waits for a text learns that none comes
+            threading.Thread(target=_wind_up, args=(completions, config.shutdown_seconds)).start()
             super().handle_exit(sig, frame)
 
     server = Server(
         uvicorn.Config(
-            create_app(completions, config),
+            create_app(completions, config, vectors),
             log_config=None,
             access_log=False,
             limit_concurrency=MAX_CONNECTIONS,
@@ -87,6 +129,25 @@ def run(completions: "Completions", config: "ServerConfig", listener: socket.soc
     with listener, suppress(KeyboardInterrupt, SystemExit):
         server.run(sockets=[listener])
     console.note("stopped")
+
+
+def _wind_up(completions: "Completions", seconds: float) -> None:
+    if completions.scheduler.is_busy:
+        console.note(f"finishing what runs, for up to {seconds:g} s; Ctrl-C again ends it at once")
+    completions.scheduler.close(seconds)
+
+
+def _begin_log(*, requests: bool) -> None:
+    """Warnings go to stderr, and a line a request where they are wanted."""
+    from ...serving.middleware import requests_log
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if requests:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        requests_log.addHandler(handler)
+        requests_log.setLevel(logging.INFO)
+        requests_log.propagate = False
 
 
 def _announce(completions: "Completions", config: "ServerConfig", listener: socket.socket) -> None:
