@@ -26,17 +26,19 @@ def packed(engine: Engine, documents: Iterable[str], context: int) -> Iterator[T
     Documents are parted by the tokenizer's end-of-text token, where it has one. The last sequence may be
     shorter. Position 0 of a sequence (an attention sink) and special tokens do not count.
     """
-    special, end = set(engine.tokenizer.all_special_ids), engine.tokenizer.eos_token_id
+    end = engine.tokenizer.eos_token_id
     parting = [] if end is None else [end]
     stream = chain.from_iterable(ids + parting for ids in _tokenized(engine, documents))
     while len(ids := list(islice(stream, min(context, engine.max_tokens)))) > 1:
-        yield Tokens(ids, [position > 0 and token not in special for position, token in enumerate(ids)])
+        yield Tokens(
+            ids, [position > 0 and token not in engine.special_ids for position, token in enumerate(ids)]
+        )
 
 
 def _tokenized(engine: Engine, documents: Iterable[str]) -> Iterator[list[int]]:
     stream = iter(documents)
     while texts := list(islice(stream, DOCUMENTS_AT_ONCE)):
-        yield from engine.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        yield from engine.plain_ids(texts)
 
 
 def read(

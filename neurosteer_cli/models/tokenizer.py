@@ -1,10 +1,13 @@
 """Between text and a model's tokens: which of them count, chats, prompts, what ends a text.
 
-Knows transformers' tokenizers and chat templates; knows nothing of weights.
+Knows transformers' tokenizers and chat templates, and the files that declare ends; knows nothing of weights.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +15,11 @@ import transformers
 
 from ..data.records import Passage
 from ..errors import InputError, ModelError, one_line
+from .shape import ModelShape
+
+UNLIMITED = 2**20  # tokens: the context of a model that names none
+_CONTEXTS = ("max_position_embeddings", "max_seq_len")
+_PLACEHOLDER = "\ue000answer\ue001"  # of private-use characters, which no template escapes or changes
 
 
 class Tokens(NamedTuple):
@@ -19,16 +27,88 @@ class Tokens(NamedTuple):
 
     ids: list[int]
     counts: list[bool]  # whether statistics are taken over the token
+    n_cut: int = 0  # tokens beyond the model's context, which are left out
+    is_partial: bool = False  # the chat template left out some of the message
 
 
-@dataclass(frozen=True)
+class Counted(NamedTuple):
+    """A text to tokenize, and where in it the part that counts begins and ends."""
+
+    text: str
+    start: int
+    end: int
+    is_partial: bool = False
+
+
+@dataclass
+class Shortfall:
+    """How many of the texts that were read did not reach the model whole."""
+
+    n_texts: int = 0
+    n_cut: int = 0
+    n_partial: int = 0
+
+    def add(self, tokens: Tokens) -> None:
+        """Take a text in."""
+        self.n_texts += 1
+        self.n_cut += tokens.n_cut > 0
+        self.n_partial += tokens.is_partial
+
+    def warnings(self, max_tokens: int) -> list[str]:
+        """A line for each thing that was left out; `max_tokens` is the model's context."""
+        of = f"of {self.n_texts} texts"
+        cut = f"{self.n_cut} {of} were cut to the model's {max_tokens} tokens"
+        partial = f"{self.n_partial} {of}: the chat template leaves out part of the last message"
+        return [line for line, n in ((cut, self.n_cut), (partial, self.n_partial)) if n]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tokenization:
     """A model's tokenizer, with what the model says of contexts and of the ends of texts."""
 
     model_id: str
+    shape: ModelShape
     tokenizer: Any
     max_tokens: int  # the model's context
     stop_ids: frozenset[int]
+    template_args: Mapping[str, Any] = field(default_factory=dict)  # for the chat template
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text: markers, pads, the ends of texts."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def _added(self) -> tuple[int, int]:
+        """How many tokens the tokenizer puts before a text (BOS), and after it (EOS, with some)."""
+        mask = self.tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+        return mask.index(0), mask[::-1].index(0)
+
+    def _encode(self, text: str, *, rendered: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """A text's tokens and the characters they stand for, as the beginning of what is to be gone on from.
+
+        What the tokenizer puts before a text comes first, once, also where the text brings it itself, as
+        a `rendered` chat always does. What it would put after the text is left off.
+        """
+        encoded = self.tokenizer(
+            text, add_special_tokens=not rendered, return_offsets_mapping=True, verbose=False
+        )
+        ids, places = self._known(encoded["input_ids"]), encoded["offset_mapping"]
+        if not rendered:
+            n_before, n_after = self._added
+            is_twice = ids[:n_before] == ids[n_before : 2 * n_before]
+            kept = slice(n_before if is_twice else 0, len(ids) - n_after)
+            ids, places = ids[kept], places[kept]
+        return ids, places
+
+    def _known(self, ids: list[int]) -> list[int]:
+        """The same tokens; ModelError if the model has no embedding for one."""
+        if (highest := max(ids, default=0)) >= self.shape.d_vocab:
+            raise ModelError(
+                f"model {self.model_id!r}: its tokenizer gives {self.tokenizer.decode([highest])!r} the id "
+                f"{highest}, and its embedding ends at {self.shape.d_vocab - 1}: they do not belong together"
+            )
+        return ids
 
     def tokenize(self, passage: Passage) -> Tokens:
         """Tokenize a text; position 0, special tokens and what precedes the text do not count.
@@ -37,51 +117,56 @@ class Tokenization:
         A text longer than the model's context is cut to its first tokens.
 
         Raises:
-            InputError: the model has no chat template, or no counted token is within the context.
+            InputError: the model has no chat template, it renders nothing of the last message, or no
+                counted token is within the context.
+            ModelError: the model has no embedding for one of the tokens.
         """
-        text, start, end = self._rendered(passage)
-        encoded = self.tokenizer(
-            text,
-            add_special_tokens=not passage.messages,  # a chat template has them already
-            return_offsets_mapping=True,
-        )
-        special = set(self.tokenizer.all_special_ids)
-        ids = encoded["input_ids"][: self.max_tokens]
-        spans = encoded["offset_mapping"]
+        text, start, end, is_partial = self._rendered(passage)
+        whole, places = self._encode(text, rendered=bool(passage.messages))
+        ids = whole[: self.max_tokens]
         counts = [
-            position > 0 and token not in special and first < end and last > start
-            for position, (token, (first, last)) in enumerate(zip(ids, spans, strict=False))
+            position > 0 and token not in self.special_ids and first < end and last > start
+            for position, (token, (first, last)) in enumerate(zip(ids, places, strict=False))
         ]
-        if len(ids) < len(encoded["input_ids"]) and not any(counts):
+        if len(ids) < len(whole) and not any(counts):
             raise InputError(f"{passage.where}: the text lies beyond the model's {self.max_tokens} tokens")
-        return Tokens(ids, counts)
+        return Tokens(ids, counts, len(whole) - len(ids), is_partial)
 
-    def _rendered(self, passage: Passage) -> tuple[str, int, int]:
-        """The text to tokenize, and where in it the part that counts begins and ends."""
+    def _rendered(self, passage: Passage) -> Counted:
+        """The text to tokenize. In a chat, what the template makes of the last message counts.
+
+        Where that stands is seen from the same chat with another last message: a template may change
+        its letters, escape or trim it, or leave its reasoning out.
+        """
         if not passage.messages:
             text = passage.prompt + passage.text
-            return text, len(passage.prompt), len(text)
-        rendered = self.chat(list(passage.messages), passage.where, add_generation_prompt=False)
-        counted = passage.text.strip()
-        # `</s>` ends the turn: an answer "s" must not be found in it
-        start = self._without_special(rendered).rfind(self._without_special(counted))
-        if start < 0:
-            raise InputError(f"{passage.where}: the model's chat template leaves the last message out")
-        return rendered, start, start + len(counted)
+            return Counted(text, len(passage.prompt), len(text))
+        *before, last = passage.messages
+        rendered, other = (
+            self.chat([*before, message], passage.where, add_generation_prompt=False)
+            for message in (last, {**last, "content": _PLACEHOLDER})
+        )
+        start = len(commonprefix([rendered, other]))
+        end = len(rendered) - len(commonprefix([rendered[start:][::-1], other[::-1]]))
+        if not rendered[start:end].strip():
+            raise InputError(
+                f"{passage.where}: the model's chat template leaves out "
+                + (f"all of {passage.text.strip()[:40]!r}" if _PLACEHOLDER in other else "the last message")
+            )
+        return _counted(rendered, start, end, passage.text.strip())
 
-    def _without_special(self, text: str) -> str:
-        """A text of the same length with its special tokens blanked out."""
-        for token in sorted(self.tokenizer.all_special_tokens, key=len, reverse=True):
-            text = text.replace(token, "\0" * len(token))
-        return text
-
-    def chat(self, messages: list[dict[str, str]], where: str, *, add_generation_prompt: bool = True) -> str:
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], where: str, *, add_generation_prompt: bool = True
+    ) -> str:
         """Render a chat with the model's template, if it has one that takes these messages."""
         if not self.tokenizer.chat_template:
             raise InputError(f"{where}: model {self.model_id!r} has no chat template; give plain text")
         try:
             rendered: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self.template_args,
             )
         except Exception as error:  # templates raise what they like
             raise InputError(f"{where}: the model's chat template refuses this chat ({error})") from error
@@ -89,20 +174,22 @@ class Tokenization:
 
     def prompt_ids(self, prompt: str, where: str = "prompt", *, rendered: bool = False) -> list[int]:
         """A prompt's tokens, at least one; a `rendered` chat brings its special tokens with it."""
-        ids = self._ids(prompt, add_special_tokens=not rendered)
+        ids, _ = self._encode(prompt, rendered=rendered)
         if not ids:
             raise InputError(f"{where}: empty; give the model at least one word to go on from")
         return ids
 
     def continuation_ids(self, prompt: str, prompt_ids: list[int], text: str, *, rendered: bool) -> list[int]:
         """Tokens of a text that goes on from a prompt; on their own where the two do not part cleanly."""
-        whole = self._ids(prompt + text, add_special_tokens=not rendered)
+        whole, _ = self._encode(prompt + text, rendered=rendered)
         if whole[: len(prompt_ids)] == prompt_ids:
             return whole[len(prompt_ids) :]
-        return self._ids(text, add_special_tokens=False)
+        return self.plain_ids([text])[0]
 
-    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+    def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each text's tokens with nothing put before or after them."""
+        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return [self._known(of_text) for of_text in ids]
 
     def decode(self, prompt_ids: list[int], written: list[int]) -> str:
         """The text of the tokens written after a prompt, the space between the two included."""
@@ -112,6 +199,21 @@ class Tokenization:
     def _text(self, ids: list[int]) -> str:
         decode = self.tokenizer.decode
         return str(decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _counted(rendered: str, start: int, end: int, message: str) -> Counted:
+    """A message's place in a rendered chat, of which it changed the characters from `start` to `end`."""
+    if rendered[:end].rstrip().endswith(message):  # what it begins with, the template may always write
+        end = len(rendered[:end].rstrip())
+        return Counted(rendered, end - len(message), end)
+    found = rendered[start:end]
+    start, end = end - len(found.lstrip()), start + len(found.rstrip())
+    is_whole = end - start >= len(message) or _letters(rendered[:end]).endswith(_letters(message))
+    return Counted(rendered, start, end, not is_whole)
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -125,11 +227,31 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def context_length(config: Any) -> int:
+    """How many tokens a model reads at most, by the configuration of its text part."""
+    named = (getattr(config.get_text_config(), name, None) for name in _CONTEXTS)
+    return next((length for length in named if length), UNLIMITED)
+
+
 def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """Special tokens, and those the checkpoint says end a text."""
+    """The tokens that end a text: those the checkpoint declares, as transformers' `generate` takes them.
+
+    What generation_config.json says goes before config.json, that before its text_config, and all of them
+    before the tokenizer's end-of-text token, which is taken where no file names one.
+    """
+    generation, config = (_read_json(folder / name) for name in ("generation_config.json", "config.json"))
+    text = config.get("text_config")
+    for declares in (generation, config, text if isinstance(text, dict) else {}):
+        named = declares.get("eos_token_id")
+        if ids := frozenset(named if isinstance(named, list) else [named]) - {None}:
+            return ids
+    return frozenset({tokenizer.eos_token_id} - {None})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is none."""
     try:
-        named = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
-    except (OSError, ValueError, LookupError, TypeError):  # absent, no JSON, or without the key
-        named = None
-    listed = named if isinstance(named, list) else [named]
-    return frozenset({*listed, *tokenizer.all_special_ids} - {None})
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else {}

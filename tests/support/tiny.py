@@ -58,15 +58,20 @@ def tiny_model(family: str, seed: int = 0, n_layers: int = N_LAYERS) -> Any:
     return model.eval()
 
 
-def tiny_tokenizer(*, bos: bool = False, chat: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: 256 bytes, then `<s>` (256) and `</s>` (257, also the pad token)."""
+def tiny_tokenizer(*, bos: bool = False, eos: bool = False, chat: bool = True) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer: 256 bytes, then `<s>` (256) and `</s>` (257, also the pad token).
+
+    `bos` and `eos`: whether it puts them before and after every text.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens(["<s>", "</s>"])
-    if bos:
-        raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    if bos or eos:
+        raw.post_processor = processors.TemplateProcessing(
+            single=f"{'<s> ' * bos}$A{' </s>' * eos}", special_tokens=[("<s>", 256), ("</s>", 257)]
+        )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )

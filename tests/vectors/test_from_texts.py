@@ -393,7 +393,7 @@ def test_of_a_chat_only_the_last_turn_counts(engine: Engine, scratch: Scratch, t
 def test_a_last_turn_is_found_in_the_chat_whatever_it_says(engine: Engine, text: str) -> None:
     """`</s>` follows every turn of the tiny template, `<s>assistant` comes before the last."""
     messages = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": text})
-    ids, counts = engine.tokenize(Passage("chat", text, messages=messages))
+    ids, counts, *_ = engine.tokenize(Passage("chat", text, messages=messages))
     counted = engine.decode([], [token for token, count in zip(ids, counts, strict=True) if count])
     assert counted.strip(" ") == text.strip(" ")
 
