@@ -1,4 +1,4 @@
-"""Write a file, or a folder of files, whole or not at all; spool standard input; tell a file by its hash.
+"""Write a file, or a folder of files, whole or not at all; spool what can be read only once; hash a file.
 
 Knows paths and the operating system's errors; knows nothing of what is in them.
 """
@@ -8,26 +8,35 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import BinaryIO
+from weakref import WeakSet
 
 from .errors import InputError, OutputError
+
+_STDIN = {"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
+_taken: WeakSet[object] = WeakSet()  # what has been read as standard input
 
 
 def check_target(target: Path) -> None:
     """Raise InputError before any work is done where `target` cannot be written."""
-    if target.is_dir():
+    if str(target) == "-":
+        raise InputError("-: is standard output, which takes other results; name a file to write")
+    if os.path.isdir(target):
         raise InputError(f"{target}: is a directory; name a file to write")
-    if target.exists() and not target.is_file():  # renaming a file over /dev/null would remove it
+    if os.path.exists(target) and not os.path.isfile(target):  # renaming over /dev/null would remove it
         raise InputError(f"{target}: is not a regular file; name a file to write")
     _check_parent(target)
 
 
 def _check_parent(target: Path) -> None:
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise InputError(f"{target}: no folder {str(target.parent)!r}; create it first")
     try:
+        with suppress(FileNotFoundError):
+            os.lstat(target)  # a name may be too long
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
@@ -41,7 +50,7 @@ def replace_file(target: Path) -> Iterator[Path]:
     A killed run leaves the old file or the new one, never half of one. OutputError where neither can be.
     """
     with writing(target):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_prefix(target), dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -65,7 +74,7 @@ def make_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
     One that is there already is an OutputError, or goes to make place: `replace`.
     """
-    with writing(target), tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
+    with writing(target), tempfile.TemporaryDirectory(prefix=_prefix(target), dir=target.parent) as place:
         part = Path(place) / target.name  # with a plain folder's permissions, not a private one's
         part.mkdir()
         yield part
@@ -75,6 +84,11 @@ def make_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         if replace and target.exists():
             shutil.rmtree(target)
         part.replace(target)
+
+
+def _prefix(target: Path) -> str:
+    """Of a temporary file's name beside the target, whose own may be as long as a name can be."""
+    return f".{target.name[:50]}."
 
 
 @contextmanager
@@ -95,16 +109,55 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def is_stdin(source: str) -> bool:
+    return source in _STDIN
+
+
+def take_stdin() -> BinaryIO:
+    """The process's stdin, which is there once: InputError if something has read it already."""
+    if sys.stdin is None:
+        raise InputError("<stdin>: is closed; name a file")
+    if sys.stdin in _taken:
+        raise InputError("`-` (stdin) can be read only once; name a file in its other place")
+    _taken.add(sys.stdin)
+    return sys.stdin.buffer
+
+
+def is_pipe(source: str) -> bool:
+    """Whether it is there to be read once: stdin, a FIFO, `<(...)`."""
+    is_plain = os.path.isfile(source) or os.path.isdir(source)
+    return is_stdin(source) or (os.path.exists(source) and not is_plain)
+
+
+def check_read_once(sources: Sequence[str]) -> None:
+    """Raise InputError if what can be read only once is given twice."""
+    pipes = ["-" if is_stdin(source) else source for source in sources if is_pipe(source)]
+    for pipe in pipes:
+        if pipes.count(pipe) > 1:
+            what = "`-` (stdin)" if pipe == "-" else pipe
+            raise InputError(f"{what} can be read only once; name a file in its other place")
+
+
 @contextmanager
 def spooled(source: str) -> Iterator[str]:
-    """Yield a path that can be read more than once: `-`, stdin, is copied to a temporary file."""
-    if source != "-":
+    """Yield a path that can be read more than once: what is no regular file is copied to a temporary one."""
+    if not is_pipe(source):
         yield source
         return
     with tempfile.NamedTemporaryFile() as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
+        with _pipe(source) as pipe, writing(Path(file.name)):
+            shutil.copyfileobj(pipe, file)
+            file.flush()
         yield file.name
+
+
+def _pipe(source: str) -> AbstractContextManager[BinaryIO]:
+    if is_stdin(source):
+        return nullcontext(take_stdin())  # the process's stdin is not ours to close
+    try:
+        return open(source, "rb")
+    except OSError as error:
+        raise InputError(f"{source}: {error.strerror}") from error
 
 
 def _plain_mode() -> int:

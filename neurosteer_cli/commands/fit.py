@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..data.records import write_record
+from ..data.sides import LABEL_KEY
 from ..errors import InputError
 from .shared import console
 from .shared.command import completing
 from .shared.load import load_engine_with
-from .shared.options import Json, ModelOptions, model_options
+from .shared.options import Json, LabelKey, ModelOptions, TextKey, model_options
 from .shared.parse import parse_layers
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def fit_(
         list[str] | None,
         typer.Argument(
             metavar="TOWARDS [AWAY]",
-            help="Texts to steer towards and away from (JSONL, .txt, or - for stdin); "
-            "or one file whose records have a label.",
+            help="Texts to steer towards and away from (JSONL, CSV, Parquet, plain lines, a folder, or - for "
+            "stdin); or one file of labelled records or of preference pairs.",
         ),
     ] = None,
     out: Annotated[
@@ -38,6 +39,8 @@ def fit_(
     ] = None,
     target: Annotated[str | None, typer.Option(help="With one file: the label to steer towards.")] = None,
     source: Annotated[str | None, typer.Option(help="With one file: the label to steer away from.")] = None,
+    text_key: TextKey = None,
+    label_key: LabelKey = LABEL_KEY,
     method: Annotated[
         str,
         typer.Option(
@@ -76,7 +79,7 @@ def fit_(
     """Fit a steering vector from labelled texts.
 
     A record is {"text"}, {"prompt", "completion"} (only the completion counts) or {"messages"}
-    (only the last turn, the assistant's, counts).
+    (only the last turn, the assistant's, counts); ShareGPT's and Alpaca's keys are known as well.
 
     Example: neurosteer fit polite.jsonl rude.jsonl -o polite.st
     """
@@ -93,7 +96,7 @@ def fit_(
         file = out or Path("latents.st")
         check_target(file)
         found = find_latents(parse_latents(latent), where.name, sae or BUNDLED, parse_layers(layers))
-        vector = _from_latents(*found, texts or [], where)
+        vector = _from_latents(*found, texts or [], text_key, where)
         vector.save(file)
         console.note(f"wrote {file}: alpha 1 is a dose of {vector.dose(1.0):.2%}")
         if json:
@@ -104,7 +107,8 @@ def fit_(
     _check_method(method, top_k, sae)
     file = _target(out, texts, target)
     points = _points(layers, hook_point)
-    with open_sides(texts, target, source) as sides:
+    reading = open_sides(texts, target, source, text_key=text_key, label_key=label_key, say=console.note)
+    with reading as sides:
         option = "--hook-point" if hook_point else "--layers"
         saes = from_texts.choose_saes(method, where.name, points, sae or BUNDLED, option=option)
         points = list(saes) or points
@@ -133,9 +137,10 @@ def _check_method(method: str, top_k: int, sae: str | None) -> None:
 
 def _target(out: Path | None, texts: Sequence[str], label: str | None) -> Path:
     """The file to write, found fit to be written; its name is that of what it steers towards."""
-    from ..files import check_target
+    from ..data.kinds import stem_of
+    from ..files import check_target, is_pipe
 
-    stem = label if label is not None else "vector" if texts[0] == "-" else Path(texts[0]).stem
+    stem = label if label is not None else "vector" if is_pipe(texts[0]) else stem_of(texts[0])
     file = out or Path(f"{stem}.st")
     check_target(file)
     if any(Path(text) == file for text in texts):
@@ -203,19 +208,21 @@ def _cells(row: "LatentRow") -> list[str]:
 
 
 def _from_latents(
-    saes: "SAEs", weights: "Weights", texts: Sequence[str], where: ModelOptions
+    saes: "SAEs", weights: "Weights", texts: Sequence[str], text_key: str | None, where: ModelOptions
 ) -> "SteeringVector":
     """The vector of chosen latents; texts, if any, are what the residual's norm is measured on."""
     from ..data.corpus import corpus_files, documents
     from ..vectors.from_latents import N_TOKENS, described, from_latents, measured
 
-    files = corpus_files(texts)
+    files = corpus_files(texts, text_key)
     choices = [] if files else described(saes, weights, where.name)
     engine, saes = load_engine_with(saes, where, saes if files else [])
     if files:
         name = ", ".join(part.name for part in files)
         with console.progress("measuring", N_TOKENS) as advance:
-            choices = measured(engine, saes, weights, documents(files), name=name, advance=advance)
+            choices = measured(
+                engine, saes, weights, documents(files, console.note), name=name, advance=advance
+            )
     vector = from_latents(engine, choices)
     for choice in choices:
         _show_choice(choice, where.name)

@@ -33,10 +33,14 @@ def gen(
         list[str] | None,
         typer.Argument(
             metavar="[PROMPT]...",
-            help="Prompts; an argument that ends in .jsonl or .txt is read as a file, - is stdin. "
-            "Without any, stdin is read.",
+            help="Prompts; an argument that names a file is read (JSONL, CSV, Parquet, plain lines), - is "
+            "stdin. Without any, stdin is read.",
         ),
     ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A prompt, even if it looks like a file's name; may be repeated.")
+    ] = None,
+    text_key: options.TextKey = None,
     vector: options.Vectors = None,
     alpha: Annotated[
         list[str] | None,
@@ -64,7 +68,8 @@ def gen(
 ) -> None:
     """Continue prompts while vectors are added to the residual stream.
 
-    A JSONL record has "prompt" or "messages"; its other keys come out again with --json.
+    A record has "prompt" or "messages"; its other keys come out again with --json, those that --json
+    writes itself under "record".
 
     Example: neurosteer gen --vector polite.st --alpha 8 "Your invoice is late, so"
     """
@@ -80,7 +85,7 @@ def gen(
     if level is not None or {AUTO, AUTO_AWAY} & set(given):
         _warn_of_other_settings(vectors, config.positions, as_chat=as_chat)
     combinations = _alphas(named, given, level, compare)
-    records = read_prompts(prompts or [])
+    records = read_prompts(prompts or [], prompt or [], text_key=text_key, say=console.note)
     engine = load_engine(where, named)
     found = tokenize(
         records, engine, as_chat=as_chat, system=generation.system, max_new_tokens=config.max_new_tokens

@@ -3,6 +3,7 @@
 Knows records and paths; knows nothing of tokens or models. Memory holds one document at a time.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..files import spooled
-from .records import PACKED_SUFFIXES, STDIN, SUFFIXES, Located, as_passage, read_records
-
-CORPUS_SUFFIXES = SUFFIXES + PACKED_SUFFIXES
+from ..files import is_stdin, spooled
+from .kinds import files_in
+from .records import STDIN, Located, as_passage
+from .sources import Say, quiet, read_records
 
 
 class Part(NamedTuple):
@@ -21,12 +22,13 @@ class Part(NamedTuple):
 
     path: str  # `-` is stdin, until it is spooled
     name: str  # what errors call it
+    text_key: str | None = None  # where its texts stand, if not where `as_passage` finds them
 
 
-def corpus_files(sources: Sequence[str]) -> list[Part]:
+def corpus_files(sources: Sequence[str], text_key: str | None = None) -> list[Part]:
     """The files of a corpus, in order, none given twice; a folder stands for those in it, sorted by path."""
     files = [file for source in sources for file in _files_of(source)]
-    parts = [Part(file, STDIN if file == "-" else file) for file in files]
+    parts = [Part("-", STDIN, text_key) if is_stdin(file) else Part(file, file, text_key) for file in files]
     twice = next((part.name for part, n in Counter(parts).items() if n > 1), None)
     if twice is not None:
         raise InputError(f"{twice}: given twice; each part of a corpus once")
@@ -34,22 +36,20 @@ def corpus_files(sources: Sequence[str]) -> list[Part]:
 
 
 def _files_of(source: str) -> list[str]:
-    path = Path(source)
-    if source != "-" and not path.exists():
-        raise InputError(f"{source}: No such file or directory")
-    if source == "-" or not path.is_dir():
+    if is_stdin(source):
         return [source]
-    inside = sorted(str(file) for file in path.rglob("*") if file.name.lower().endswith(CORPUS_SUFFIXES))
-    if not inside:
-        raise InputError(f"{source}: no {', '.join(CORPUS_SUFFIXES)} file in this folder")
-    return inside
+    try:
+        os.stat(source)
+    except OSError as error:
+        raise InputError(f"{source or repr(source)}: {error.strerror}") from error
+    return files_in(Path(source)) if os.path.isdir(source) else [source]
 
 
-def documents(parts: Sequence[Part]) -> Iterator[str]:
+def documents(parts: Sequence[Part], say: Say = quiet) -> Iterator[str]:
     """Yield the documents of a corpus in order; those without any text are passed over."""
     empty = True
-    for path, name in parts:
-        for located in read_records(path, name=name):
+    for path, name, text_key in parts:
+        for located in read_records(path, name=name, text_key=text_key, say=say):
             if text := _document(located):
                 empty = False
                 yield text
@@ -58,11 +58,11 @@ def documents(parts: Sequence[Part]) -> Iterator[str]:
 
 
 @contextmanager
-def checked(parts: Sequence[Part]) -> Iterator[list[Part]]:
+def checked(parts: Sequence[Part], say: Say = quiet) -> Iterator[list[Part]]:
     """Read a corpus once, so that a bad record is told of at once; yield it to be read again."""
     with ExitStack() as stack:
         readable = [part._replace(path=stack.enter_context(spooled(part.path))) for part in parts]
-        for _ in documents(readable):
+        for _ in documents(readable, say):
             pass
         yield readable
 

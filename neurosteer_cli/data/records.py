@@ -1,34 +1,40 @@
-"""Read and write JSONL records and plain lines, naming file and line on failure.
+"""What a record means: the forms that texts, chats and pairs of them come in; and records written.
 
-Knows streams, encodings and the three forms of a text record; knows nothing of models or labels.
-The forms are read by hand: pydantic's errors, put into these words, take more lines than they save.
+Knows the forms and their keys; knows nothing of files, formats, models or labels. The forms are read by
+hand: pydantic's errors, put into these words, take more lines than they save.
 """
 
-import gzip
 import json
-import math
-import re
+import os
 import sys
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from io import BytesIO
-from itertools import chain
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jsonlines
 
 from ..errors import InputError
 from ..files import writing
+from .json_text import SURROGATE, Decoder, Record, dumps, short
+from .streams import Stream, lines
 
-MAX_LINE_BYTES = 16 * 2**20
-SUFFIXES, PACKED_SUFFIXES = (".jsonl", ".txt"), (".jsonl.gz", ".txt.gz")  # of files of records
 STDIN = "<stdin>"
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-Record = dict[str, Any]
+CHOSEN, REJECTED = "chosen", "rejected"
+# How chats name their speakers, in messages and in ShareGPT's conversations.
+_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+# Keys of an instruction, of what it is about and of its answer, as Alpaca, Dolly and others have them.
+_ABOUT, _ANSWERS = ("input", "context"), ("output", "response")
+# Forms that go before a plain text, and a plain prompt.
+_FIRST = {"messages", "conversations", "completion", *_ANSWERS}
+FORM_KEYS = {*_FIRST, "text", "prompt", "instruction", "generations", CHOSEN, REJECTED}
+_FORMS = "'text', 'prompt' and 'completion', or 'messages'"
 
 
 class Located(NamedTuple):
@@ -54,63 +60,161 @@ class Passage(NamedTuple):
         before = [[m["role"], m["content"]] for m in self.messages[:-1]] or self.prompt
         return json.dumps([before, self.text])
 
-
-def read_records(source: str, *, plain_key: str = "text", name: str | None = None) -> Iterator[Located]:
-    """Yield the records of a source one at a time, in order, unknown keys kept and empty lines left out.
-
-    Args:
-        source: a path, or `-` for stdin. A `.txt` file has one text a line; any other file is JSONL;
-            stdin is JSONL if its first line starts with `{`, else plain text. `.gz` is unpacked.
-        plain_key: the key under which a plain line becomes a record.
-        name: what errors call the source; `<stdin>` marks a copy of stdin and is read like it.
-
-    Raises:
-        InputError: the source or a line of it cannot be read, or there is no record at all.
-    """
-    name = name or (STDIN if source == "-" else source)
-    with _open(source, name) as stream:
-        lines = _lines(stream, name)
-        first = next(lines, None)
-        if first is None:
-            raise InputError(f"{name}: no records; one JSON object (or, in a .txt file, one text) a line")
-        is_plain = _is_plain(name, first[1])
-        for where, line in chain([first], lines):
-            yield Located(where, {plain_key: line.strip()} if is_plain else _json_object(line, where))
+    @property
+    def form(self) -> str:
+        """What it is, in words."""
+        return "chats" if self.messages else "completions of prompts" if self.prompt else "plain texts"
 
 
-def read_passages(source: str) -> Iterator[Passage]:
-    """Yield the texts of a source one at a time, in order."""
-    return map(as_passage, read_records(source))
+# --- texts -------------------------------------------------------------------------------------
 
 
 def as_passage(located: Located) -> Passage:
-    """Read one of the forms {"text"}, {"prompt", "completion"} or {"messages"}."""
+    """Read one of the forms {"text"}, {"prompt", "completion"}, {"messages"}, ShareGPT's or Alpaca's."""
     where, record = located
-    if "messages" in record:
-        messages = chat_messages(located)
-        if (role := messages[-1]["role"]) != "assistant":
-            raise InputError(
-                f"{where}: the last message is by {role!r}; the last one counts and must be by 'assistant'"
-            )
-        return Passage(where, _filled_string(Located(where, messages[-1]), "content"), messages=messages)
+    if is_chat(record):
+        return _last_turn(where, chat_messages(located))
     if "completion" in record:
-        return Passage(where, _filled_string(located, "completion"), prompt=string_value(located, "prompt"))
+        return _completed(located, record.get("prompt"), "completion")
+    if "instruction" in record and (answer := next((key for key in _ANSWERS if key in record), None)):
+        return Passage(where, _filled_string(located, answer), prompt=f"{_instruction(located)}\n")
     if "text" in record:
         return Passage(where, _filled_string(located, "text"))
-    raise InputError(
-        f"{where}: no 'text', 'prompt' and 'completion', or 'messages' key; found {sorted(record)}"
+    if {CHOSEN, REJECTED} <= record.keys():
+        raise InputError(f"{where}: a preference pair; `fit` fills both sides with such a file, given alone")
+    raise InputError(f"{where}: {_no_key(_FORMS, record, '--text-key', _longest(record))}")
+
+
+def _completed(located: Located, prompt: Any, key: str) -> Passage:
+    """The text or turns under a key, after a prompt that is a text or turns, or None."""
+    where, record = located
+    if not isinstance(prompt, list) and not isinstance(record[key], list):
+        before = "" if prompt is None and key != "completion" else string_value(located, "prompt")
+        return Passage(where, _filled_string(located, key), prompt=before)
+    first, second = (
+        turns_of(value, located, name) for value, name in ((prompt, "prompt"), (record[key], key))
     )
+    return _last_turn(where, (*first, *second))
+
+
+def turns_of(value: Any, located: Located, key: str) -> tuple[dict[str, str], ...]:
+    """A chat, whose turns are given, or the turn that a text makes: the user's of a prompt."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        role = "user" if key == "prompt" else "assistant"
+        return ({"role": role, "content": string_value(located, key)},)
+    return _turns(Located(located.where, {key: value}), key)
+
+
+def _last_turn(where: str, messages: tuple[dict[str, str], ...]) -> Passage:
+    if (role := messages[-1]["role"]) != "assistant":
+        raise InputError(
+            f"{where}: the last message is by {role!r}; the last one counts and must be by 'assistant'"
+        )
+    return Passage(where, _filled_string(Located(where, messages[-1]), "content"), messages=messages)
+
+
+def _instruction(located: Located) -> str:
+    """An instruction, and below it what it is about, if it is about something."""
+    about = next((located.record[key] for key in _ABOUT if located.record.get(key)), "")
+    return "\n".join(filter(None, [string_value(located, "instruction"), str(about)]))
+
+
+def pair_side(located: Located, which: str) -> Located:
+    """The record of one side of a preference pair: what is `chosen`, or `rejected`, after the prompt."""
+    where, record = located
+    if which not in record:
+        raise InputError(f"{where}: {_no_key(repr(which), record)}; a preference pair has both")
+    passage = _completed(located, record.get("prompt"), which)
+    if passage.messages:
+        return Located(where, {"messages": list(passage.messages)})
+    return Located(where, {"prompt": passage.prompt, "completion": passage.text})
+
+
+def keyed(located: Located, key: str, plain_key: str) -> Located:
+    """The record with what is under `key` as its text or chat, whatever other forms it has."""
+    where, record = located
+    if key not in record:
+        raise InputError(f"{where}: {_no_key(repr(key), record)}")
+    kept = {name: value for name, value in record.items() if name not in _FIRST}
+    return Located(where, {**kept, "messages" if isinstance(record[key], list) else plain_key: record[key]})
+
+
+# --- prompts -----------------------------------------------------------------------------------
+
+
+def as_prompt(located: Located) -> str | tuple[dict[str, str], ...]:
+    """A record's prompt: its text, an instruction, or a chat's turns."""
+    where, record = located
+    prompt = record.get("prompt")
+    if is_chat(record):
+        return chat_messages(located)
+    if isinstance(prompt, list):
+        return _turns(located, "prompt")
+    if isinstance(prompt, dict) and "text" in prompt:  # as RealToxicityPrompts and DExperts have it
+        return string_value(Located(where, prompt), "text")
+    if "prompt" not in record and "instruction" in record:
+        return f"{_instruction(located)}\n"
+    if "prompt" not in record:
+        raise InputError(f"{where}: {_no_key(repr('prompt'), record, '--text-key', _longest(record))}")
+    return string_value(located, "prompt")
+
+
+def is_chat(record: Record) -> bool:
+    return "messages" in record or "conversations" in record
+
+
+def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
+    """The chat under `messages`, or ShareGPT's `conversations`, as {"role", "content"}, at least one turn."""
+    where, record = located
+    turns = _turns(located, "messages" if "messages" in record else "conversations")
+    if "messages" not in record and record.get("system"):
+        return ({"role": "system", "content": string_value(located, "system")}, *turns)
+    return turns
+
+
+def _turns(located: Located, key: str) -> tuple[dict[str, str], ...]:
+    where, turns = located.where, located.record[key]
+    if not isinstance(turns, list) or not turns:
+        raise InputError(f"{where}: {key!r} must be a list of {{role, content}}, got {short(turns)}")
+    return tuple(_turn(Located(where, turn)) for turn in turns)
+
+
+def _turn(located: Located) -> dict[str, str]:
+    where, turn = located
+    if isinstance(turn, dict) and {"from", "value"} <= turn.keys():
+        turn = {"role": turn["from"], "content": turn["value"]}
+    if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
+        raise InputError(f"{where}: a message must have 'role' and 'content', got {short(turn)}")
+    if isinstance(turn["content"], list):
+        turn = {**turn, "content": _joined(turn["content"], where)}
+    role, content = (string_value(Located(where, turn), key) for key in ("role", "content"))
+    return {"role": _ROLES.get(role, role), "content": content}
+
+
+def _joined(parts: list[Any], where: str) -> str:
+    """The text of a message in parts."""
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else None
+        if kind not in ("text", "input_text", "output_text"):
+            what = f"a part of type {kind!r}" if isinstance(kind, str) else short(part)
+            raise InputError(f"{where}: 'content' holds {what}; only text is read")
+    return "".join(string_value(Located(where, part), "text") for part in parts)
+
+
+# --- values ------------------------------------------------------------------------------------
 
 
 def string_value(located: Located, key: str) -> str:
     """The string under `key`, checked to be one that can be written as UTF-8."""
     where, record = located
     if key not in record:
-        raise InputError(f"{where}: no {key!r} key; found {sorted(record)}")
+        raise InputError(f"{where}: {_no_key(repr(key), record)}")
     value = record[key]
     if not isinstance(value, str):
-        raise InputError(f"{where}: {key!r} must be a string, got {_short(value)}")
-    if _SURROGATE.search(value):
+        raise InputError(f"{where}: {key!r} must be a string, got {short(value)}")
+    if SURROGATE.search(value):
         raise InputError(f"{where}: {key!r} holds half a surrogate pair, which is no text")
     return value
 
@@ -122,22 +226,38 @@ def _filled_string(located: Located, key: str) -> str:
     return value
 
 
-def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
-    """The chat under `messages`: at least one turn, each checked to be {"role": str, "content": str}."""
-    where, turns = located.where, located.record["messages"]
-    if not isinstance(turns, list) or not turns:
-        raise InputError(f"{where}: 'messages' must be a list of {{role, content}}, got {_short(turns)}")
-    for turn in turns:
-        if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
-            raise InputError(f"{where}: a message must have 'role' and 'content', got {_short(turn)}")
-    return tuple(
-        {key: string_value(Located(where, turn), key) for key in ("role", "content")} for turn in turns
-    )
+def label_value(located: Located, key: str) -> str:
+    """The label under `key`, as JSON writes it: text as it stands, `true`, `1`."""
+    where, record = located
+    if key not in record:
+        raise InputError(f"{where}: {_no_key(repr(key), record, '--label-key', _shortest(record))}")
+    value = record[key]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _no_key(wanted: str, record: Record, option: str = "", likely: str | None = None) -> str:
+    proposed = f"; perhaps {option} {likely}" if likely else ""
+    return f"no {wanted} key; found {sorted(record)}{proposed}"
+
+
+def _longest(record: Record) -> str | None:
+    """The key that most likely holds the text."""
+    texts = [key for key, value in record.items() if isinstance(value, str) and value.strip()]
+    return max(texts, key=lambda key: len(record[key]), default=None)
+
+
+def _shortest(record: Record) -> str | None:
+    """The key that most likely holds the label."""
+    labels = [key for key, value in record.items() if isinstance(value, str | int) and key not in FORM_KEYS]
+    return min(labels, key=lambda key: len(str(record[key])), default=None)
+
+
+# --- written -----------------------------------------------------------------------------------
 
 
 def write_record(record: Record) -> None:
     """Write one JSONL record to stdout and flush, so that a pipe sees it as soon as it is known."""
-    with jsonlines.Writer(sys.stdout, dumps=_dumps, flush=True) as writer:
+    with jsonlines.Writer(sys.stdout, dumps=dumps, flush=True) as writer:
         writer.write(record)
 
 
@@ -145,7 +265,7 @@ def write_record(record: Record) -> None:
 def appending(path: Path) -> Iterator[Callable[[Record], object]]:
     """Yield a function that appends a record to a file and flushes it."""
     with writing(path), path.open("a", encoding="utf-8") as file:
-        yield jsonlines.Writer(file, dumps=_dumps, flush=True).write
+        yield jsonlines.Writer(file, dumps=dumps, flush=True).write
 
 
 def recover(path: Path) -> tuple[list[Located], int]:
@@ -153,83 +273,8 @@ def recover(path: Path) -> tuple[list[Located], int]:
 
     What follows those bytes is a record that a killed run left half written.
     """
-    data = path.read_bytes() if path.exists() else b""
+    data = path.read_bytes() if os.path.exists(path) else b""
     whole = data.rfind(b"\n") + 1
-    lines = _lines(BytesIO(data[:whole]), str(path))
-    return [Located(where, _json_object(line, where)) for where, line in lines], whole
-
-
-def _dumps(record: Record) -> str:
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    # Half a surrogate pair in a kept key is no UTF-8; escaped, it leaves as it came.
-    return json.dumps(record, allow_nan=False) if _SURROGATE.search(text) else text
-
-
-def _finite(number: str) -> float:
-    if not math.isfinite(value := float(number)):
-        raise ValueError(f"{number} is no JSON number")
-    return value
-
-
-# Reads JSON without the numbers that could not be written again: NaN, Infinity, 1e999. Made once:
-# `json.loads` makes a decoder for each line, which takes as long as the reading.
-_loads: Any = json.JSONDecoder(parse_constant=_finite, parse_float=_finite).decode
-
-
-def _open(source: str, name: str) -> AbstractContextManager[BinaryIO]:
-    if source == "-":
-        return nullcontext(sys.stdin.buffer)  # the process's stdin is not ours to close
-    path = Path(source)
-    if path.is_dir():
-        raise InputError(f"{name}: is a directory; name a file, or `-` for stdin")
-    try:
-        return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror}") from error
-
-
-def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
-    """Yield (file:line, line) without empty lines."""
-    try:
-        for number, raw in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES + 1), b""), start=1):
-            where = f"{name}:{number}"
-            line = _decoded(raw, where, "utf-8-sig" if number == 1 else "utf-8")
-            if line.strip():
-                yield where, line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: not a whole gzip file ({error}); compress it again") from error
-
-
-def _decoded(raw: bytes, where: str, encoding: str) -> str:
-    if len(raw) > MAX_LINE_BYTES:
-        raise InputError(f"{where}: line longer than {MAX_LINE_BYTES >> 20} MiB; one record a line")
-    try:
-        line = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1}); "
-            "convert the file to UTF-8"
-        ) from error
-    if "\0" in line:
-        raise InputError(f"{where}: contains a NUL byte; this is not a text file")
-    return line
-
-
-def _is_plain(name: str, first_line: str) -> bool:
-    if name == STDIN:
-        return not first_line.lstrip().startswith("{")
-    return name.lower().endswith((".txt", ".txt.gz"))
-
-
-def _json_object(line: str, where: str) -> Record:
-    try:
-        return jsonlines.Reader([line], loads=_loads).read(type=dict)
-    except jsonlines.InvalidLineError as error:
-        raise InputError(f"{where}: not a JSON object: {_short(str(error.line).strip())}") from error
-    except RecursionError as error:
-        raise InputError(f"{where}: JSON nested too deeply") from error
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+    decoder = Decoder(str(path), lambda _message: None)
+    found = lines(Stream(iter([data[:whole]])), str(path))
+    return [Located(where, decoder.object_of(line, where)) for where, line in found if line.strip()], whole

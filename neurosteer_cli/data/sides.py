@@ -8,15 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from ..errors import InputError
-from ..files import spooled
-from .records import STDIN, Located, Passage, Record, as_passage, read_records
+from ..files import check_read_once, is_pipe, is_stdin, spooled
+from .json_text import Record
+from .kinds import stem_of
+from .records import CHOSEN, REJECTED, STDIN, Located, Passage, as_passage, label_value, pair_side
+from .sources import Say, once, quiet, read_records
 
 MIN_TEXTS = 8
 FEW_TEXTS = 50
 LABEL_KEY = "label"
+SIDES = ("towards", "away")  # what they are called, if their files have no names
+NEEDS_LABELS = (
+    "one file needs --target and --source, two of its labels, or preference pairs: records with 'chosen' and "
+    "'rejected'; or give a second file to steer away from"
+)
 
 Read = Callable[[], Iterator[Located]]
 
@@ -30,6 +37,7 @@ class Side:
     duplicates: set[int] = field(default_factory=set)  # ordinals, counted from 0 within the side
     n_records: int = 0
     hashes: list[int] = field(default_factory=list)  # of the texts that count, one each
+    forms: set[str] = field(default_factory=set)  # chats, completions of prompts, plain texts
     sha256: str = ""
 
     @property
@@ -53,45 +61,66 @@ def text_hash(text: str) -> int:
 
 @contextmanager
 def open_sides(
-    sources: list[str], target: str | None = None, source_label: str | None = None
+    sources: list[str],
+    target: str | None = None,
+    source_label: str | None = None,
+    *,
+    text_key: str | None = None,
+    label_key: str = LABEL_KEY,
+    say: Say = quiet,
 ) -> Iterator[Sides]:
-    """Read two files, or one labelled file, once; check them whole; yield them ready to stream.
+    """Read two files, one labelled file or one of preference pairs, once; check them whole; yield both sides.
 
-    Memory holds a hash a text, never the texts. Standard input is kept in a temporary file while
+    Memory holds a hash a text, never the texts. What is no regular file is kept in a temporary one while
     the context is open.
 
     Args:
-        sources: [positive, negative] paths, or [labelled] with `target` and `source_label`, the
-            values of its "label" key steered towards and away from. `-` is stdin.
+        sources: [positive, negative] paths; [labelled] with `target` and `source_label`, the values of
+            `label_key` steered towards and away from; or [pairs], steered towards `chosen` and away from
+            `rejected`. `-` is stdin.
+        text_key: the key of the texts, where it is none of those that `as_passage` knows.
+        say: told of what a file is, where its name says something else.
 
     Raises:
         InputError: a record is malformed, a text stands on both sides, or a side has fewer than 8.
     """
     _check_sources(sources, target, source_label)
     with ExitStack() as stack:
-        names = [STDIN if source == "-" else source for source in sources]
+        names = [STDIN if is_stdin(source) else source for source in sources]
         files: list[Read] = [
-            partial(read_records, stack.enter_context(spooled(source)), name=name)
+            partial(
+                read_records,
+                stack.enter_context(spooled(source)),
+                name=name,
+                text_key=text_key,
+                say=once(say),
+            )
             for source, name in zip(sources, names, strict=True)
         ]
-        if target is not None and source_label is not None:
+        if len(files) == 2:
+            labels = [side_label(source, side) for source, side in zip(sources, SIDES, strict=True)]
+        elif target is not None and source_label is not None:
             labels = [target, source_label]
-            files = [partial(_labelled, files[0], names[0], label) for label in labels]
+            files = [partial(_labelled, files[0], names[0], label, label_key) for label in labels]
         else:
-            labels = ["stdin" if source == "-" else Path(source).stem for source in sources]
+            labels = [CHOSEN, REJECTED]
+            files = [partial(_of_pairs, files[0], which) for which in labels]
         yield _checked(map(Side, labels, files))
+
+
+def side_label(source: str, otherwise: str) -> str:
+    """What a side is called: as its file, if that has a name of its own."""
+    if is_stdin(source):
+        return "stdin"
+    return otherwise if is_pipe(source) else stem_of(source)
 
 
 def _check_sources(sources: list[str], target: str | None, source_label: str | None) -> None:
     if len(sources) not in (1, 2):
         raise InputError("give two files (towards, away from), or one with --target and --source")
-    if sources.count("-") > 1:
-        raise InputError("`-` (stdin) can be read only once; give a file for the other side")
-    if len(sources) == 1 and (target is None or source_label is None):
-        raise InputError(
-            "one file needs --target and --source, two of its labels; "
-            "or give a second file to steer away from"
-        )
+    check_read_once(sources)
+    if len(sources) == 1 and (target is None) != (source_label is None):
+        raise InputError(NEEDS_LABELS)
     if len(sources) == 2 and (target is not None or source_label is not None):
         raise InputError("--target and --source name two labels of one file; two files need neither")
     if target is not None and target == source_label:
@@ -117,18 +146,24 @@ def sides_of(
     return _checked(map(_listed, labels, names or labels, (positive, negative)))
 
 
-def _labelled(read: Read, name: str, label: str) -> Iterator[Located]:
+def _labelled(read: Read, name: str, label: str, key: str) -> Iterator[Located]:
     """The records of one label."""
     labels = set()
     for located in read():
-        if LABEL_KEY not in located.record:
-            raise InputError(f"{located.where}: no {LABEL_KEY!r} key; found {sorted(located.record)}")
-        own = str(located.record[LABEL_KEY])
+        own = label_value(located, key)
         labels.add(own)
         if own == label:
             yield located
     if label not in labels:
         raise InputError(f"{name}: no record is labelled {label!r}; found {sorted(labels)[:8]}")
+
+
+def _of_pairs(read: Read, which: str) -> Iterator[Located]:
+    """The records of one side of preference pairs."""
+    for number, located in enumerate(read()):
+        if number == 0 and not {CHOSEN, REJECTED} <= located.record.keys():
+            raise InputError(NEEDS_LABELS)
+        yield pair_side(located, which)
 
 
 def _listed(label: str, name: str, texts: Sequence[str | Record]) -> Side:
@@ -147,6 +182,7 @@ def _checked(unread: Iterable[Side]) -> Sides:
             key = passage.key()
             digest.update(key.encode() + b"\n")
             side.n_records += 1
+            side.forms.add(passage.form)
             first_side, first_ordinal = seen.setdefault(text_hash(key), (side, ordinal))
             if first_side is not side:
                 raise InputError(_on_both_sides(passage, first_side, first_ordinal))
@@ -161,6 +197,15 @@ def _checked(unread: Iterable[Side]) -> Sides:
                 f"and {FEW_TEXTS} or more give a dependable vector"
             )
     return sides
+
+
+def unlike_forms(sides: Sides) -> list[str]:
+    """A warning where one side has chats, say, and the other plain texts."""
+    forms = [" and ".join(sorted(side.forms)) for side in sides]
+    if forms[0] == forms[1]:
+        return []
+    told = ", ".join(f"{side.label} holds {form}" for side, form in zip(sides, forms, strict=True))
+    return [f"{told}: what stands around the texts then tells the sides apart, too; give both in one form"]
 
 
 def _on_both_sides(passage: Passage, other: Side, ordinal: int) -> str:

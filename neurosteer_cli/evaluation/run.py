@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.records import Located, Record, appending
+from ..data.json_text import Record
+from ..data.records import Located, appending
 from ..files import file_sha256
 from ..generation.continuation import GenerationConfig
 from ..generation.generate import Completion, Job, generate

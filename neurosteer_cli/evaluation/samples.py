@@ -10,12 +10,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..data.records import Located, Record, chat_messages, read_records, recover, string_value
+from ..data.json_text import Record
+from ..data.records import Located, chat_messages, recover, string_value
+from ..data.sources import Say, quiet, read_records
 from ..errors import InputError
-from ..files import check_target
+from ..files import check_read_once, check_target, is_stdin
 
 UNSTEERED, RANDOM, PROMPTING = "unsteered", "random", "prompt"
 MAX_PPL_RATIO = 1.25  # perplexity, over the unsteered one, up to which a condition counts as affordable
+FEW_PROMPTS = 20  # below it, intervals are not to be depended on
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,12 @@ class Sample:
     dose: float | None
 
 
-def read_samples(sources: Sequence[str]) -> list[Sample]:
+def read_samples(sources: Sequence[str], say: Say = quiet) -> list[Sample]:
     """Read continuations of one model, in the order of the files; `-` is stdin."""
-    if sources.count("-") > 1:
-        raise InputError("`-` (stdin) can be read only once")
-    names = ["stdin" if source == "-" else source for source in sources]
-    found = list(chain.from_iterable(map(samples, map(read_records, sources), names)))
+    check_read_once(sources)
+    names = ["stdin" if is_stdin(source) else source for source in sources]
+    records = (read_records(source, say=say) for source in sources)
+    found = list(chain.from_iterable(map(samples, records, names)))
     if not found:
         raise InputError(f"{', '.join(sources)}: no continuation to score")
     if len(models := {sample.model for sample in found if sample.model is not None}) > 1:
@@ -102,6 +105,11 @@ def _published(located: Located) -> Iterator[Located]:
 def as_sample(located: Located, source: str | None = None) -> Sample:
     """A record that `gen --json` writes; `source` is the file, for a text that others wrote."""
     record = located.record
+    if "text" not in record and ("prompt" in record or "messages" in record):
+        raise InputError(
+            f"{located.where}: a prompt without its continuation, which is 'text'; "
+            "`eval --vector V --prompts FILE` writes and scores them"
+        )
     text = string_value(located, "text")
     if "rendered" in record or "prompt" in record:
         prompt = string_value(located, "rendered" if "rendered" in record else "prompt")
@@ -144,10 +152,10 @@ def check_save(save: Path | None, resume: bool) -> None:
         if resume:
             raise InputError("--resume goes on with what --save has begun: name that file")
         return
-    if save.suffix != ".jsonl":  # by its suffix it is read again
+    if save.suffix != ".jsonl":  # its name says what it will hold
         raise InputError(f"--save {save}: name a .jsonl file")
     check_target(save)
-    if save.exists() and save.stat().st_size and not resume:
+    if os.path.exists(save) and save.stat().st_size and not resume:
         raise InputError(f"--save {save}: there already; --resume goes on with it, or name another file")
 
 
@@ -160,7 +168,7 @@ def kept_records(save: Path, run: str) -> dict[int, Record]:
                 f"{line.where}: not of this run; --resume needs the same model, vectors, prompts and "
                 "settings: give those, or name another file"
             )
-    if save.exists() and save.stat().st_size > whole:
+    if os.path.exists(save) and save.stat().st_size > whole:
         if not located:
             raise InputError(f"{save}: holds no record of this run; name another file")
         os.truncate(save, whole)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.prompts import as_prompt
-from ..data.records import Located
+from ..data.records import Located, as_prompt
 from ..errors import InputError
 from ..models.engine import Engine
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data.records import Record
-from ..data.sides import FEW_TEXTS, Side, Sides, sides_of
+from ..data.json_text import Record
+from ..data.sides import FEW_TEXTS, Side, Sides, sides_of, unlike_forms
 from ..errors import NeurosteerError, SAEError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
@@ -210,7 +210,7 @@ def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
         for point, measured in vector.metadata.points.items()
         if measured.auroc is not None and measured.auroc < LOW_AUROC
     ]
-    return few + alike
+    return [*few, *unlike_forms(sides), *alike]
 
 
 def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> list[LatentRow]:

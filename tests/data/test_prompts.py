@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from neurosteer_cli.data.prompts import as_prompt, neutral_texts, prompts_of, read_prompts
-from neurosteer_cli.data.records import Located
+from neurosteer_cli.data.prompts import neutral_texts, prompts_of, read_prompts
+from neurosteer_cli.data.records import Located, as_prompt
 from neurosteer_cli.errors import InputError
 
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from neurosteer_cli.data import records
+from neurosteer_cli.data import streams
 from neurosteer_cli.data.records import (
     Located,
     Passage,
     appending,
     as_passage,
     chat_messages,
-    read_records,
     recover,
     string_value,
     write_record,
 )
+from neurosteer_cli.data.sources import read_records
 from neurosteer_cli.errors import InputError
 
 BOM = b"\xef\xbb\xbf"
@@ -204,8 +204,8 @@ def test_records_before_a_bad_one_are_yielded(write: Any) -> None:
 
 
 def test_a_line_may_be_16_mib_long_and_no_longer(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert records.MAX_LINE_BYTES == 16 * 2**20
-    monkeypatch.setattr(records, "MAX_LINE_BYTES", 2**20)
+    assert streams.MAX_LINE_BYTES == 16 * 2**20
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", 2**20)
     assert len(next(read_records(write("a.txt", "a" * 2**20))).record["text"]) == 2**20
     assert refusal(write("a.txt", b"one\n" + b"a" * (2**20 + 1))) == (
         "a.txt:2: line longer than 1 MiB; one record a line"

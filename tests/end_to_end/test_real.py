@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from neurosteer_cli.cli import app
-from neurosteer_cli.data.records import Passage, read_records
+from neurosteer_cli.data.records import Passage
+from neurosteer_cli.data.sources import read_records
 from neurosteer_cli.evaluation.likelihood import log_probs
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.generate import Completion, Job, generate

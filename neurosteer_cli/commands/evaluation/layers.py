@@ -68,8 +68,10 @@ def layers_(
     config = generation.config(n)
     records = prompts_of(prompts, text_key=judging.text_key, say=console.note) if steer else []
     chosen = parse_layers(only) or None
-    how_read = {"text_key": judging.text_key, "label_key": label_key}
-    with open_sides(texts, target, source, **how_read, say=console.note) as sides:
+    reading = open_sides(
+        texts, target, source, text_key=judging.text_key, label_key=label_key, say=console.note
+    )
+    with reading as sides:
         for warning in unlike_forms(sides):
             console.warn(warning)
         fitted_on = {text for side in sides for text in side.hashes}

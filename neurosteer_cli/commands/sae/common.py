@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
-from ..shared.options import parse_layers
+from ..shared.parse import parse_layers
 
 if TYPE_CHECKING:
     from ...saes.load import SAEs

@@ -7,7 +7,8 @@ from typer import Option
 
 from ..shared import console, options
 from ..shared.load import load_engine_with
-from ..shared.options import ModelOptions, parse_count
+from ..shared.options import ModelOptions
+from ..shared.parse import parse_count
 from .common import CONTEXT, check_least, load_family
 
 
@@ -15,6 +16,7 @@ from .common import CONTEXT, check_least, load_family
 def describe(
     sae: options.SAE,
     corpus: options.Corpus,
+    text_key: options.TextKey = None,
     layers: options.OfLayers = None,
     tokens: Annotated[str, Option(help="Tokens to read.")] = "200k",
     contexts: Annotated[int, Option(help="Contexts kept a latent.")] = 5,
@@ -41,14 +43,14 @@ def describe(
     check_least({"--contexts": contexts}, 1)
     check_least({"--before": before, "--after": after, "--tokens-shown": shown}, 0)
     n_tokens = parse_count(tokens, "--tokens")
-    files = corpus_files(corpus)
+    files = corpus_files(corpus, text_key)
     saes = load_family(sae, where.name, layers)
     targets = [file_for(one, sae, where.name) for one in saes.values()]
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
     check_targets(*targets, report)
     engine, saes = load_engine_with(saes, where, saes, head=True)
-    sequences = packed(engine, documents(files), CONTEXT)
+    sequences = packed(engine, documents(files, console.note), CONTEXT)
     sizes = {"n_contexts": contexts, "before": before, "after": after, "n_tokens_shown": shown}
     with console.progress("reading", n_tokens) as advance:
         found = describe_latents(engine, saes.values(), sequences, n_tokens, **sizes, advance=advance)

@@ -7,7 +7,8 @@ from typer import Argument, Option, echo
 
 from ..shared import console, options
 from ..shared.load import load_engine_with
-from ..shared.options import ModelOptions, parse_count
+from ..shared.options import ModelOptions
+from ..shared.parse import parse_count
 from .common import CONTEXT, load_family
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def info(
         list[str] | None,
         Argument(metavar="[TEXTS...]", help="Texts to measure on, held out from its training."),
     ] = None,
+    text_key: options.TextKey = None,
     layers: options.OfLayers = None,
     tokens: Annotated[str, Option(help="Tokens to measure on.")] = "100k",
     loss_tokens: Annotated[
@@ -46,12 +48,15 @@ def info(
 
     n_tokens = parse_count(tokens, "--tokens")
     n_loss = 0 if loss_tokens == "0" else parse_count(loss_tokens, "--loss-tokens")
-    files = corpus_files(texts) if texts else []
+    files = corpus_files(texts or [], text_key)
     saes = load_family(sae, where.name, layers)
     measured: list[Measured | None] = [None] * len(saes)
     if files:
         engine, opened = load_engine_with(saes, where, None if n_loss else saes, head=n_loss > 0)
-        sequences, name = packed(engine, documents(files), CONTEXT), ", ".join(part.name for part in files)
+        sequences, name = (
+            packed(engine, documents(files, console.note), CONTEXT),
+            ", ".join(part.name for part in files),
+        )
         with console.progress("measuring", n_tokens) as advance:
             tallies = tally(
                 engine, opened.values(), sequences, n_tokens, n_loss_tokens=n_loss, name=name, advance=advance

@@ -10,7 +10,8 @@ from typer import Option
 from ...errors import InputError
 from ..shared import console, options
 from ..shared.load import load_engine_with
-from ..shared.options import ModelOptions, parse_count, parse_layers
+from ..shared.options import ModelOptions
+from ..shared.parse import parse_count, parse_layers
 from .common import check_least
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def train(
         list[str],
         Option("--layers", "--layer", metavar="LAYERS", help="Blocks to train on: 20, 11,14,17,20 or 11-20."),
     ],
+    text_key: options.TextKey = None,
     *,
     training: TrainingOptions,
     where: ModelOptions,
@@ -119,10 +121,10 @@ def train(
     from ...models.hooks import HookPoint
 
     points = [HookPoint(layer) for layer in parse_layers(layers)]
-    parts = corpus_files(corpus)
+    parts = corpus_files(corpus, text_key)
     _check_folder(out, points, resume=training.resume)
     init, needed = _find_init(training, where.name, points)
-    with checked(parts) as readable:
+    with checked(parts, console.note) as readable:
         engine, init = load_engine_with(init, where, needed)
         config = training.config(engine, points, init)
         activations, checkpoint, memory = (size / 1e9 for size in config.cost(engine.d_model))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...data.records import write_record
 from ...errors import InputError
+from ...evaluation.samples import FEW_PROMPTS
 from ...files import check_target, replace_file
 from . import console, options
 from .options import GenerationOptions, JudgeOptions
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ...evaluation.run import Comparison
     from ...vectors.vector import SteeringVector
 
-FEW_PROMPTS = 20
 generation_options = partial(options.generation_options, max_new_tokens=40, batch_size=64)  # many short ones
 
 

@@ -8,12 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from ...data.records import STDIN, read_passages
-from ...data.sides import text_hash
+from ...data.records import STDIN
+from ...data.sides import SIDES, side_label, text_hash
+from ...data.sources import read_passages
 from ...errors import InputError
+from ...files import check_read_once, is_stdin
 from .encoders import MINILM, MINILM_TOKENS, MINILM_WHEEL, Encoder, embed, load_encoder, minilm_folder
 from .judge import Advance, Card, Judge, Say, Scores, Texts
 
@@ -28,6 +29,7 @@ class _Side:
     """The texts of one file that may be trained on, and what was left out of it."""
 
     name: str
+    label: str
     texts: list[str] = field(default_factory=list)
     n_duplicates: int = 0
     n_left_out: int = 0
@@ -35,7 +37,7 @@ class _Side:
     def card(self) -> Card:
         return {
             "source": self.name,
-            "label": "stdin" if self.name == STDIN else Path(self.name).stem,
+            "label": self.label,
             "n_texts": len(self.texts),
             "n_duplicates": self.n_duplicates,
             "n_left_out": self.n_left_out,
@@ -44,7 +46,11 @@ class _Side:
 
 
 def train(
-    sources: tuple[str, str], leave_out: Collection[int] = (), say: Say = lambda _message: None
+    sources: tuple[str, str],
+    leave_out: Collection[int] = (),
+    say: Say = lambda _message: None,
+    *,
+    text_key: str | None = None,
 ) -> Judge:
     """Read the texts of both sides and train on those that may be used; see `load_judge`.
 
@@ -52,9 +58,8 @@ def train(
         InputError: a record is malformed, a text stands on both sides, or a side keeps under 20.
         ModelError: the sentence encoder cannot be fetched or read.
     """
-    if sources == ("-", "-"):
-        raise InputError("--judge-data: `-` (stdin) can be read only once; give a file for the other side")
-    positive, negative = _read_sides(sources, frozenset(leave_out))
+    check_read_once(sources)
+    positive, negative = _read_sides(sources, frozenset(leave_out), text_key, say)
     encoder = load_encoder(minilm_folder(say), max_tokens=MINILM_TOKENS)
     say(f"training the data judge on {len(positive.texts)} and {len(negative.texts)} texts")
     embeddings = embed(encoder, [*positive.texts, *negative.texts]).numpy()  # [n_texts, d_model]
@@ -100,12 +105,17 @@ def _scores(encoder: Encoder, classifier: Any, _prompts: Texts, texts: Texts, ad
     return Scores.from_threshold(classifier.predict_proba(embeddings)[:, 1], THRESHOLD)  # [n_texts, 2]
 
 
-def _read_sides(sources: tuple[str, str], leave_out: frozenset[int]) -> list[_Side]:
+def _read_sides(
+    sources: tuple[str, str], leave_out: frozenset[int], text_key: str | None, say: Say
+) -> list[_Side]:
     """Read both files; a text that comes again counts once."""
-    sides = [_Side(STDIN if source == "-" else source) for source in sources]
+    sides = [
+        _Side(STDIN if is_stdin(source) else source, side_label(source, side))
+        for source, side in zip(sources, SIDES, strict=True)
+    ]
     seen: dict[int, tuple[_Side, str]] = {}  # hash -> where it stood first: side, file:line
     for side, source in zip(sides, sources, strict=True):
-        for passage in read_passages(source):
+        for passage in read_passages(source, text_key=text_key, say=say):
             key = text_hash(passage.text)
             first_side, first = seen.setdefault(key, (side, passage.where))
             if first_side is not side:

@@ -26,7 +26,11 @@ _PACKAGES = {  # that judges need: what is imported, and what pip calls it
 
 
 def check_spec(
-    spec: str, *, judge_data: tuple[str, str] | None = None, attribute: str | None = None
+    spec: str,
+    *,
+    judge_data: tuple[str, str] | None = None,
+    text_key: str | None = None,
+    attribute: str | None = None,
 ) -> Loader:
     """Find out what is wrong with a `--judge` before anything is loaded; else what loads it.
 
@@ -37,7 +41,7 @@ def check_spec(
     kind, colon, _ = spec.partition(":")
     if colon and kind in FORMS:
         raise InputError(f"--judge {spec}: {kind!r} stands alone; write --judge {kind}")
-    load = _loader(spec, judge_data, attribute)
+    load = _loader(spec, judge_data, text_key, attribute)
     if (package := _PACKAGES.get(kind)) and importlib.util.find_spec(package[0]) is None:
         raise ModelError(
             f"--judge {kind} needs a package that is not installed; run: pip install {package[1]}"
@@ -49,6 +53,7 @@ def load_judge(
     spec: str,
     *,
     judge_data: tuple[str, str] | None = None,
+    text_key: str | None = None,
     leave_out: Collection[int] = (),
     attribute: str | None = None,
     say: Say = lambda _message: None,
@@ -71,6 +76,7 @@ def load_judge(
             `llm:URL:MODEL`: grades by a model behind an OpenAI-compatible endpoint, which is asked
                 once now; OPENAI_API_KEY in the environment holds its key, if it wants one.
         judge_data: for `data`, files of at least 20 texts that show it, and that do not; one may be `-`.
+        text_key: for `data`, the key of the texts in their records, if it is no usual one.
         leave_out: for `data`, `text_hash` of the texts that must not be trained on, those a vector
             was fitted on above all.
         attribute: for `llm`, what is looked for, such as "polite".
@@ -80,10 +86,13 @@ def load_judge(
         InputError: there is no such judge, it lacks what it needs, or a record or label is wrong.
         ModelError: a package is not installed, or a model cannot be found, fetched, read or reached.
     """
-    return check_spec(spec, judge_data=judge_data, attribute=attribute)(leave_out, say)
+    check = check_spec(spec, judge_data=judge_data, text_key=text_key, attribute=attribute)
+    return check(leave_out, say)
 
 
-def _loader(spec: str, judge_data: tuple[str, str] | None, attribute: str | None) -> Loader:
+def _loader(
+    spec: str, judge_data: tuple[str, str] | None, text_key: str | None, attribute: str | None
+) -> Loader:
     kind, _, rest = spec.partition(":")
     match kind:
         case "data":
@@ -92,7 +101,7 @@ def _loader(spec: str, judge_data: tuple[str, str] | None, attribute: str | None
                     "--judge data needs --judge-data POS NEG: two files of texts that show what is looked "
                     "for, and that do not"
                 )
-            return partial(train, judge_data)
+            return partial(train, judge_data, text_key=text_key)
         case "sentiment":
             return lambda _leave_out, _say: sentiment_judge()
         case "toxicity":
