@@ -106,7 +106,7 @@ def _main(
         typer.echo(context.get_help())
 
 
-@app.command("help")
+@app.command("help", cls=Command)
 def help_(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[COMMAND]...", help="As in: sae train")

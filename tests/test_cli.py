@@ -1,16 +1,26 @@
 """The program as a whole: its version, its examples, and what becomes of errors."""
 
+import os
+import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import run
+import torch
+import typer
+from support.cli import refused, run
+from support.tiny import D_MODEL, tiny_vector
 from typer.testing import CliRunner
 
 from neurosteer_cli import __version__
 from neurosteer_cli.cli import app
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.evaluation import run as runs
+from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.models.load import model_shape
 from neurosteer_cli.vectors.vector import DEFAULT_ALPHA, SteeringVector
 
 
@@ -19,9 +29,132 @@ def test_the_version_is_a_result() -> None:
     assert (result.stdout, result.stderr) == (f"neurosteer {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["fit", "gen", "combine", "inspect"])
-def test_every_command_explains_itself_with_an_example(command: str) -> None:
-    assert f"\n  Example: neurosteer {command} " in run(command, "--help").stdout
+COMMANDS = [
+    "", "fit", "gen", "combine", "inspect", "eval", "calibrate", "layers", "export", "import", "serve",
+    "demo", "doctor", "help", "sae", "sae train", "sae info", "sae describe", "sae search",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_a_result_however_it_is_asked_for(command: str) -> None:
+    words = command.split()
+    shown = run(*words, "--help").stdout
+    assert shown.startswith(f"Usage: {' '.join(['neurosteer', *words])} [OPTIONS]")
+    assert run(*words, "-h").stdout == shown
+    assert run("help", *words).stdout == shown
+    assert "[[" not in shown and "{" not in shown.splitlines()[0]
+
+
+@pytest.mark.parametrize("command", ["", "sae"])
+def test_a_group_alone_shows_its_help_on_stdout(command: str) -> None:
+    result = run(*command.split())
+    assert (result.stdout, result.stderr) == (run(*command.split(), "--help").stdout, "")
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("", "sae", "help")])
+def test_an_example_can_be_pasted_as_it_is_shown(command: str) -> None:
+    _, example = run(*command.split(), "--help").stdout.split("\n  Example:\n")
+    example = example.split("\n\n")[0]
+    assert all(len(line) <= 80 for line in example.splitlines())
+    for typed in example.replace("\\\n", " ").splitlines():
+        assert shlex.split(typed)[: 1 + len(command.split())] == ["neurosteer", *command.split()]
+        parsed(shlex.split(typed)[1:])
+
+
+def parsed(words: list[str]) -> None:
+    """Let typer read a command line, and run nothing."""
+    group, context = typer.main.get_command(app), None
+    for word in list(words):
+        if not hasattr(group, "get_command"):
+            break
+        context = group.make_context("neurosteer", words, parent=context, resilient_parsing=False)
+        group, words = group.get_command(context, word), words[1:]
+    group.make_context("neurosteer", words, parent=context)
+
+
+def test_an_unknown_command_is_no_help() -> None:
+    assert refused("help", "nonsense") == "Error: No such command 'nonsense'."
+
+
+def test_the_version_has_a_short_name() -> None:
+    assert run("-V").stdout == run("--version").stdout
+
+
+# --- the process -------------------------------------------------------------------------------
+
+
+def program(*arguments: str, shell: str = "", **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Run the program in a process of its own, its streams changed by a shell."""
+    command = shlex.join([sys.executable, "-m", "neurosteer_cli", *arguments])
+    return subprocess.run(["sh", "-c", f"{command} {shell}"], capture_output=True, text=True, **settings)
+
+
+@pytest.mark.parametrize("typed", ["--help", "--version", "fit -h", "inspect v.st --json"])
+@pytest.mark.parametrize(
+    ("shell", "why"), [(">&-", "it is closed"), ("> /dev/full", "No space left on device")]
+)
+def test_a_stdout_that_takes_nothing_is_named(
+    typed: str, shell: str, why: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    tiny_vector(model_shape(str(tiny_folder)), {HookPoint(1): torch.ones(D_MODEL)}).save(tmp_path / "v.st")
+    done = program(*typed.split(), shell=shell, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"error: <stdout>: cannot write ({why})\n")
+
+
+@pytest.mark.parametrize("shell", ["2>&-", "<&-", "<&- 2>&-"])
+def test_other_closed_streams_do_no_harm(shell: str, tmp_path: Path) -> None:
+    done = program("--version", shell=shell, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"neurosteer {__version__}\n", "")
+
+
+@pytest.mark.parametrize("form", ["source_bash", "bash_source"])
+def test_a_shell_can_ask_for_its_completion(form: str) -> None:
+    done = program("--version", env={**os.environ, "_NEUROSTEER_COMPLETE": form})
+    assert (done.returncode, "complete -o default -F _neurosteer_completion neurosteer" in done.stdout) == (
+        0,
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("neurosteer sae d", ["describe"]),
+        ("neurosteer gen --rep", ["--repetition-penalty"]),
+        ("neurosteer fit --method p", ["paper", "pca"]),
+        ("neurosteer gen --dtype b", ["bfloat16"]),
+    ],
+)
+def test_words_are_completed(typed: str, offered: list[str]) -> None:
+    asked = {
+        "_NEUROSTEER_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
+    assert program(env={**os.environ, **asked}).stdout.split() == offered
+
+
+def test_two_interruptions_end_it_as_one_does() -> None:
+    code = """
+import os, signal, sys, time
+from neurosteer_cli import cli
+
+def slow(*_arguments, **_settings):
+    try:
+        print("begun", flush=True)
+        time.sleep(30)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)  # the second, while the first is cleaned up after
+
+cli.app.registered_commands[0].callback = slow
+sys.argv = ["neurosteer", "fit", "a", "b"]
+cli.run()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) as running:
+        assert running.stdout and running.stdout.readline() == "begun\n"
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+    assert (running.returncode, said) == (130, "interrupted\n")
 
 
 def test_a_bug_keeps_its_traceback(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
