@@ -13,12 +13,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..errors import InputError, ModelError, one_line
+from .architectures.cpu import suit_cpu
+from .architectures.decoder import reduce_to
+from .architectures.families import check_steered, model_class
 from .checkpoints.quiet import quiet_transformers
 from .checkpoints.resolve import resolve
 from .checkpoints.weights import damaged, stored_tensors
-from .cpu import suit_cpu
-from .decoder import reduce_to
-from .families import check_steered, model_class
 from .shape import ModelShape, shape_of
 
 DEVICES = ("cpu", "cuda", "mps")

@@ -11,10 +11,8 @@ from safetensors.torch import load_file, save_file
 from support.tiny import D_MODEL, D_VOCAB, N_LAYERS, save_tiny_sae, tiny_model
 from torch import Tensor
 
-from neurosteer_cli.errors import SAEError
-from neurosteer_cli.models.decoder import text_blocks
+from neurosteer_cli.models.architectures.decoder import text_blocks
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, capture
-from neurosteer_cli.saes.formats.state import from_state
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder
 
@@ -315,115 +313,6 @@ def test_a_gpt2_sae_of_the_registry_is_centred(
     assert_near(sae.encode(raw), theirs.encode(centred), 1e-4)
     by_hand = (centred - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
     assert_near(sae.encode(raw), by_hand.relu(), 1e-4)
-
-
-# --- what is refused ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"architecture": "temporal"},
-            "architecture 'temporal' is not supported; standard, topk, jumprelu, gated are$",
-        ),
-        (
-            {"normalize_activations": "expected_average_only_in"},
-            "normalize_activations='expected_average_only_in' has not been folded into the "
-            "weights, and the factor for it is not in the file; "
-            "save it again with sae-lens after folding$",
-        ),
-        (
-            {"normalize_activations": "covariance_whitening"},
-            "normalize_activations='covariance_whitening' has not been folded into the weights",
-        ),
-        ({"reshape_activations": "hook_z"}, r"reads attention heads \(hook_z\), not the residual stream$"),
-        (
-            {"metadata": {"model_name": "tiny", "hook_name": "blocks.2.hook_mlp_out"}},
-            "'blocks.2.hook_mlp_out' is not a residual hook point; "
-            "use blocks.L.hook_resid_post or blocks.L.hook_resid_pre$",
-        ),
-    ],
-)
-def test_what_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(SAEError, match=f"^SAE '{tmp_path}':? {message}"):
-        ours(save_tiny_sae(tmp_path, **changes))
-
-
-@pytest.mark.parametrize(
-    "fact",
-    ["architecture", "normalize_activations", "metadata", "d_in", "d_sae", "k", "apply_b_dec_to_input"],
-)
-def test_a_fact_that_is_absent_is_named_and_not_guessed(tmp_path: Path, fact: str) -> None:
-    save_tiny_sae(tmp_path)
-    config = json.loads((tmp_path / "cfg.json").read_text())
-    del config[fact]
-    (tmp_path / "cfg.json").write_text(json.dumps(config))
-    message = f"its configuration does not say '{fact}'; save it again with sae-lens 6$"
-    with pytest.raises(SAEError, match=message):
-        ours(tmp_path)
-
-
-@pytest.mark.parametrize("fact", ["hook_name", "model_name"])
-def test_a_fact_that_is_absent_from_the_metadata_is_named(tmp_path: Path, fact: str) -> None:
-    metadata = {"hook_name": HOOK, "model_name": "tiny", fact: None}
-    with pytest.raises(SAEError, match=f"its configuration does not say '{fact}'"):
-        ours(save_tiny_sae(tmp_path, metadata=metadata))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"d_sae": 32}, r"W_enc has shape \(16, 64\), expected \(16, 32\)$"),
-        ({"d_in": 8}, r"W_enc has shape \(16, 64\), expected \(8, 64\)$"),
-        ({"architecture": "jumprelu"}, r"threshold has shape None, expected \(64,\)$"),
-        ({"architecture": "gated"}, r"b_gate has shape None, expected \(64,\)$"),
-    ],
-)
-def test_weights_that_do_not_fit_the_configuration_are_refused(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    folder = save_tiny_sae(tmp_path)
-    config = {**json.loads((folder / "cfg.json").read_text()), **changes}
-    (folder / "cfg.json").write_text(json.dumps(config))
-    with pytest.raises(SAEError, match=message):
-        ours(folder)
-
-
-def test_tensors_that_no_encoder_uses_are_left_out(tiny_sae_folder: Path) -> None:
-    config = json.loads((tiny_sae_folder / "cfg.json").read_text())
-    weights = load_file(tiny_sae_folder / "sae_weights.safetensors")
-    sae = from_state("sae", config, {**weights, "scaling_factor": torch.ones(D_SAE)})
-    assert set(sae.weights) == {"W_enc", "b_enc", "W_dec", "b_dec"}
-
-
-def test_a_transposed_weight_is_refused(tmp_path: Path) -> None:
-    path = save_tiny_sae(tmp_path) / "sae_weights.safetensors"
-    weights = load_file(path)
-    save_file({**weights, "W_dec": weights["W_dec"].T.contiguous()}, path)
-    with pytest.raises(SAEError, match=r"W_dec has shape \(16, 64\), expected \(64, 16\)$"):
-        ours(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
-def test_a_folder_without_one_of_its_files_is_refused(tmp_path: Path, name: str) -> None:
-    (save_tiny_sae(tmp_path) / name).unlink()
-    message = f"^{tmp_path}: no {name}; not a whole SAE$"
-    with pytest.raises(SAEError, match=message):
-        ours(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"[]", b'"x"', b"\xff\xfe\x00", b'{"metadata": 3}'])
-def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
-    (save_tiny_sae(tmp_path) / name).write_bytes(content)
-    with pytest.raises(SAEError, match=f"{tmp_path}"):
-        ours(tmp_path)
-
-
-def test_metadata_that_is_no_object_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SAEError, match="metadata"):
-        ours(save_tiny_sae(tmp_path, metadata="blocks.2"))
 
 
 # --- SAE and model -----------------------------------------------------------------------------

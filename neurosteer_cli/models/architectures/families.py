@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.models.auto import modeling_auto
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 # In this order: what writes text alone, then what also reads images, then sound.
 _WRITERS = (

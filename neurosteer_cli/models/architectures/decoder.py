@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 
 def text_blocks(model: Any) -> nn.ModuleList:

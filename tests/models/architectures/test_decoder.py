@@ -5,7 +5,7 @@ from support.tiny import tiny_model
 from torch import nn
 
 from neurosteer_cli.errors import ModelError
-from neurosteer_cli.models.decoder import find_blocks, text_blocks
+from neurosteer_cli.models.architectures.decoder import find_blocks, text_blocks
 
 
 @pytest.mark.parametrize(
