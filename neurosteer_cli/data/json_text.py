@@ -69,6 +69,8 @@ def fault(text: str, error: Exception) -> str:
         return "JSON nested too deeply"
     if isinstance(error, json.JSONDecodeError):
         at = error.pos
+        if not text[:at].strip() and error.msg == "Expecting value":
+            return f"not a JSON object: {short(text.strip())}"
         return f"not JSON at column {at + 1}: {_what(text, at, error.msg)}"
     number = str(error)
     if number in text:

@@ -132,7 +132,7 @@ def _form(head: str, suffix: str, text_key: str | None) -> str:
     text = head.lstrip("\ufeff \t\r\n")
     if _JSON_START.match(text):
         return JSON if _is_document(text.split("\n", 1)[0]) else JSONL
-    if _BY_NAME.get(suffix) == {CSV} or is_table(head, text_key):
+    if _BY_NAME.get(suffix) == {CSV} or is_table(head, text_key, alone=suffix not in _BY_NAME):
         return CSV
     return JSONL if JSONL in _BY_NAME.get(suffix, set()) else TEXT
 

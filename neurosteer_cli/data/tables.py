@@ -46,11 +46,14 @@ class _Layout(NamedTuple):
         return rows, True
 
 
-def is_table(head: str, text_key: str | None) -> bool:
-    """Whether a text begins with a header that names a usual column, and the next row is as wide."""
+def is_table(head: str, text_key: str | None, *, alone: bool) -> bool:
+    """Whether a text begins with a header that names a usual column, and the next row is as wide.
+
+    `alone`: a single column will do.
+    """
     header, *rows = _layout(head).rows(head)[0] or [[]]
     if len(header) == 1:
-        return header[0] in ("text", text_key)
+        return alone and header[0] in ("text", text_key)
     known = TEXT_COLUMNS | LABEL_COLUMNS | {text_key}
     is_even = len(set(header)) == len(header) == len(rows[0] if rows else header)
     return is_even and any(name.lower() in known for name in header)

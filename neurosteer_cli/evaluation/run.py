@@ -5,6 +5,7 @@ Knows generation, vectors and records; knows nothing of scores, options or the t
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -28,8 +29,12 @@ from ..vectors.metadata import PointMetadata
 from ..vectors.vector import SteeringVector, mean_norms, total_dose, total_pushes
 from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, as_sample, check_save, kept_records
 
-# What a prompt's record may have from an earlier continuation, and must not pass on to this one.
-OF_A_CONTINUATION = {"rendered", "baseline", "generations", "job", "run"}
+# The keys of a continuation. A prompt's own of these names stand under "record"; those of an earlier
+# continuation, which has them all, must not be passed on to this one.
+OF_EVERY_CONTINUATION = {
+    "text", "model", "vectors", "alpha", "dose", "positions", "seed", "sample", "n_tokens", "finish_reason",
+}  # fmt: skip
+OF_A_CONTINUATION = {*OF_EVERY_CONTINUATION, "rendered", "baseline", "generations", "job", "run"}
 Alphas = tuple[float, ...]  # one a vector
 # Opens a bar (label, total) and yields what advances it.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -109,7 +114,7 @@ class Plan:
         job = self.jobs[number]
         condition, rendered = job.condition, job.prompt.rendered
         return {
-            **{key: value for key, value in job.prompt.record.items() if key not in OF_A_CONTINUATION},
+            **_passed_on(job.prompt.record),
             **({"rendered": rendered} if rendered is not None else {}),
             "text": completion.text,
             "model": self.engine.model_id,
@@ -123,6 +128,15 @@ class Plan:
             "n_tokens": completion.n_tokens,
             "finish_reason": completion.finish_reason,
         }
+
+
+def _passed_on(record: Record) -> Record:
+    """What a prompt's record says that is not of a continuation; its own keys that are so called, aside."""
+    passed = {key: value for key, value in record.items() if key not in OF_A_CONTINUATION}
+    own = {key: value for key, value in record.items() if key not in passed}
+    if not own or record.keys() >= OF_EVERY_CONTINUATION:
+        return passed
+    return {**passed, "record": {**own, **({"record": record["record"]} if "record" in record else {})}}
 
 
 def random_counterpart(vectors: Sequence[SteeringVector], alphas: Alphas, seed: int) -> SteeringVector:
@@ -154,7 +168,7 @@ def named_vectors(
 ) -> dict[str, SteeringVector]:
     """The vectors that samples name, read from their files; `warn` is told of those not there."""
     names = {name for sample in samples for name in sample.condition.vectors}
-    vectors = {name: SteeringVector.load(Path(name)) for name in sorted(names) if Path(name).is_file()}
+    vectors = {name: SteeringVector.load(Path(name)) for name in sorted(names) if os.path.isfile(name)}
     if missing := sorted(names - set(vectors)):
         warn(
             f"{', '.join(missing)}: not there, so damage on neutral text is not measured, and judge data "
@@ -167,7 +181,9 @@ def recorded(
     engine: Engine, samples: list[Sample], vectors: Mapping[str, SteeringVector], sources: Sequence[str] = ()
 ) -> Run:
     """A run of samples that exist; `vectors` are those they name, as far as they are there."""
-    fitting = {name for name, vector in vectors.items() if vector.metadata.model_shape == engine.shape}
+    fitting = {
+        name for name, vector in vectors.items() if engine.shape.steers_like(vector.metadata.model_shape)
+    }
     pushes = {
         condition: total_pushes([vectors[name] for name in condition.vectors], condition.alphas)
         for condition in dict.fromkeys(sample.condition for sample in samples)
@@ -283,7 +299,7 @@ def _origin(name: str, vector: SteeringVector) -> dict[str, Any]:
     sides = {"positive": metadata.positive, "negative": metadata.negative}
     return {
         "name": name,
-        "sha256": file_sha256(Path(name)) if Path(name).is_file() else None,
+        "sha256": file_sha256(Path(name)) if os.path.isfile(name) else None,
         "method": metadata.method,
         "parameters": metadata.parameters,
         "points": list(metadata.points),

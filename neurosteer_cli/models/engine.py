@@ -4,6 +4,7 @@ Knows transformers; knows nothing of labels, SAEs or how a vector is fitted.
 """
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,7 +84,7 @@ class Engine(Tokenization):
         wanted = shape.n_layers if points is None else max((point.layer + 1 for point in points), default=0)
         loaded, blocks = load_weights(folder, config, wanted, head=head, dtype=number_type, device=place)
         tokenizer = load_tokenizer(folder)
-        is_path = model != DEFAULT_MODEL and Path(model).exists()  # kept whole: found from any folder
+        is_path = model != DEFAULT_MODEL and os.path.exists(model)  # kept whole: found from any folder
         return cls(
             model_id=str(Path(model).resolve()) if is_path else model,
             shape=shape,

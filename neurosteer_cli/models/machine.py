@@ -5,7 +5,6 @@ Knows torch's devices, the user's cache and the Hub's; knows nothing of vectors 
 
 import os
 import platform
-from pathlib import Path
 
 import torch
 
@@ -72,6 +71,6 @@ def _hub_models() -> list[str]:
 
 def _has_weights(name: str) -> bool:
     try:
-        return is_local(name) and not Path(name).exists()
+        return is_local(name) and not os.path.exists(name)
     except (NeurosteerError, OSError):
         return False

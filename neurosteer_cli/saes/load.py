@@ -4,6 +4,7 @@ A folder is read without importing transformers, or sae_lens, which takes many s
 registry and its older versions need it. Knows nothing of what an SAE computes, nor of files' forms.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -124,7 +125,7 @@ def check_fit(saes: SAEs, shape: ModelShape, model_id: str) -> None:
 
 def sae_place(sae_id: str, *, model_id: str, layer: int | None = None) -> Path | None:
     """The folder, or file, that an SAE is in; None if it is none here."""
-    if sae_id != BUNDLED and not Path(sae_id).exists():
+    if sae_id != BUNDLED and not os.path.exists(sae_id):
         return None
     family = family_of(sae_id, model_id=model_id)
     if not family and sae_id == BUNDLED:

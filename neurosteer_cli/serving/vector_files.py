@@ -23,7 +23,7 @@ class VectorFiles:
     def __init__(self, paths: Sequence[Path], say: Callable[[str], None]) -> None:
         """`say` is told what is left out, and of every change."""
         self.say = say
-        self._folders = [path for path in paths if path.is_dir()]
+        self._folders = [path for path in paths if os.path.isdir(path)]
         self._files = [path for path in paths if path not in self._folders]
         self._looked_at: dict[Path, Signature] = {}  # when each was last looked at
         self._read: dict[Path, Signature] = {}  # when each was last read, good or bad
@@ -39,7 +39,7 @@ class VectorFiles:
             if not any(folder.glob("*.st")):
                 raise InputError(f"{folder}: no .st file in this folder; `neurosteer fit` writes one")
         for file in self._files:
-            if not file.exists():
+            if not os.path.exists(file):
                 raise InputError(f"{file}: no such file; `neurosteer fit` writes one")
         self._looked_at = self._signatures()
         return self.look()
@@ -87,7 +87,7 @@ class VectorFiles:
         found = {}
         for folder in self._folders:
             known = [file for file in self._looked_at if file.parent == folder]
-            for file in sorted(folder.glob("*.st")) if folder.is_dir() else known:
+            for file in sorted(folder.glob("*.st")) if os.path.isdir(folder) else known:
                 found[file] = self._signature(file)
         found |= {file: self._signature(file) for file in self._files}
         return {file: signature for file, signature in found.items() if signature}

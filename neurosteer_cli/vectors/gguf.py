@@ -145,9 +145,9 @@ def _after_blocks(metadata: VectorMetadata) -> VectorMetadata:
 
 def read_control_vector(path: Path) -> ControlVector:
     """Read a control-vector file; a VectorFileError says why it is none."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a directory; name a control-vector file (.gguf)")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
     fields, tensors = _parsed(path)
     architecture = fields.get("general.architecture")

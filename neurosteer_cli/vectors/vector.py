@@ -4,7 +4,8 @@ Knows the file format, the tensors in it and the unit of alpha; knows nothing of
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..data.kinds import MODEL, SAE, UNKNOWN, VECTOR, folder_kind, kind_of
 from ..errors import IncompatibleVectorError, InputError, ModelError, OutputError, VectorFileError
 from ..files import replace_file
 from ..models.hooks import HookPoint
@@ -88,25 +90,42 @@ class SteeringVector:
             InputError: no such file, or a directory.
             VectorFileError: damaged, no vector file, incomplete, or too new.
         """
-        if path.is_dir():
+        if os.path.isdir(path):
             raise InputError(f"{path}: is a directory; name a vector file")
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                # copies: the file's own pages change, or are gone, when it is written over
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; `neurosteer fit` writes one") from error
         except (SafetensorError, OSError) as error:
-            raise VectorFileError(f"{path}: damaged, or not a vector file ({error})") from error
+            kind = kind_of(path)
+            what = f"damaged, or not a vector file ({error})" if kind in (VECTOR, UNKNOWN) else kind
+            raise VectorFileError(f"{path}: {what}") from error
         if METADATA_KEY not in header:
-            raise VectorFileError(f"{path}: a safetensors file, but not one written by neurosteer")
+            raise VectorFileError(f"{path}: {kind_of(path)}")
         metadata = VectorMetadata.from_json(header[METADATA_KEY], str(path))
         return _assemble(metadata, tensors, str(path))
 
-    def check_fits(self, shape: ModelShape, model_id: str, name: str) -> None:
-        """Hold the vector against a model: an IncompatibleVectorError says how their shapes differ."""
+    def check_fits(
+        self,
+        shape: ModelShape,
+        model_id: str,
+        name: str,
+        warn: Callable[[str], None] = lambda _warning: None,
+    ) -> None:
+        """Hold the vector against a model: an IncompatibleVectorError says how their shapes differ.
+
+        Another vocabulary, as a fine-tuned model's may be, is no hindrance; `warn` is told of it.
+        """
         own = self.metadata.model_shape
-        if own != shape:
+        if own.d_vocab != shape.d_vocab and own.steers_like(shape):
+            warn(
+                f"{name} was fitted on {self.metadata.model_id!r}, whose vocabulary has {own.d_vocab} tokens; "
+                f"that of {model_id!r} has {shape.d_vocab}"
+            )
+        elif own != shape:
             raise IncompatibleVectorError(
                 f"{name} was fitted on {self.metadata.model_id!r} ({own}), model {model_id!r} is "
                 f"{shape}: pass --model {self.metadata.model_id} or fit a vector on this model"
@@ -115,7 +134,7 @@ class SteeringVector:
     def own_model(self, name: str) -> str:
         """The model it was fitted on, if it is still there; `name` is what the error calls the vector."""
         model_id = self.metadata.model_id
-        if Path(model_id).is_absolute() and not Path(model_id).exists():
+        if Path(model_id).is_absolute() and not os.path.exists(model_id):
             raise ModelError(
                 f"{name} was fitted on {model_id!r}, which is not there any more: "
                 "pass --model with the place where it is now"

@@ -1,5 +1,6 @@
 """neurosteer sae train: a corpus to SAEs at one or several blocks."""
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -160,16 +161,16 @@ def _check_folder(out: Path, points: "list[HookPoint]", *, resume: bool) -> None
     from ...saes.training.config import STATE_FOLDER
 
     state = out / STATE_FOLDER
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):
         raise InputError(f"-o {out}: is a file; name a folder")
-    if state.is_dir() and resume:
+    if os.path.isdir(state) and resume:
         return
-    if state.is_dir():
+    if os.path.isdir(state):
         raise InputError(f"-o {out}: holds an unfinished training; go on with --resume, or remove {state}")
-    if there := [str(point) for point in points if (out / str(point)).exists()]:
+    if there := [str(point) for point in points if os.path.exists(out / str(point))]:
         raise InputError(f"-o {out}: has {', '.join(there)} already; name another folder")
     try:
-        check_new_folder(state if out.exists() else out)
+        check_new_folder(state if os.path.exists(out) else out)
     except InputError as error:
         raise InputError(f"-o {error}") from error
 

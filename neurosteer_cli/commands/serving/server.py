@@ -67,7 +67,7 @@ def load(
     engine = load_engine(where, _of_one_model(first, where))
     registry = VectorRegistry(engine.shape, Path(engine.model_id).name)
     vectors.apply(first, registry)
-    if paths and not registry and not any(path.is_dir() for path in paths):
+    if paths and not registry and not any(os.path.isdir(path) for path in paths):
         raise NeurosteerError("none of the vectors that were named can be served")
     return Completions(engine, registry, Scheduler(engine, **scheduling), limits or Limits()), vectors
 

@@ -1,5 +1,6 @@
 """neurosteer combine: the weighted sum of vectors."""
 
+import os
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,7 @@ def combine_(
 def _split(part: str) -> tuple[Path, float]:
     """Read `FILE:WEIGHT`, or `FILE`, whose weight is 1."""
     name, colon, weight = part.rpartition(":")
-    if not colon or Path(part).exists():
+    if not colon or os.path.exists(part):
         return Path(part), 1.0
     form = "write FILE:NUMBER, such as polite.st:0.5"
     if not name:

@@ -3,6 +3,7 @@
 Knows the embedded default, the Hugging Face Hub and GGUF files; knows nothing of what a model is for.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,12 +41,12 @@ def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> P
         return _embedded(say)
     path = Path(model)
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ModelError(f"{model}: no such file")
         return converted(path, say)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _checked_folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         raise ModelError(f"{model!r} is a file; {_HINT}")
     return _from_hub(model, say)
 
@@ -55,7 +56,7 @@ def is_local(model: str) -> bool:
     if model == DEFAULT_MODEL:
         return _embedded_folder().is_dir()
     try:
-        return Path(model).exists() or _hub_cached(model) is not None
+        return os.path.exists(model) or _hub_cached(model) is not None
     except ValueError:  # neither a path nor of the form a Hub id has
         return False
 
