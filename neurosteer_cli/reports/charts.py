@@ -4,16 +4,14 @@ Knows what was measured and what a reader should see of it; knows nothing of pag
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import cycle
+from itertools import cycle, pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ..evaluation.evaluate import ConditionResult, Evaluation
 from ..evaluation.layers import LayerSweep
@@ -21,11 +19,14 @@ from ..evaluation.metrics import known
 from ..evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
 from ..vectors.metadata import Calibration
 from . import drawing
-from .drawing import BASELINES, COLOURS, CURVES, Look, Which, draw, figure_of, finished, guide, style
-from .tables import Number, effect, on_one_scale, showable, single_alpha
+from .drawing import BASELINES, COLOURS, CURVES, Look, Panel, Which, draw, guide
+from .tables import Number, effect, on_one_scale, single_alpha
+from .text import showable
 
-TALL, LOW = 2.3, 1.6  # inches: high are the panels of effects, and of costs beneath them
+HEIGHT = 2.7  # inches, of a panel
 FIT = COLOURS[2]
+MEANS = CURVES[0] | {"label": "difference of means"}
+SAE_LATENTS = CURVES[1] | {"label": "SAE latents"}
 
 Results = Sequence[ConditionResult]
 
@@ -56,8 +57,7 @@ PERPLEXITY = Measure("perplexity", "cost", attrgetter("perplexity"))
 KL = Measure("KL (nats a token)", "damage", lambda r: 0.0 if r.condition.baseline == UNSTEERED else r.kl)
 
 
-@style()
-def effect_and_cost(evaluation: Evaluation, fit: Calibration | None = None) -> Figure | None:
+def effect_and_cost(evaluation: Evaluation, fit: Calibration | None = None) -> list[Panel]:
     """Every measure against alpha or, where conditions have no single alpha, a line a condition.
 
     Args:
@@ -65,26 +65,31 @@ def effect_and_cost(evaluation: Evaluation, fit: Calibration | None = None) -> F
     """
     results = evaluation.results
     measures = _measures(evaluation, fit.max_ppl_ratio if fit else MAX_PPL_RATIO)
-    if not measures:
-        return None
     if not on_one_scale(results):
-        return _by_condition(results, measures)
-    figure, panels = figure_of([TALL if measure.is_effect else LOW for measure in measures])
-    for axes, measure in zip(panels, measures, strict=True):
-        measure.set_axis(axes, "y", results)
-        if fit:
-            _mark_calibration(axes, fit, curve=axes is panels[0])
-        _dose_response(axes, results, measure)
-    panels[-1].set_xlabel("alpha (% of the residual's length)")
-    if fit:
-        return finished(figure, "Dose-response curve with its monotone fit")
-    return finished(figure, "Dose-response curves: effect and cost against alpha")
+        height = 0.7 + 0.26 * len(results)
+        return [
+            Panel(f"{m.label} of each setting", height, partial(_by_condition, results, m)) for m in measures
+        ]
+    return [
+        Panel(
+            f"{measure.label} against alpha",
+            HEIGHT,
+            partial(_dose_response, results, measure, fit, curve=measure is measures[0]),
+        )
+        for measure in measures
+    ]
 
 
-def _dose_response(axes: Axes, results: Results, measure: Measure) -> None:
+def _dose_response(
+    results: Results, measure: Measure, fit: Calibration | None, axes: Axes, *, curve: bool
+) -> None:
     """Curves through the unsteered texts at 0, random vectors beside them, other baselines as levels."""
     alphas = list(map(_alpha, results))
-    aside = 0.012 * (max(alphas) - min(alphas))  # or a control's interval would hide the curve's
+    span = max(alphas) - min(alphas)
+    aside = 0.012 * span  # or a control's interval would hide the curve's
+    measure.set_axis(axes, "y", results)
+    if fit:
+        _mark_calibration(axes, fit, curve=curve)
     unsteered = [result for result in results if result.condition.baseline == UNSTEERED]
     for baseline, look, group in _series(results):
         if baseline is None:
@@ -94,60 +99,63 @@ def _dose_response(axes: Axes, results: Results, measure: Measure) -> None:
             draw(axes, [(_alpha(r) + beside, measure.read(r)) for r in group], look, joined=True)
         elif measure.is_effect and (level := known(measure.read(group[0]))):
             drawing.draw_level(axes, level, look)
+    axes.set_xlim(min(alphas) - 0.05 * span - 0.1, max(alphas) + 0.05 * span + 0.1)
+    axes.set_xlabel("alpha (% of the residual's length)")
+    drawing.ticks_at(axes, alphas)
 
 
 def _mark_calibration(axes: Axes, fit: Calibration, *, curve: bool) -> None:
     allowed = [point.alpha for point in fit.allowed()]
     if len(allowed) > 1:
         axes.axvspan(allowed[0], allowed[-1], color=FIT, alpha=0.10, linewidth=0)
-    for name, alpha in (("up", fit.alpha_up), ("down", fit.alpha_down)):
+    for name, alpha, side in (("up", fit.alpha_up, "left"), ("down", fit.alpha_down, "right")):
         if alpha is not None:
-            guide(axes, "x", alpha, f"{name} {alpha:g}")
+            guide(axes, "x", alpha, f"{name} {alpha:g}", side)
     if curve:
         alphas, rates = zip(*((point.alpha, point.expected_rate) for point in fit.curve), strict=True)
         axes.plot(alphas, rates, color=FIT, linewidth=2.4, alpha=0.55, label="monotone fit, used by --level")
 
 
-def _by_condition(results: Results, measures: Sequence[Measure]) -> Figure:
+def _by_condition(results: Results, measure: Measure, axes: Axes) -> None:
     """A line a condition, the first on top, and in it a dot with its interval."""
-    figure, panels = figure_of([0.5 + 0.26 * len(results)] * len(measures), share_x=False)
     place = {result.condition: place for place, result in enumerate(results)}
-    for axes, measure in zip(panels, measures, strict=True):
-        measure.set_axis(axes, "x", results)
-        axes.set_yticks(range(len(results)), [_short(result.condition.label) for result in results])
-        axes.set_ylim(len(results) - 0.4, -0.6)
-        for _, look, group in _series(results):
-            draw(axes, [(measure.read(r), place[r.condition]) for r in group], look)
-    return finished(figure, "Effect and cost of each setting")
+    measure.set_axis(axes, "x", results)
+    axes.set_yticks(range(len(results)), [_short(result.condition.label) for result in results])
+    axes.set_ylim(len(results) - 0.4, -0.6)
+    for _, look, group in _series(results):
+        draw(axes, [(measure.read(r), place[r.condition]) for r in group], look)
 
 
-@style()
-def effect_against_cost(evaluation: Evaluation) -> Figure | None:
-    """A point a condition, a panel a judge; None where no text was judged or none has a cost."""
-    results, measures = evaluation.results, _measures(evaluation)
-    effects = [measure for measure in measures if measure.is_effect]
+def effect_against_cost(evaluation: Evaluation) -> list[Panel]:
+    """A point a condition, a panel a judge; none where no text was judged or none has a cost."""
+    measures = _measures(evaluation)
     cost = next((measure for measure in measures if measure.kind == "cost"), None)
-    if cost is None or not effects:
-        return None
-    figure, panels = figure_of([2.6] * len(effects))
-    for axes, measure in zip(panels, effects, strict=True):
-        cost.set_axis(axes, "x", results)
-        measure.set_axis(axes, "y", results)
-        axes.label_outer()
-        for baseline, look, group in _series(results):
-            for place, result in enumerate(group):
-                x, y = known(cost.read(result)), known(measure.read(result))
-                if draw(axes, [(x, y)], look) and x and y and baseline is None:
-                    _name_point(axes, x.value, y.value, result, place)
-    return finished(figure, "Effect against cost, a point for each setting")
+    return [
+        Panel(
+            f"{effect.label} against {cost.label}", HEIGHT, partial(_points, evaluation.results, effect, cost)
+        )
+        for effect in measures
+        if effect.is_effect and cost
+    ]
 
 
-def _name_point(axes: Axes, x: float, y: float, result: ConditionResult, place: int) -> None:
-    """By its alpha; names are long, so they stand above and below in turn."""
-    alpha = single_alpha(result)
-    name = _short(result.condition.label) if alpha is None else f"{alpha:+g}"
-    beside = (5, -7 if alpha is None and place % 2 else 7)
-    axes.annotate(name, (x, y), beside, textcoords="offset points", va="center", fontsize=8)
+def _points(results: Results, effect: Measure, cost: Measure, axes: Axes) -> None:
+    cost.set_axis(axes, "x", results)
+    effect.set_axis(axes, "y", results)
+    named: list[tuple[float, float, str]] = []
+    for baseline, look, group in _series(results):
+        for result in group:
+            x, y = known(cost.read(result)), known(effect.read(result))
+            if not (draw(axes, [(x, y)], look) and x and y) or baseline is not None:
+                continue
+            if (alpha := single_alpha(result)) is not None:
+                offset = (5, 7)  # clear of the point's own intervals
+                axes.annotate(
+                    f"{alpha:+g}", (x.value, y.value), offset, textcoords="offset points", fontsize=8
+                )
+            else:
+                named.append((x.value, y.value, _short(result.condition.label)))
+    drawing.name_beside(axes, named)
 
 
 def _measures(evaluation: Evaluation, limit: float = MAX_PPL_RATIO) -> list[Measure]:
@@ -192,22 +200,19 @@ def _short(text: str, length: int = 22) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def parts_of(sweep: LayerSweep) -> list[str]:
-    """The parts that there are numbers for."""
-    return ["separation", "steering"] if sweep.judge else ["separation"]
-
-
-@style()
-def by_layer(sweep: LayerSweep, *parts: str) -> Figure:
-    """How far the sides separate at each layer, what steering there does, or both in one figure."""
-    figure, panels = figure_of([TALL, LOW] * len(parts))
-    for part, effects, costs in zip(parts, panels[::2], panels[1::2], strict=True):
-        {"separation": _separation, "steering": _steering}[part](sweep, effects, costs)
-    panels[-1].set_xlabel("layer")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    if parts[0] == "separation":
-        return finished(figure, "Separation of the two sides by layer")
-    return finished(figure, "Effect and cost of steering by layer")
+def by_layer(sweep: LayerSweep) -> list[Panel]:
+    """How far the sides separate at each layer and, where it was tried, what steering there does."""
+    panels = [
+        Panel("held-out AUROC by layer", HEIGHT, partial(_separation, sweep)),
+        Panel("shift by layer", HEIGHT, partial(_shift, sweep)),
+    ]
+    if sweep.judge:
+        rate = Measure(f"positive, judge “{_short(sweep.judge.name)}”", "share", attrgetter("rate"))
+        panels += [
+            Panel(f"{measure.label} by layer steered at", HEIGHT, partial(_steering, sweep, measure))
+            for measure in (rate, RATIO)
+        ]
+    return panels
 
 
 def layers_plot(sweep: LayerSweep, path: Path) -> None:
@@ -217,29 +222,39 @@ def layers_plot(sweep: LayerSweep, path: Path) -> None:
         InputError: the suffix is neither .png nor .svg.
         OutputError: the file cannot be written.
     """
-    drawing.save(by_layer(sweep, *parts_of(sweep)), path)
+    drawing.save(drawing.stacked(by_layer(sweep), "Separation and steering by layer"), path)
 
 
-def _separation(sweep: LayerSweep, auroc: Axes, shift: Axes) -> None:
-    means, sae = CURVES[0] | {"label": "difference of means"}, CURVES[1] | {"label": "SAE latents"}
-    draw(auroc, [(layer.layer, layer.auroc) for layer in sweep.layers], means, joined=True)
-    draw(auroc, [(layer.layer, layer.sae_auroc) for layer in sweep.layers], sae)
-    auroc.set(ylabel="held-out AUROC", ylim=(min(0.47, auroc.get_ylim()[0]), 1.03))
-    guide(auroc, "y", 0.5, "chance")
-    draw(shift, [(layer.layer, layer.shift_share) for layer in sweep.layers], means, joined=True)
-    shift.set_ylabel("shift, share of\nresidual norm")
-    drawing.as_percent(shift, "y")
+def _separation(sweep: LayerSweep, axes: Axes) -> None:
+    draw(axes, [(layer.layer, layer.auroc) for layer in sweep.layers], MEANS, joined=True)
+    draw(axes, [(layer.layer, layer.sae_auroc) for layer in sweep.layers], SAE_LATENTS)
+    axes.set(ylabel="held-out AUROC", ylim=(min(0.47, axes.get_ylim()[0]), 1.03))
+    guide(axes, "y", 0.5, "chance")
+    _set_layers(axes, [layer.layer for layer in sweep.layers])
 
 
-def _steering(sweep: LayerSweep, rates: Axes, ratios: Axes) -> None:
+def _shift(sweep: LayerSweep, axes: Axes) -> None:
+    draw(axes, [(layer.layer, layer.shift_share) for layer in sweep.layers], MEANS, joined=True)
+    axes.set_ylabel("shift, share of residual norm")
+    drawing.as_percent(axes, "y")
+    _set_layers(axes, [layer.layer for layer in sweep.layers])
+
+
+def _steering(sweep: LayerSweep, measure: Measure, axes: Axes) -> None:
     """One line an alpha, each a little aside, or their intervals would hide one another."""
     tried = [(layer.layer, steered) for layer in sweep.layers for steered in layer.steer]
     alphas = sorted({steered.alpha for _, steered in tried})
-    judge = _short(sweep.judge.name) if sweep.judge else ""
-    rate = Measure(f"positive, judge “{judge}”", "share", attrgetter("rate"))
-    for axes, measure in ((rates, rate), (ratios, RATIO)):
-        measure.set_axis(axes, "y", [steered for _, steered in tried])
-        for place, (look, alpha) in enumerate(zip(cycle(CURVES), alphas, strict=False)):
-            aside = 0.12 * (place - (len(alphas) - 1) / 2)
-            points = [(layer + aside, measure.read(at)) for layer, at in tried if at.alpha == alpha]
-            draw(axes, points, look | {"label": f"alpha {alpha:+g}"}, joined=True)
+    measure.set_axis(axes, "y", [steered for _, steered in tried])
+    layers = sorted({layer for layer, _ in tried})
+    gap = min((b - a for a, b in pairwise(layers)), default=1)
+    looks = cycle([*CURVES[2:], *CURVES[:2]])  # the first two are those of the separation
+    for place, (look, alpha) in enumerate(zip(looks, alphas, strict=False)):
+        aside = 0.12 * gap * (place - (len(alphas) - 1) / 2)
+        points = [(layer + aside, measure.read(at)) for layer, at in tried if at.alpha == alpha]
+        draw(axes, points, look | {"label": f"alpha {alpha:+g}"}, joined=True)
+    _set_layers(axes, layers)
+
+
+def _set_layers(axes: Axes, layers: Iterable[int]) -> None:
+    axes.set_xlabel("layer")
+    drawing.ticks_at(axes, layers)

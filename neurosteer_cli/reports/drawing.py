@@ -1,4 +1,4 @@
-"""Panels of points over two axes, and pictures of them, for a page or as files.
+"""Panels of points over two axes, and pictures of them: each its own on a page, or all in one file.
 
 Knows numbers and how a reader tells them apart; knows nothing of what they measure.
 """
@@ -7,28 +7,39 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from ..errors import InputError
 from ..evaluation.metrics import Estimate, known
 from ..evaluation.samples import PROMPTING, RANDOM, UNSTEERED
 from ..files import replace_file
-from .tables import NO_BREAK, Number
+from .tables import Number
+from .text import NO_BREAK
 
 Look = dict[str, Any]  # how a series is told from the others, in matplotlib's words: never by colour alone
 Which = Literal["x", "y"]
 
-WIDTH = 5.0  # inches
+WIDTHS = {1: 4.9, 2: 4.9, 3: 3.9}  # inches, of a panel by how many stand side by side
+FILE_WIDTH = 5.0
+MAX_TICKS = 10
 INK, FAINT, PAPER = "#1f2328", "#c9ced6", "#ffffff"
 # Okabe & Ito's palette, which colour-blind people can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -53,11 +64,57 @@ def style() -> Iterator[None]:
         yield
 
 
-def figure_of(heights: Sequence[float], *, share_x: bool = True) -> tuple[Figure, list[Axes]]:
-    """Panels of these heights, in inches, one above the other."""
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.5), layout="constrained")
-    panels = figure.subplots(len(heights), 1, sharex=share_x, squeeze=False, height_ratios=heights)
-    return figure, list(panels[:, 0])
+class Panel(NamedTuple):
+    """One chart of several that belong together."""
+
+    title: str  # for a screen reader
+    height: float  # inches
+    paint: Callable[[Axes], None]
+
+
+@style()
+def figure_of(panel: Panel, columns: int) -> Figure:
+    """A panel by itself, as wide as one of so many beside each other."""
+    figure = Figure(figsize=(WIDTHS[columns], panel.height), layout="constrained")
+    panel.paint(figure.subplots())
+    figure.set_label(panel.title)
+    return figure
+
+
+@style()
+def stacked(panels: Sequence[Panel], title: str) -> Figure:
+    """All panels in one figure, one above the other, with one legend above them."""
+    heights = [panel.height for panel in panels]
+    figure = Figure(figsize=(FILE_WIDTH, sum(heights) + 0.5), layout="constrained")
+    for panel, axes in zip(panels, figure.subplots(len(panels), 1, height_ratios=heights), strict=True):
+        panel.paint(axes)
+    figure.set_label(title)
+    if len(series := series_of(figure.axes)) > 1:
+        figure.legend(series.values(), series.keys(), loc="outside upper left", ncols=2)
+    return figure
+
+
+def series_of(several: Iterable[Axes]) -> dict[str, Any]:
+    """What is drawn in some panels, by its label, each once; matplotlib's lines or containers of them."""
+    handles: dict[str, Any] = {}
+    for axes in several:
+        lines, labels = axes.get_legend_handles_labels()
+        handles |= {label: line for label, line in zip(labels, lines, strict=True) if label not in handles}
+    return handles
+
+
+@style()
+def key(handle: Any, label: str) -> Figure:
+    """A legend's picture of a series: a piece of its line with its marker."""
+    line = handle[0] if isinstance(handle, tuple) else handle
+    figure = Figure(figsize=(0.375, 0.15))
+    figure.set_label(label)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-1, 1), ylim=(-1, 1))
+    axes.set_axis_off()
+    names = ("color", "marker", "linestyle", "linewidth", "markeredgecolor", "markersize")
+    look = {name: getattr(line, f"get_{name}")() for name in names}
+    axes.plot([-1, 0, 1], [0, 0, 0], markevery=[1], **look)
+    return figure
 
 
 def draw(axes: Axes, points: Iterable[tuple[Number, Number]], look: Look, *, joined: bool = False) -> bool:
@@ -80,6 +137,16 @@ def draw_level(axes: Axes, level: Estimate, look: Look) -> None:
     axes.axhline(level.value, linewidth=1.2, **look | {"marker": ""})
 
 
+def ticks_at(axes: Axes, values: Iterable[float]) -> None:
+    """Ticks of the x axis where points are, or at every second or third; evenly spaced where they crowd."""
+    places = sorted(set(values))
+    shown = places[:: -(-len(places) // MAX_TICKS)]
+    gaps = [b - a for a, b in pairwise(shown)]
+    crowd = gaps and min(gaps) * 1.5 * MAX_TICKS < shown[-1] - shown[0]
+    axes.xaxis.set_major_locator(MaxNLocator(MAX_TICKS, integer=True) if crowd else FixedLocator(shown))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
 def as_percent(axes: Axes, which: Which) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(PercentFormatter(1, symbol=f"{NO_BREAK}%"))
@@ -98,28 +165,28 @@ def as_cost(axes: Axes, which: Which, costs: Iterable[Number], limit: float | No
         guide(axes, which, limit, f"{limit:g}")
 
 
-def guide(axes: Axes, which: Which, at: float, text: str) -> None:
-    """A dotted line across the panel, and at its end what it stands for."""
+def guide(axes: Axes, which: Which, at: float, text: str, ha: str = "center") -> None:
+    """A dotted line across the panel, and outside of it, clear of what is drawn, what it stands for."""
     line: Look = {"color": INK, "linestyle": (0, (2, 2)), "linewidth": 0.8}
     words: Look = {"textcoords": "offset points", "fontsize": 8}
     if which == "x":
         axes.axvline(at, **line)
-        axes.annotate(text, (at, 1), (3, -3), ("data", "axes fraction"), va="top", **words)
+        axes.annotate(text, (at, 1), (0, 3), ("data", "axes fraction"), ha=ha, **words)
     else:
         axes.axhline(at, **line)
-        axes.annotate(text, (1, at), (-2, 2), ("axes fraction", "data"), ha="right", **words)
+        axes.annotate(text, (1, at), (4, 0), ("axes fraction", "data"), va="center", **words)
 
 
-def finished(figure: Figure, title: str) -> Figure:
-    """With its title, for a screen reader, and one legend above all panels if there are several series."""
-    figure.set_label(title)
-    handles: dict[str, Any] = {}
-    for axes in figure.axes:
-        lines, labels = axes.get_legend_handles_labels()
-        handles.update(zip(labels, lines, strict=True))
-    if len(handles) > 1:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=2)
-    return figure
+def name_beside(axes: Axes, points: Iterable[tuple[float, float, str]]) -> None:
+    """Names of points at the right of the panel, in the order of their height and clear of one another."""
+    bottom, top = axes.get_ylim()
+    line: Look = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
+    least = 0.0
+    for x, y, name in sorted(points, key=lambda point: point[1]):
+        height = max(least, (y - bottom) / (top - bottom))
+        least = height + 0.075
+        place: Look = {"textcoords": "axes fraction", "va": "center", "fontsize": 8}
+        axes.annotate(name, (x, y), (1.04, height), arrowprops=line, zorder=1, **place)
 
 
 def inline_svg(figure: Figure, ident: str) -> str:

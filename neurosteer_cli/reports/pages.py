@@ -1,51 +1,61 @@
 """Results as one HTML page each, which opens without a network; only the page of latents holds a script.
 
-Knows results and the templates; knows nothing of models or vectors. Every text is escaped, and what no
-page can hold replaced: what a language model wrote may hold anything.
+Knows results, their charts, tables and verdicts; knows nothing of models or vectors.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.layers import LayerSweep
 from ..evaluation.samples import MAX_PPL_RATIO, Condition
-from ..saes.descriptions import Descriptions
+from ..saes.descriptions import Description, Descriptions
 from ..vectors.metadata import Calibration
 from . import charts, tables
-from .drawing import inline_svg
-from .verdict import layers_verdict, verdict
-
-Figures = Mapping[str, Figure | None]
+from .drawing import Panel, figure_of, inline_svg, key, series_of
+from .render import render, script_data
+from .verdict import layers_verdict, recommendations, verdict
 
 N_SHOWN = 12  # prompts whose continuations a page shows
 
 
 def evaluation_page(evaluation: Evaluation, command: str) -> str:
     """The page of `neurosteer eval --report`: verdicts, curves, the whole table, sample texts."""
-    figures = {"dose": charts.effect_and_cost(evaluation), "cost": charts.effect_against_cost(evaluation)}
-    return _evaluated("evaluation", evaluation, command, figures, MAX_PPL_RATIO, samples=_samples(evaluation))
+    plane = charts.effect_against_cost(evaluation)
+    return _evaluated(
+        "evaluation",
+        evaluation,
+        command,
+        MAX_PPL_RATIO,
+        charts=_drawn([*charts.effect_and_cost(evaluation), *plane]),
+        has_plane=bool(plane),
+        samples=_samples(evaluation),
+    )
 
 
 def calibration_page(evaluation: Evaluation, calibration: Calibration, command: str) -> str:
-    """The page of `neurosteer calibrate --report`: the fitted curve and the alphas it recommends."""
-    figures = {"dose": charts.effect_and_cost(evaluation, calibration)}
-    parts = {"calibration": calibration, "expected": tables.expected_table(calibration.curve)}
-    return _evaluated("calibration", evaluation, command, figures, calibration.max_ppl_ratio, **parts)
+    """The page of `neurosteer calibrate --report`: the fitted curve, and the alphas it recommends, if any."""
+    shown = verdict(evaluation.results, calibration.judge, calibration.max_ppl_ratio)
+    found = recommendations(calibration, shown)
+    up, down = (one.alpha if one.has_effect else None for one in found)
+    marked = calibration.model_copy(update={"alpha_up": up, "alpha_down": down})
+    return _evaluated(
+        "calibration",
+        evaluation,
+        command,
+        calibration.max_ppl_ratio,
+        charts=_drawn(charts.effect_and_cost(evaluation, marked)),
+        calibration=calibration,
+        recommendations=found,
+        expected=tables.expected_table(calibration.curve),
+    )
 
 
-def _evaluated(
-    name: str, evaluation: Evaluation, command: str, figures: Figures, max_ratio: float, **parts: Any
-) -> str:
-    return _render(
+def _evaluated(name: str, evaluation: Evaluation, command: str, max_ratio: float, **parts: Any) -> str:
+    return render(
         name,
-        figures,
         page=evaluation,
         command=command,
         judges=evaluation.judges,
@@ -54,6 +64,21 @@ def _evaluated(
         table=tables.evaluation_table(evaluation),
         **parts,
     )
+
+
+def _drawn(panels: Sequence[Panel]) -> dict[str, Any]:
+    """Panels side by side as SVG, in columns that leave no row half empty, and the keys of their series."""
+    n = len(panels)
+    columns = {1: 1, 2: 2, 4: 2}.get(n, 3)
+    n_wide = 2 if columns == 3 and n % 3 == 2 else 0  # the last two share a row
+    figures = [figure_of(panel, 2 if at >= n - n_wide else columns) for at, panel in enumerate(panels)]
+    series = series_of(figure.axes[0] for figure in figures)
+    pictures = [(label, key(handle, label)) for label, handle in series.items()]
+    return {
+        "columns": columns,
+        "panels": [Markup(inline_svg(figure, f"chart-{n}")) for n, figure in enumerate(figures)],
+        "legend": [(label, Markup(inline_svg(one, f"key-{n}"))) for n, (label, one) in enumerate(pictures)],
+    }
 
 
 def _samples(evaluation: Evaluation) -> dict[str, Any]:
@@ -65,19 +90,21 @@ def _samples(evaluation: Evaluation) -> dict[str, Any]:
             prompts.setdefault(sample.prompt, {}).setdefault(sample.condition, (sample.text, scores))
     conditions = [result.condition for result in tables.in_alpha_order(evaluation.results)]
     shown = [condition for condition in conditions if any(condition in texts for texts in prompts.values())]
-    return {"conditions": shown, "prompts": prompts}
+    n_more = len({sample.prompt for sample in evaluation.samples}) - len(prompts)
+    scales = {judge.name: judge.card.get("range", (0, 1)) for judge in evaluation.judges}
+    return {"conditions": shown, "prompts": prompts, "n_more": n_more, "scales": scales}
 
 
 def layers_page(sweep: LayerSweep, command: str) -> str:
     """The page of `neurosteer layers --report`: where the sides separate, and what steering there does."""
-    return _render(
+    return render(
         "layers",
-        {part: charts.by_layer(sweep, part) for part in charts.parts_of(sweep)},
         page=sweep,
         command=command,
+        charts=_drawn(charts.by_layer(sweep)),
         judges=[sweep.judge] if sweep.judge else [],
         max_ratio=MAX_PPL_RATIO,
-        findings=layers_verdict(sweep.layers),
+        findings=layers_verdict(sweep),
         table=tables.layers_table(sweep.layers),
     )
 
@@ -86,40 +113,18 @@ def latents_page(descriptions: Sequence[Descriptions]) -> str:
     """The page of one or several SAEs' latents, the SAE's block in front of each number if several."""
     several = len(descriptions) > 1
     records = [
-        {
-            "id": f"{of.about.hook_point.split('.')[1]}/{latent.latent_id}" if several else latent.latent_id,
-            "rate": latent.firing_rate,
-            "at": [(*context[:3], round(context.activation, 2)) for context in latent.contexts],
-            "up": latent.promoted,
-            "down": latent.suppressed,
-        }
+        _record(latent, f"{of.about.hook_point.split('.')[1]}/" if several else "")
         for of in descriptions
         for latent in of.latents
     ]
-    # `</script>` in a context must not end the page's data
-    data = Markup(json.dumps(records, ensure_ascii=True).replace("<", "\\u003c"))
-    return (
-        environment().get_template("latents.html").render(saes=[of.about for of in descriptions], data=data)
-    )
+    return render("latents", saes=[of.about for of in descriptions], data=script_data(records))
 
 
-def _render(name: str, figures: Figures, **parts: Any) -> str:
-    drawn = {chart: Markup(inline_svg(figure, chart)) for chart, figure in figures.items() if figure}
-    return environment().get_template(f"{name}.html").render(charts=drawn, **parts)
-
-
-@cache
-def environment() -> Environment:
-    """Where templates are found, and how texts and numbers are written in them."""
-    templates = Environment(
-        loader=PackageLoader("neurosteer_cli.reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # a `str` and no Markup, which comes of templates and charts
-        finalize=lambda value: tables.showable(value) if type(value) is str else value,
-    )
-    filters = (tables.showable, tables.interval, tables.percent_within, tables.fixed_within)
-    templates.filters.update({write.__name__: write for write in filters})
-    return templates
+def _record(latent: Description, block: str) -> dict[str, Any]:
+    return {
+        "id": f"{block}{latent.latent_id}",
+        "rate": latent.firing_rate,
+        "at": [(*context[:3], context.activation) for context in latent.contexts],
+        "up": latent.promoted,
+        "down": latent.suppressed,
+    }

@@ -1,9 +1,8 @@
-"""Results as tables, and how their numbers are written.
+"""Results as tables.
 
 Knows what was measured of conditions and layers; knows nothing of charts or HTML.
 """
 
-import re
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -14,45 +13,12 @@ from ..evaluation.layers import Layer, Steered
 from ..evaluation.metrics import Estimate, known
 from ..evaluation.samples import PROMPTING, RANDOM, UNSTEERED
 from ..vectors.metadata import CurvePoint
+from .text import fixed, interval, percent
 
 Number = Estimate | float | None
 
-NO_BREAK = "\u00a0"
-# Control characters, half surrogate pairs, and what reverses the text that follows it.
-_UNSHOWABLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
-)
 _BASELINES = (None, UNSTEERED, PROMPTING, RANDOM)  # the order among conditions of one alpha
 _NOT_JUDGED = JudgeResult(None, None, None, None, n_failed=0)
-
-
-def showable(text: str) -> str:
-    """The text with what no page can hold, half surrogate pairs say, as U+FFFD."""
-    return _UNSHOWABLE.sub("\ufffd", text)
-
-
-def fixed(number: float, digits: int = 2) -> str:
-    return f"{round(number, digits) + 0.0:.{digits}f}".replace("inf", "∞")  # + 0.0: no "-0"
-
-
-def percent(share: float, digits: int = 0) -> str:
-    return f"{fixed(100 * share, digits)}{NO_BREAK}%"
-
-
-def interval(estimate: Estimate, digits: int = 2, scale: float = 1.0) -> str:
-    """`[low, high]`; nothing for an exact number."""
-    low, high = estimate.ends
-    return f"[{fixed(scale * low, digits)},{NO_BREAK}{fixed(scale * high, digits)}]" if low != high else ""
-
-
-def percent_within(share: Estimate) -> str:
-    """`96 % [92, 99]`"""
-    return f"{percent(share.value)} {interval(share, 0, 100)}".rstrip()
-
-
-def fixed_within(estimate: Estimate) -> str:
-    """`1.08 [1.02, 1.15]`"""
-    return f"{fixed(estimate.value)} {interval(estimate)}".rstrip()
 
 
 def effect(result: ConditionResult, judge: str) -> Estimate | None:
@@ -124,7 +90,9 @@ def _points(share: Number) -> Cell | None:
 def evaluation_table(evaluation: Evaluation) -> Table:
     """A row a condition, in the order of alpha, with all that was measured of it."""
     results = in_alpha_order(evaluation.results)
-    return Table(results, [_condition_row(result, evaluation.judges) for result in results])
+    rows = [_condition_row(result, evaluation.judges) for result in results]
+    several = len({result.condition.positions for result in results}) > 1
+    return Table(results, [[column for column in row if several or column[1] != "positions"] for row in rows])
 
 
 def _condition_row(result: ConditionResult, judges: Sequence[Judge]) -> Row:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from ..evaluation.evaluate import ConditionResult
-from ..evaluation.layers import Layer, Steered
+from ..evaluation.layers import Layer, LayerSweep, Steered
 from ..evaluation.metrics import Estimate, known
-from ..evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
+from ..evaluation.samples import FEW_PROMPTS, MAX_PPL_RATIO, RANDOM, UNSTEERED
+from ..vectors.metadata import Calibration
 from .tables import effect, on_one_scale, single_alpha
+from .text import fixed
 
-Kind = Literal["works", "unspecific", "backwards", "costly", "nothing", "open"]
+Kind = Literal["works", "downwards", "unspecific", "backwards", "costly", "nothing", "open"]
 
 
 class Finding(NamedTuple):
@@ -36,8 +38,11 @@ class Verdict:
 
     findings: every condition to which the judge gave a number; `steered` are no baselines.
     one_curve: all that is steered lies on one curve, so that an alpha is name enough.
-    subject: the strongest finding that is affordable; where nothing moved the largest, where all is
-        too costly the cheapest, where nothing can be compared none.
+    n_prompts: of the condition with the most.
+    subject: the strongest affordable finding of what is wanted, more positive texts at an alpha above 0;
+        else of any other; where nothing moved the largest, where all is too costly the cheapest, where
+        nothing can be compared none.
+    rivals: affordable findings that go the same way and are not told apart from the subject.
     opposite: the strongest affordable finding that goes the other way at the other sign of alpha.
     """
 
@@ -46,10 +51,17 @@ class Verdict:
     findings: Sequence[Finding]
     steered: Sequence[Finding]
     one_curve: bool
+    n_prompts: int
     kind: Kind = "open"
     subject: Finding | None = None
+    rivals: Sequence[Finding] = ()
     opposite: Finding | None = None
     tried_both_signs: bool = False
+
+    @property
+    def has_few_prompts(self) -> bool:
+        """Whether they are too few to tell, however narrow the intervals are."""
+        return self.kind != "open" and self.n_prompts < FEW_PROMPTS
 
     def baseline(self, name: str) -> Finding | None:
         """The baseline of that name; of several, the one at the alpha nearest the subject's."""
@@ -78,10 +90,12 @@ def verdict(results: Sequence[ConditionResult], judge: str, max_ratio: float = M
     findings = _findings(results, judge)
     steered = [finding for finding in findings if finding.result.condition.baseline is None]
     curves = {(f.result.condition.vectors, f.result.condition.positions) for f in steered}
-    shown = Verdict(judge, max_ratio, findings, steered, on_one_scale(results) and len(curves) == 1)
+    one_curve = on_one_scale(results) and len(curves) == 1
+    n_prompts = max((result.n_prompts for result in results), default=0)
+    shown = Verdict(judge, max_ratio, findings, steered, one_curve, n_prompts)
     if not steered or shown.baseline(UNSTEERED) is None:
         return shown
-    by_size = sorted(steered, key=lambda finding: abs(finding.difference.value), reverse=True)
+    by_size = sorted(steered, key=lambda f: (-abs(f.difference.value), abs(f.alpha)))
     moved = [finding for finding in by_size if finding.direction]
     if not moved:
         return replace(shown, kind="nothing", subject=by_size[0])
@@ -91,18 +105,32 @@ def verdict(results: Sequence[ConditionResult], judge: str, max_ratio: float = M
     affordable = [finding for finding, cost in zip(moved, costs, strict=True) if cost <= max_ratio]
     if not affordable:
         return replace(shown, kind="costly", subject=moved[costs.index(min(costs))])
-    return _affordable(shown, *affordable)
+    return _affordable(shown, affordable)
 
 
-def _affordable(shown: Verdict, best: Finding, *others: Finding) -> Verdict:
+def _affordable(shown: Verdict, moved: Sequence[Finding]) -> Verdict:
     """The verdict on what moved at a bearable cost, the strongest first."""
 
-    def at_other_sign(finding: Finding) -> bool:
+    def is_wanted(finding: Finding) -> bool:
+        return finding.direction > 0 and (finding.alpha > 0 or not shown.one_curve)
+
+    best = next(filter(is_wanted, moved), moved[0])
+
+    def is_at_other_sign(finding: Finding) -> bool:
         return shown.one_curve and finding.alpha * best.alpha < 0
 
-    opposite = next((f for f in others if at_other_sign(f) and f.direction != best.direction), None)
-    both_signs = any(map(at_other_sign, shown.steered))
-    found = replace(shown, kind="works", subject=best, opposite=opposite, tried_both_signs=both_signs)
+    def does_as_well(finding: Finding) -> bool:
+        same_way = finding.direction == best.direction and not is_at_other_sign(finding)
+        return finding is not best and same_way and finding.effect.overlaps(best.effect)
+
+    found = replace(
+        shown,
+        kind="works" if is_wanted(best) else "downwards",
+        subject=best,
+        rivals=[*filter(does_as_well, moved)],
+        opposite=next((f for f in moved if is_at_other_sign(f) and f.direction != best.direction), None),
+        tried_both_signs=any(map(is_at_other_sign, shown.steered)),
+    )
     control = found.baseline(RANDOM)
     if control is not None and control.effect.overlaps(best.effect):
         return replace(found, kind="unspecific")
@@ -129,42 +157,111 @@ def _finding(result: ConditionResult, judge: str, found: Estimate, unsteered: Es
 
 
 @dataclass(frozen=True)
+class Recommendation:
+    """An alpha that a calibration found, in one direction; `finding` None: it found none."""
+
+    sign: int
+    finding: Finding | None
+
+    @property
+    def alpha(self) -> float | None:
+        return self.finding.alpha if self.finding else None
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether it moves texts beyond its interval: what does not is not recommended."""
+        return self.finding is not None and self.finding.direction != 0
+
+
+def recommendations(calibration: Calibration, shown: Verdict) -> list[Recommendation]:
+    """Upwards and downwards: what the calibration found, and what the judge's intervals say of it."""
+    at = {finding.alpha: finding for finding in shown.steered}
+    found = ((1, calibration.alpha_up), (-1, calibration.alpha_down))
+    return [Recommendation(sign, None if alpha is None else at.get(alpha)) for sign, alpha in found]
+
+
+@dataclass(frozen=True)
+class SteeredVerdict:
+    """Layers and alphas of one sign that move the rate most at an affordable cost.
+
+    best: the strongest first, then those that its interval does not tell apart from it; none where no
+        layer is affordable.
+    has_effect: whether the strongest is told apart from the unsteered texts.
+    """
+
+    best: Sequence[tuple[Layer, Steered]]
+    has_effect: bool
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted({layer.layer for layer, _ in self.best})
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest rate among them."""
+        rates = [rate.value for _, steered in self.best if (rate := known(steered.rate))]
+        return min(rates), max(rates)
+
+
+@dataclass(frozen=True)
 class LayersVerdict:
     """Where the sides part best and, where it was tried, where steering moves texts most.
 
-    rivals: how many other layers' intervals overlap the best one's.
-    steered: for either sign of alpha that was tried, layer and dose that move the rate most at an
-        affordable cost; None where no layer is affordable.
+    best: the layer of highest AUROC, and in their order all that its interval does not tell apart from it.
+    steered: for either sign of alpha that was tried.
     """
 
-    best: Layer
+    best: Sequence[tuple[Layer, Estimate]]
     auroc: Estimate
-    rivals: int
-    steered: dict[int, tuple[Layer, Steered] | None]
+    steered: dict[int, SteeredVerdict]
+    n_prompts: int | None
+
+    @property
+    def layers(self) -> list[int]:
+        return [layer.layer for layer, _ in self.best]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest AUROC among them."""
+        values = [auroc.value for _, auroc in self.best]
+        return min(values), max(values)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether their AUROCs are the same, as they are written."""
+        return len(set(map(fixed, self.range))) == 1
+
+    @property
+    def has_few_prompts(self) -> bool:
+        return self.n_prompts is not None and self.n_prompts < FEW_PROMPTS
 
 
-def layers_verdict(layers: Sequence[Layer]) -> LayersVerdict | None:
+def layers_verdict(sweep: LayerSweep) -> LayersVerdict | None:
     """What the layers show; None where no layer's separation could be measured."""
-    measured = [(layer, auroc) for layer in layers if (auroc := known(layer.auroc))]
+    measured = [(layer, auroc) for layer in sweep.layers if (auroc := known(layer.auroc))]
     if not measured:
         return None
-    best, auroc = max(measured, key=lambda pair: pair[1].value)
-    rivals = sum(other.overlaps(auroc) for layer, other in measured if layer is not best)
-    return LayersVerdict(best, auroc, rivals, _best_steered(layers))
+    highest = max((auroc for _, auroc in measured), key=lambda auroc: auroc.value)
+    best = [(layer, auroc) for layer, auroc in measured if auroc.overlaps(highest)]
+    return LayersVerdict(best, highest, _best_steered(sweep), sweep.provenance.get("prompts"))
 
 
-def _best_steered(layers: Sequence[Layer]) -> dict[int, tuple[Layer, Steered] | None]:
-    best: dict[int, tuple[Layer, Steered] | None] = {}
+def _best_steered(sweep: LayerSweep) -> dict[int, SteeredVerdict]:
+    found: dict[int, SteeredVerdict] = {}
     for sign in (1, -1):
         tried = [
-            (sign * rate.value, ratio.value, (layer, steered))
-            for layer in layers
+            (sign * rate.value, rate, ratio.value, (layer, steered))
+            for layer in sweep.layers
             for steered in layer.steer
             if sign * steered.alpha > 0
             and (rate := known(steered.rate))
             and (ratio := known(steered.perplexity_ratio))
         ]
-        affordable = [(moved, place) for moved, ratio, place in tried if ratio <= MAX_PPL_RATIO]
-        if tried:
-            best[sign] = max(affordable, key=lambda pair: pair[0])[1] if affordable else None
-    return best
+        affordable = sorted((t for t in tried if t[2] <= MAX_PPL_RATIO), key=lambda t: t[0], reverse=True)
+        if affordable:
+            unsteered, top = known(sweep.unsteered_rate), affordable[0][1]
+            best = [place for _, rate, _, place in affordable if rate.overlaps(top)]
+            found[sign] = SteeredVerdict(best, unsteered is not None and not top.overlaps(unsteered))
+        elif tried:
+            found[sign] = SteeredVerdict([], False)
+    return found
