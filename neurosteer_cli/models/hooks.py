@@ -62,13 +62,14 @@ class _Stop(Exception):
 def capture(blocks: nn.ModuleList, points: Sequence[HookPoint]) -> Iterator[dict[HookPoint, Tensor]]:
     """Yield a dict that the next forward pass fills with the residuals [batch, pos, d_model].
 
-    The pass is ended at the last of the points: nothing after it is computed, and the call of the
-    model does not return. Statements in the body after that call are skipped.
+    Where blocks pass on several streams (Gemma 3n, DeepSeek-V4), the residual is their mean. The pass is
+    ended at the last of the points: nothing after it is computed, and the call of the model does not
+    return. Statements in the body after that call are skipped.
     """
     seen: dict[HookPoint, Tensor] = {}
 
-    def read(point: HookPoint, resid: Tensor) -> None:
-        seen[point] = resid
+    def read(point: HookPoint, resid: Tensor, streams: int | None) -> None:
+        seen[point] = resid if streams is None else resid.mean(streams)
         if len(seen) == len(points):
             raise _Stop
 
@@ -87,11 +88,13 @@ def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[N
         pushes: for each hook point a tensor that broadcasts to [batch, pos, d_model], in raw
             residual units; [d_model], [batch, 1, d_model] or [batch, pos, d_model].
 
-    No pushes, no hook: the model is bit for bit unchanged.
+    Where blocks pass on several streams, the push is added to each: their mean moves by it. No pushes, no
+    hook: the model is bit for bit unchanged.
     """
 
-    def pushed(push: Tensor, resid: Tensor) -> Tensor:
-        return resid + push.to(resid)  # its device and dtype
+    def pushed(push: Tensor, resid: Tensor, streams: int | None) -> Tensor:
+        push = push.to(resid)  # its device and dtype
+        return resid + (push if streams is None or push.dim() == 1 else push.unsqueeze(streams))
 
     with ExitStack() as handles:
         for point, push in pushes.items():
@@ -99,21 +102,31 @@ def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[N
         yield
 
 
-def _hook(blocks: nn.ModuleList, point: HookPoint, edit: Callable[[Tensor], Any]) -> RemovableHandle:
-    """Call `edit` with the residual at `point`; what it returns, if anything, takes its place."""
+def _hook(
+    blocks: nn.ModuleList, point: HookPoint, edit: Callable[[Tensor, int | None], Tensor | None]
+) -> RemovableHandle:
+    """Call `edit` with the residual at `point` and the dimension of its streams, if it has several.
+
+    What it returns, if anything, takes the residual's place.
+    """
+    block = blocks[point.layer]
+
+    def edited(resid: Tensor) -> Tensor | None:
+        if resid.dim() == 3:
+            return edit(resid, None)
+        return edit(resid, 0 if hasattr(block, "altup") else 2)  # Gemma 3n has its streams first
 
     def before(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        edited = edit(args[0] if args else kwargs["hidden_states"])
-        if edited is None:
+        new = edited(args[0] if args else kwargs["hidden_states"])
+        if new is None:
             return None
-        return ((edited, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": edited})
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
     def after(_block: nn.Module, _args: Any, output: Any) -> Any:
         # transformers 4 blocks return a tuple, transformers 5 blocks a bare tensor
-        edited = edit(output[0] if isinstance(output, tuple) else output)
-        return (edited, *output[1:]) if edited is not None and isinstance(output, tuple) else edited
+        new = edited(output[0] if isinstance(output, tuple) else output)
+        return (new, *output[1:]) if new is not None and isinstance(output, tuple) else new
 
-    block = blocks[point.layer]
     if point.kind == RESID_PRE:
         return block.register_forward_pre_hook(before, with_kwargs=True)
     return block.register_forward_hook(after)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import InputError, ModelError, one_line
 from .architectures.cpu import suit_cpu
-from .architectures.decoder import reduce_to
+from .architectures.decoder import reduce_to, writer
 from .architectures.families import check_steered, model_class
 from .checkpoints.quiet import quiet_transformers
 from .checkpoints.resolve import resolve
@@ -91,6 +91,7 @@ def load_weights(
     reduced = _reduced(whole, lambda model: found.append(reduce_to(model, n_blocks, head=head)))
     model = _read(folder, reduced, config, dtype, device)
     model.__class__ = whole
+    model = writer(model)
     if device.type == "cpu" and dtype == torch.float32:
         suit_cpu(model, head)
     return model.eval().requires_grad_(False), found[0]

@@ -14,7 +14,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import torch  # noqa: E402
 from support.families import all_families  # noqa: E402
-from support.sweep import sweep  # noqa: E402
+from support.sweep import refusal, sweep  # noqa: E402
 
 
 def main() -> None:
@@ -23,6 +23,9 @@ def main() -> None:
     rows = []
     for family, class_name in all_families():
         if wanted and not {family, class_name} & set(wanted):
+            continue
+        if refused := refusal(family):
+            print(family, class_name, "refused:", refused, flush=True)
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:

@@ -12,18 +12,20 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from neurosteer_cli.data.records import Passage
 from neurosteer_cli.errors import NeurosteerError
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.generate import Job, generate
 from neurosteer_cli.generation.sampling import Sampling
+from neurosteer_cli.models.architectures.families import check_steered
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.logit_lens import promoted_tokens
 
 from .engines import load
-from .families import N_BLOCKS, save_family, silence
+from .families import N_BLOCKS, save_family, silence, tiny_config
 from .tiny import tiny_vector
 
 TEXTS = ["to be or not to be", "that is the question, whether"]
@@ -44,15 +46,22 @@ class Whole:
         with silence():
             model = getattr(transformers, class_name).from_pretrained(folder, dtype=torch.float32).eval()
         text_model = model.get_decoder()
+        if text_model is not model and text_model.get_output_embeddings() is not None:
+            model = text_model  # a composite whose text part writes by itself
         lists = [m for m in text_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == N_BLOCKS]
         return cls(model, lists[0])
 
     def residuals(self, ids: list[int]) -> list[Tensor]:
         """What leaves each block, [pos, d_model]."""
         seen: list[Tensor] = []
-        handles = [
-            block.register_forward_hook(lambda _m, _a, out: seen.append(_first(out))) for block in self.blocks
-        ]
+
+        def read(block: Any, _args: Any, output: Any) -> None:
+            resid = _first(output)
+            if resid.dim() == 4:  # several streams, Gemma 3n's first
+                resid = resid.mean(0 if hasattr(block, "altup") else 2)
+            seen.append(resid)
+
+        handles = [block.register_forward_hook(read) for block in self.blocks]
         try:
             with torch.no_grad(), silence():
                 self.model(input_ids=torch.tensor([ids]), use_cache=False)
@@ -98,6 +107,19 @@ def _first(output: Any) -> Tensor:
 
 def _with_first(output: Any, resid: Tensor) -> Any:
     return (resid, *output[1:]) if isinstance(output, tuple) else resid
+
+
+def refusal(family: str) -> str | None:
+    """What is said where a family is refused; None where it is not."""
+    try:
+        config = tiny_config(family)
+    except Exception:  # a family that cannot be built small
+        config = CONFIG_MAPPING[family]()
+    try:
+        check_steered(config, "FOLDER")
+    except NeurosteerError as error:
+        return str(error)
+    return None
 
 
 def sweep(folder: Path, family: str, class_name: str) -> dict[str, str | None]:

@@ -18,6 +18,12 @@ def text_blocks(model: Any) -> nn.ModuleList:
     return find_blocks(text, text.config.get_text_config(decoder=True).num_hidden_layers)
 
 
+def writer(model: Any) -> Any:
+    """The part of a model that takes and writes text alone: itself, or its text part if that has a head."""
+    text = model.get_decoder()
+    return model if text is model or text.get_output_embeddings() is None else text
+
+
 def find_blocks(text: nn.Module, n_blocks: int) -> nn.ModuleList:
     """The decoder blocks of a text model, found by structure: the outermost ModuleList of that length.
 

@@ -16,23 +16,50 @@ _WRITERS = (
     modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING,
 )
 
-_LOOPED = "it runs its blocks several times a pass, so that none of them has one residual to read or steer"
-_REFUSED = {"dory": _LOOPED, "hrm_text": _LOOPED, "inkling2_loop": _LOOPED, "inkling2_loop_text": _LOOPED}
+_LOOPED = "its blocks run several times a pass, so that none has one residual to read or steer"
+_DRAFTS = "it drafts for another model, whose keys it reads"
+_SOUND = "it writes sound"
+_THINKS = "it writes sound as well; what writes text in it is a model of its own, its thinker"
+_IMAGE_FIRST = "it takes no text without an image or sound"
+_REFUSED = {
+    "blt": "it writes bytes from patches of them, and most of its blocks see patches",
+    "cpmant": "it puts 32 tokens of its own before a text",
+    "diffusion_gemma": "it writes by diffusion, not token after token",
+    "dory": _LOOPED,
+    "gemma4_assistant": _DRAFTS,
+    "gemma4_unified_assistant": _DRAFTS,
+    "hrm_text": _LOOPED,
+    "idefics": _IMAGE_FIRST,
+    "inkling2_loop": _LOOPED,
+    "inkling2_loop_text": _LOOPED,
+    "kosmos-2": _IMAGE_FIRST,
+    "moshi": _SOUND,
+    "musicgen": _SOUND,
+    "musicgen_melody": _SOUND,
+    "pi0": "it moves a robot",
+    "qwen2_5_omni": _THINKS,
+    "qwen3_omni_moe": _THINKS,
+    "reformer": "its blocks pass on two streams, which are one another's inverses",
+    "voxtral_realtime": _IMAGE_FIRST,
+    "xlnet": "its tokens see those after them",
+}
 
 
 def check_steered(config: Any, name: str) -> None:
     """Raise ModelError if a configuration is of a family that is not steered; `name` is what it calls it."""
     if reason := _why_not(config):
-        raise ModelError(f"{name}: {config.model_type} is not a decoder-only language model: {reason}")
+        raise ModelError(
+            f"{name}: not a decoder-only language model that can be steered ({config.model_type}: {reason})"
+        )
 
 
 def _why_not(config: Any) -> str | None:
     if reason := _REFUSED.get(config.model_type):
         return reason
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder or config.get_text_config(decoder=True).is_encoder_decoder:
         return "an encoder reads its prompt"
     if type(config) in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
-        return "it is an encoder, whose tokens see those after them"
+        return "an encoder, whose tokens see those after them"
     if not _classes(config):
         return "transformers has no class that writes text with it"
     return None
