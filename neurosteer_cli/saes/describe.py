@@ -1,4 +1,4 @@
-"""Read a corpus with SAEs and note where each latent fires.
+"""Read a corpus with SAEs and note where each latent fires, and how strongly.
 
 Memory holds a few token windows a latent and one batch. Knows nothing of files or the terminal.
 """
@@ -12,8 +12,8 @@ from ..models.engine import Engine, ResidualBatch
 from ..models.logit_lens import promoted_tokens
 from ..models.residuals import MedianNorm, read, usual
 from ..models.tokenizer import Tokens
-from .descriptions import FORMAT_VERSION, About, Context, Description, Descriptions
-from .peaks import Peaks
+from .descriptions import FORMAT_VERSION, N_STRENGTHS, About, Context, Description, Descriptions
+from .peaks import Peaks, Strengths
 from .sae import SparseAutoencoder
 
 SEQUENCES_AT_ONCE = 32
@@ -25,7 +25,7 @@ class LatentLog:
     def __init__(self, sae: SparseAutoencoder, n_contexts: int, before: int, after: int) -> None:
         self.sae = sae
         self.peaks = Peaks(sae.d_sae, n_contexts, before=before, after=after)
-        self.fired = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.strengths = Strengths(sae.d_sae)
         self.n_tokens = 0
         self.norms = MedianNorm()
 
@@ -39,15 +39,22 @@ class LatentLog:
             if len(mine):
                 activations = (self.sae.encode(resid[mine]) * self.sae.raw_scale(resid[mine])).cpu()
                 self.n_tokens += len(mine)
-                self.fired += (activations > 0).sum(0)
+                self.strengths.add(activations)
                 self.peaks.add(activations, batch.places[mine.cpu()], batch.ids)
 
     def described(self, engine: Engine, n_tokens_shown: int) -> Descriptions:
         """What was seen, and the tokens each decoder row promotes and suppresses."""
         rows = self.sae.decoder_rows(torch.arange(self.sae.d_sae))
-        rates = (self.fired.double() / max(1, self.n_tokens)).tolist()
+        rates = (self.strengths.counts.sum(1).double() / max(1, self.n_tokens)).tolist()
         latents = [
-            Description(latent, rates[latent], self._contexts(latent, engine), tuple(up), tuple(down))
+            Description(
+                latent_id=latent,
+                firing_rate=rates[latent],
+                contexts=self._contexts(latent, engine),
+                promoted=tuple(up),
+                suppressed=tuple(down),
+                strengths=tuple(self.strengths.of(latent, N_STRENGTHS)),
+            )
             for latent, (up, down) in enumerate(promoted_tokens(engine, rows, n_tokens_shown))
         ]
         about = About(

@@ -19,7 +19,9 @@ from ..models.checkpoints.wheels import cache_folder
 from .load import sae_place
 from .sae import SparseAutoencoder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, FORMAT_VERSION)  # version 1 had no strengths
+N_STRENGTHS = 12
 FILE_NAME = "descriptions.jsonl.gz"
 N_NAMING = 3  # tokens in a latent's name
 
@@ -44,6 +46,8 @@ class Description:
     contexts: Annotated[tuple[Context, ...], Field(alias="at")]  # of largest activation first
     promoted: Annotated[tuple[str, ...], Field(alias="up")]  # tokens, by the logit lens
     suppressed: Annotated[tuple[str, ...], Field(alias="down")]
+    # tokens at which it fires, in half octaves of activation up to the strongest; () of version 1
+    strengths: tuple[int, ...] = ()
 
     @property
     def peak(self) -> float:
@@ -102,10 +106,10 @@ class Descriptions:
             about = next(records)
             if (version := about.get("format_version")) is None:
                 raise ValueError("no descriptions")
-            if version != FORMAT_VERSION:
+            if version not in READABLE:
                 raise SAEError(
                     f"{file}: format version {version}, this program reads "
-                    f"{FORMAT_VERSION}; run `neurosteer sae describe` again"
+                    f"1 to {FORMAT_VERSION}; run `neurosteer sae describe` again"
                 )
             descriptions = cls(_ABOUT.validate_python(about), [*map(_LATENT.validate_python, records)])
             if [latent.latent_id for latent in descriptions.latents] != list(range(descriptions.about.d_sae)):

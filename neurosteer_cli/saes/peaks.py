@@ -1,4 +1,7 @@
-"""Where each latent fires most, with the tokens around. Knows nothing of models or files."""
+"""Where each latent fires most, with the tokens around, and how strong it is where it fires.
+
+Knows nothing of models or files.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -48,3 +51,27 @@ class Peaks:
                 return
             before, token, after = window[: self.before], window[self.before], window[self.before + 1 :]
             yield Peak(height, [i for i in before if i >= 0], token, [i for i in after if i >= 0])
+
+
+class Strengths:
+    """How often each latent fires how strongly, in steps of half an octave of its activation."""
+
+    LOWEST, N_STEPS = -32, 80  # the first step begins at 2 ** (LOWEST / 2)
+
+    def __init__(self, d_sae: int) -> None:
+        self.counts = torch.zeros(d_sae, self.N_STEPS, dtype=torch.int32)
+
+    def add(self, activations: Tensor) -> None:
+        """Take in activations [n, d_sae]."""
+        fires = activations > 0
+        steps = (2 * activations[fires].float().log2()).floor().long() - self.LOWEST
+        places = fires.nonzero()[:, 1] * self.N_STEPS + steps.clamp(0, self.N_STEPS - 1)
+        self.counts.view(-1).index_add_(0, places, torch.ones_like(places, dtype=torch.int32))
+
+    def of(self, latent: int, n: int) -> list[int]:
+        """The counts of a latent's n uppermost steps, the strongest last; what is weaker is in the first."""
+        counts = self.counts[latent]
+        top = int(counts.nonzero().max()) + 1 if counts.any() else n
+        shown = counts[max(0, top - n) : top].tolist()
+        weaker = int(counts[: max(0, top - n)].sum())
+        return [shown[0] + weaker, *shown[1:]]

@@ -73,8 +73,8 @@ def test_descriptions_of_other_weights_are_not_its_own(
     ("data", "message"),
     [
         (b"no gzip", "damaged"),
-        (gzip.compress(b"{}\n"), "format version None, this program reads 1"),
-        (gzip.compress(b'{"format_version": 2}\n'), "format version 2, this program reads 1"),
+        (gzip.compress(b"{}\n"), "damaged .no descriptions."),
+        (gzip.compress(b'{"format_version": 3}\n'), "format version 3, this program reads 1 to 2"),
         (gzip.compress(b'{"format_version": 1}\n'), "damaged"),
         (None, "damaged .latents are missing."),
     ],
@@ -87,3 +87,12 @@ def test_a_damaged_file_is_named(data: bytes | None, message: str, tmp_path: Pat
         file.write_bytes(data)
     with pytest.raises(SAEError, match=rf"{FILE_NAME}: {message}.*run `neurosteer sae describe` again"):
         Descriptions.load(file)
+
+
+def test_a_file_of_version_1_has_no_strengths(tmp_path: Path) -> None:
+    old = by_hand([Description(0, 0.1, (), (), (), strengths=(1, 2))])
+    old.save(tmp_path / FILE_NAME)
+    assert Descriptions.load(tmp_path / FILE_NAME) == old
+    lines = gzip.decompress((tmp_path / FILE_NAME).read_bytes()).replace(b',"strengths":[1,2]', b"")
+    (tmp_path / FILE_NAME).write_bytes(gzip.compress(lines))
+    assert Descriptions.load(tmp_path / FILE_NAME).latents[0].strengths == ()

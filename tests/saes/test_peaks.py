@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from neurosteer_cli.saes.peaks import Peak, Peaks
+from neurosteer_cli.saes.peaks import Peak, Peaks, Strengths
 
 IDS = torch.tensor([[10, 11, 12, 13], [20, 21, 22, -1]])
 
@@ -55,3 +55,13 @@ def test_of_what_is_taken_in_together_only_the_strongest_is_kept() -> None:
     activations: Tensor = torch.tensor([[1.0], [3.0], [2.0]])
     peaks.add(activations, torch.tensor([[0, 0], [0, 1], [0, 2]]), IDS)
     assert list(peaks.of(0)) == [Peak(3.0, [], 11, [])]
+
+
+def test_strengths_are_counted_in_half_octaves_up_to_the_strongest() -> None:
+    strengths = Strengths(3)
+    strengths.add(torch.tensor([[8.0, 0.0, 1e-9], [7.0, 0.0, 0.0]]))
+    strengths.add(torch.tensor([[4.0, -1.0, 1e30], [0.1, 0.0, 0.0]]))
+    assert strengths.of(0, 4) == [2, 0, 1, 1]  # 0.1 and 4, none, 7 (from 5.7 up), 8
+    assert strengths.of(1, 4) == [0, 0, 0, 0]
+    assert strengths.of(2, 4) == [1, 0, 0, 1]  # beyond the ends: in the last steps
+    assert strengths.counts.sum(1).tolist() == [4, 0, 2]
