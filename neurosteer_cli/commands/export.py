@@ -84,7 +84,7 @@ def _to_model(path: Path, out: Path, alpha: float, model: str | None) -> None:
     name = model or vector.own_model(str(path))
     folder = resolve(name, console.note)
     config = read_config(folder)
-    vector.check_fits(shape_of(config), name, str(path))
+    vector.check_fits(shape_of(config), name, str(path), console.warn)
     made = {"alpha": alpha, "created": now(), "dose": vector.dose(alpha), "program_version": __version__}
     source = {"vector": path.name, "vector_metadata": vector.metadata.model_dump()}
     note = {"model": name, **made, **source, "vector_sha256": file_sha256(path)}

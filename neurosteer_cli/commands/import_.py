@@ -61,7 +61,7 @@ def import_vector(
             raise InputError(f"{own}: leave out --layers and --texts")
         vector, alpha = exported
         if where.model is not None:
-            vector.check_fits(model_shape(where.model, console.note), where.model, str(file))
+            vector.check_fits(model_shape(where.model, console.note), where.model, str(file), console.warn)
         summary = f"the vector that {file} was exported from at alpha {alpha:g}"
     elif gguf_origin is not None:
         vector, summary = _converted(control, gguf_origin, layers, texts, where)

@@ -20,6 +20,10 @@ class ModelShape(BaseModel):
     n_layers: int
     d_vocab: int
 
+    def steers_like(self, other: "ModelShape") -> bool:
+        """Whether a vector of one has a meaning on the other: all is equal but the vocabulary."""
+        return self.model_copy(update={"d_vocab": other.d_vocab}) == other
+
     def __str__(self) -> str:
         return f"{self.architecture}, d_model={self.d_model}, {self.n_layers} blocks, d_vocab={self.d_vocab}"
 

@@ -81,7 +81,7 @@ def check_same_model(named: Sequence[tuple[str, SteeringVector]]) -> None:
     own = first.metadata
     for name, vector in others:
         other = vector.metadata
-        if other.model_shape != own.model_shape:
+        if not other.model_shape.steers_like(own.model_shape):
             raise IncompatibleVectorError(
                 f"{name} was fitted on {other.model_id!r} ({other.model_shape}), "
                 f"{first_name} on {own.model_id!r} ({own.model_shape}): "

@@ -91,7 +91,10 @@ class SteeringVector:
             VectorFileError: damaged, no vector file, incomplete, or too new.
         """
         if os.path.isdir(path):
-            raise InputError(f"{path}: is a directory; name a vector file")
+            kind = folder_kind(path)
+            raise InputError(
+                f"{path}: {kind if kind in (MODEL, SAE) else 'is a directory; name a vector file'}"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
@@ -100,20 +103,14 @@ class SteeringVector:
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; `neurosteer fit` writes one") from error
         except (SafetensorError, OSError) as error:
-            kind = kind_of(path)
-            what = f"damaged, or not a vector file ({error})" if kind in (VECTOR, UNKNOWN) else kind
-            raise VectorFileError(f"{path}: {what}") from error
+            raise VectorFileError(f"{path}: {_why_unreadable(path, error)}") from error
         if METADATA_KEY not in header:
             raise VectorFileError(f"{path}: {kind_of(path)}")
         metadata = VectorMetadata.from_json(header[METADATA_KEY], str(path))
         return _assemble(metadata, tensors, str(path))
 
     def check_fits(
-        self,
-        shape: ModelShape,
-        model_id: str,
-        name: str,
-        warn: Callable[[str], None] = lambda _warning: None,
+        self, shape: ModelShape, model_id: str, name: str, warn: Callable[[str], None] = lambda _warning: None
     ) -> None:
         """Hold the vector against a model: an IncompatibleVectorError says how their shapes differ.
 
@@ -204,6 +201,13 @@ def mean_norms(vectors: Sequence[SteeringVector]) -> dict[HookPoint, float]:
         for point in vector.pushes:
             norms.setdefault(point, []).append(vector.metadata.points[str(point)].resid_norm)
     return {point: sum(several) / len(several) for point, several in norms.items()}
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """What a file is that is no safetensors file, or that a vector file is damaged."""
+    kind = kind_of(path)
+    is_another = kind not in (VECTOR, UNKNOWN) and os.path.getsize(path)
+    return str(kind) if is_another else f"damaged, or not a vector file ({error})"
 
 
 def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) -> SteeringVector:

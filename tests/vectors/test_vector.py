@@ -298,7 +298,9 @@ def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path) -> Non
     save_file({"weight": torch.zeros(4)}, path, metadata={"format": "pt"})
     with pytest.raises(VectorFileError) as caught:
         SteeringVector.load(path)
-    assert str(caught.value) == f"{path}: a safetensors file, but not one written by neurosteer"
+    assert str(caught.value) == (
+        f"{path}: a safetensors file, but not one written by neurosteer; name a model's folder with --model"
+    )
     save_file({"weight": torch.zeros(4)}, path)
     with pytest.raises(VectorFileError, match="not one written by neurosteer"):
         SteeringVector.load(path)
@@ -312,6 +314,35 @@ def test_a_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
     message = rf"{re.escape(str(path))}: damaged, or not a vector file \(.+\)"
     with pytest.raises(VectorFileError, match=message):
         SteeringVector.load(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (
+            b"GGUF\3\0\0\0 general.architecture controlvector",
+            "a GGUF control vector; `neurosteer import` makes",
+        ),
+        (b"GGUF\3\0\0\0 general.architecture llama", "a GGUF model; give it with --model"),
+        (b'{"text": "a"}\n', "a text file; `neurosteer fit` makes a vector of texts"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_by_what_it_is(tmp_path: Path, head: bytes, kind: str) -> None:
+    path = tmp_path / "v.st"
+    path.write_bytes(head)
+    with pytest.raises(VectorFileError, match=f"^{path}: {kind}"):
+        SteeringVector.load(path)
+
+
+def test_a_models_folder_and_an_saes_are_named_by_what_they_are(
+    tiny_folder: Path, tiny_sae_folder: Path
+) -> None:
+    for folder, kind in (
+        (tiny_folder, "a model's folder; give it"),
+        (tiny_sae_folder, "an SAE's folder; give"),
+    ):
+        with pytest.raises(InputError, match=f"^{folder}: {kind}"):
+            SteeringVector.load(folder)
 
 
 def test_an_absent_file_and_a_directory_are_named(tmp_path: Path) -> None:
@@ -336,7 +367,7 @@ class Trap:
 @pytest.mark.parametrize("write", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))])
 def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[..., Any]) -> None:
     write(Trap(tmp_path / "sprung"), tmp_path / "v.st")
-    with pytest.raises(VectorFileError, match="damaged, or not a vector file"):
+    with pytest.raises(VectorFileError, match="pickles are never read"):
         SteeringVector.load(tmp_path / "v.st")
     assert not (tmp_path / "sprung").exists()
 
@@ -344,8 +375,16 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[..., 
 # --- models ------------------------------------------------------------------------------------
 
 
+def test_a_vector_fits_a_model_whose_vocabulary_alone_differs_and_says_so() -> None:
+    warnings: list[str] = []
+    make({1: [1.0, 0.0, 0.0, 0.0]}).check_fits(
+        SHAPE.model_copy(update={"d_vocab": 308}), "tuned", "v.st", warnings.append
+    )
+    assert warnings == ["v.st was fitted on 'tiny', whose vocabulary has 300 tokens; that of 'tuned' has 308"]
+
+
 @pytest.mark.parametrize(
-    "change", [{"architecture": "OtherForCausalLM"}, {"d_model": 8}, {"n_layers": 7}, {"d_vocab": 9}]
+    "change", [{"architecture": "OtherForCausalLM"}, {"d_model": 8}, {"n_layers": 7, "d_vocab": 9}]
 )
 def test_a_vector_of_a_model_of_another_shape_is_refused(change: dict[str, Any]) -> None:
     vector = make({1: [1.0, 0.0, 0.0, 0.0]})

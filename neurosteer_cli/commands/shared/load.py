@@ -26,7 +26,7 @@ def load_engine(where: ModelOptions, vectors: "Sequence[tuple[str, SteeringVecto
         name = where.model or first.own_model(first_name)
         shape = model_shape(name, console.note)
         for vector_name, vector in vectors:
-            vector.check_fits(shape, name, vector_name)
+            vector.check_fits(shape, name, vector_name, console.warn)
     return Engine.load(name, dtype=where.dtype, device=where.device, say=console.note)
 
 

@@ -69,7 +69,7 @@ def _engine(vector: "SteeringVector") -> "Engine | None":
         except NeurosteerError as error:
             console.note(f"promoted tokens are left out: {error}")
             return None
-        if engine.shape == vector.metadata.model_shape:
+        if engine.shape.steers_like(vector.metadata.model_shape):
             return engine
         reason = "is not the one the vector was fitted on"
     console.note(f"model {model_id!r} {reason}: promoted tokens are left out")
