@@ -61,7 +61,7 @@ def test_strengths_are_counted_in_half_octaves_up_to_the_strongest() -> None:
     strengths = Strengths(3)
     strengths.add(torch.tensor([[8.0, 0.0, 1e-9], [7.0, 0.0, 0.0]]))
     strengths.add(torch.tensor([[4.0, -1.0, 1e30], [0.1, 0.0, 0.0]]))
-    assert strengths.of(0, 4) == [2, 0, 1, 1]  # 0.1 and 4, none, 7 (from 5.7 up), 8
+    assert strengths.of(0, 4) == [1, 1, 1, 1]  # 0.1 (and up to 4), 4, 7 (from 5.7 up), 8
     assert strengths.of(1, 4) == [0, 0, 0, 0]
     assert strengths.of(2, 4) == [1, 0, 0, 1]  # beyond the ends: in the last steps
     assert strengths.counts.sum(1).tolist() == [4, 0, 2]
