@@ -127,4 +127,5 @@ def _record(latent: Description, block: str) -> dict[str, Any]:
         "at": [(*context[:3], context.activation) for context in latent.contexts],
         "up": latent.promoted,
         "down": latent.suppressed,
+        "strengths": latent.strengths,
     }
