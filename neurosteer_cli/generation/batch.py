@@ -1,49 +1,62 @@
 """Continuations written together, a token a step; others join and leave while they are.
 
-Knows the engine, who may join, and sampling; knows nothing of vector files or of where text goes.
+Knows the engine, who may join, when prompts are read, and sampling; knows nothing of vector files or of
+where text goes.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..models.engine import Engine
-from .cache import Rows
+from .cache import Caching
 from .continuation import Continuation, Delta, Token
+from .pace import FIRST_SLICE, SLICE_ALONE, Pace
+from .rows import Rows
 from .sampling import Sampling, choose, generator
 from .text import TextStream
 
 TOKENS_IN_CACHE = 2**16  # rows of a batch times the tokens each may come to
 TOKENS_PER_PASS = 4096  # of prompts that are run together, pads counted
+SIMILAR = 2  # prompts that are read in slices together are at most so many times as long as one another
+
+Told = list[tuple[Continuation, Delta]]
 
 
 class Batch:
     """Continuations that are written together.
 
-    Newcomers' prompts are run by themselves, in the step after they have joined; then their keys and
-    values go beside those of the others. What a continuation says depends on the others only as far
-    as the machine's arithmetic does.
+    Newcomers' prompts are read by themselves; then what the model remembers of them goes beside what it
+    remembers of the others. What a continuation says depends on the others only as far as the machine's
+    arithmetic does.
     """
 
-    def __init__(self, engine: Engine, max_rows: int = 32) -> None:
+    def __init__(self, engine: Engine, max_rows: int = 32, *, in_slices: bool = False) -> None:
+        """`in_slices`: those that are being written get a token between two slices of newcomers' prompts.
+
+        A slice takes about as long as a token does, so how prompts are cut, and with it the last bits of
+        their arithmetic, hangs on the machine's speed.
+        """
         self.engine, self.max_rows = engine, max_rows
-        self._rows = Rows.none(engine)
+        self._caching = Caching(engine)
+        self._rows = Rows.none(self._caching)
         self._newcomers: list[Continuation] = []
+        self._reading: deque[_Reading] = deque()
+        self._pace = Pace() if in_slices else None
+        self._has_read = False  # in the last step
 
     def __len__(self) -> int:
-        return len(self._rows.continuations) + len(self._newcomers)
+        return len(self.continuations)
 
     @property
     def continuations(self) -> list[Continuation]:
-        """Those being written, in the order of their rows."""
-        return [*self._rows.continuations, *self._newcomers]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether any can join: always when empty, else where the cache is one of keys and values."""
-        return self._rows.can_be_joined or not self._rows.continuations
+        """Those being written, in the order of their rows, then those whose prompts are not read yet."""
+        reading = (one for each in self._reading for one in each.rows.continuations)
+        return [*self._rows.continuations, *reading, *self._newcomers]
 
     def admit(self, waiting: deque[Continuation]) -> list[Continuation]:
         """Let those that wait join, first come first served, while there is room; those that have.
@@ -53,7 +66,7 @@ class Batch:
         """
         self._drop_finished()
         newcomers: list[Continuation] = []
-        while waiting and self.is_open and self._has_room([*newcomers, waiting[0]]):
+        while waiting and self._has_room([*newcomers, waiting[0]]):
             newcomers.append(waiting.popleft())
         self.join(newcomers)
         return newcomers
@@ -69,7 +82,7 @@ class Batch:
         )
 
     def join(self, continuations: Iterable[Continuation]) -> None:
-        """Take continuations in; the next step gives each its first token. `is_open` must hold.
+        """Take continuations in; each gets its first token in the step that has read its prompt.
 
         Those of one key, sample and seed that join together share each draw of their noise.
         """
@@ -81,23 +94,92 @@ class Batch:
             self._newcomers.append(continuation)
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[Continuation, Delta]]:
-        """Give one more token to every continuation, or, if any have joined, the first one to these alone.
+    def step(self) -> Told:
+        """Read prompts, whose continuations then get their first token, or give the others one more.
 
-        Returns what each has to give out now. Those with a `finish_reason` have left.
+        Prompts come first; in slices, they take turns with the others' tokens. Returns what each has to
+        give out now; after a slice that ends no prompt, nothing. Those with a `finish_reason` have left.
         """
         self._drop_finished()
-        rows = Rows.of(self.engine, self._newcomers) if self._newcomers else self._rows
-        if not rows.continuations:
-            return []
-        logits = rows.forward()
-        chosen = _choose(logits, rows.continuations)
-        rows.append(chosen)
-        deltas = [self._take(*each) for each in zip(rows.continuations, chosen.tolist(), logits, strict=True)]
-        if self._newcomers:
-            self._rows, self._newcomers = self._rows.joined(rows), []
+        self._group_newcomers()
+        self._has_read = self._reads_next()
+        told = self._read() if self._has_read else self._write()
         self._drop_finished()
-        return list(zip(rows.continuations, deltas, strict=True))
+        return told
+
+    def _group_newcomers(self) -> None:
+        if self._newcomers and self._takes_rows_in:
+            groups = self._read_together(self._newcomers)
+            self._reading += (_Reading(Rows.of(self._caching, group)) for group in groups)
+            self._newcomers = []
+
+    @property
+    def _takes_rows_in(self) -> bool:
+        return self._caching.can_join or not self._rows.continuations
+
+    def _read_together(self, newcomers: list[Continuation]) -> list[list[Continuation]]:
+        """Newcomers in groups, each of which is padded to one length if the cache allows for pads."""
+        if len(newcomers) == 1 or (self._caching.can_pad and not self._pace):
+            return [newcomers]
+        groups: list[list[Continuation]] = []
+        for each in sorted(newcomers, key=lambda one: len(one.ids)):
+            if groups and self._are_alike(groups[-1][0], each):
+                groups[-1].append(each)
+            else:
+                groups.append([each])
+        return groups
+
+    def _are_alike(self, shorter: Continuation, longer: Continuation) -> bool:
+        if self._caching.can_pad:
+            return len(longer.ids) <= SIMILAR * len(shorter.ids)
+        return len(longer.ids) == len(shorter.ids) and not self._caching.one_by_one
+
+    def _reads_next(self) -> bool:
+        if not self._reading or not self._takes_rows_in:
+            return False
+        return not (self._pace and self._has_read and self._rows.continuations)
+
+    def _read(self) -> Told:
+        """Read those prompts that have waited longest, or on in them; at their end choose first tokens."""
+        reading = self._reading.popleft()
+        rows, n = reading.rows, self._n_columns(reading)
+        start = time.perf_counter()
+        logits = rows.forward(n)[:, -1]  # of all the slice's positions they would be those of an echo
+        if n is not None:
+            float(logits[0, 0])  # an accelerator's time is over once there is a number
+            n_tokens = n * len(rows.continuations)
+            reading.n_tokens = self._pace.next_slice(n_tokens, time.perf_counter() - start)
+            self._reading.append(reading)
+            return []
+        told = self._choose(rows, logits)
+        rows = _unfinished(rows)
+        if rows.continuations:
+            self._rows = self._rows.joined(rows)
+        return told
+
+    def _n_columns(self, reading: "_Reading") -> int | None:
+        """Tokens of each prompt to read now; None if it is all that are left."""
+        if not (self._pace and self._caching.can_slice):
+            return None
+        n_tokens = reading.n_tokens if self._rows.continuations else SLICE_ALONE
+        n = max(1, n_tokens // len(reading.rows.continuations))
+        return n if n < reading.rows.n_unread else None
+
+    def _write(self) -> Told:
+        if not self._rows.continuations:
+            return []
+        start = time.perf_counter()
+        told = self._choose(self._rows, self._rows.forward()[:, -1])
+        if self._pace:
+            self._pace.note_step(time.perf_counter() - start)
+        return told
+
+    def _choose(self, rows: Rows, logits: Tensor) -> Told:
+        """Go on with a token a row, by logits [batch, d_vocab]."""
+        chosen = _chosen(logits, rows.continuations)
+        rows.append(chosen)
+        each = zip(rows.continuations, chosen.tolist(), logits, strict=True)
+        return [(continuation, self._take(continuation, *token)) for continuation, *token in each]
 
     def _take(self, continuation: Continuation, token_id: int, logits: Tensor) -> Delta:
         try:
@@ -108,13 +190,27 @@ class Batch:
             return Delta(error=error)
 
     def _drop_finished(self) -> None:
-        kept = [row for row, each in enumerate(self._rows.continuations) if not each.finish_reason]
-        if len(kept) < len(self._rows.continuations):
-            self._rows = self._rows.kept(kept)
+        self._rows = _unfinished(self._rows)
+        for reading in self._reading:
+            reading.rows = _unfinished(reading.rows)
+        self._reading = deque(reading for reading in self._reading if reading.rows.continuations)
         self._newcomers = [each for each in self._newcomers if not each.finish_reason]
 
 
-def _choose(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:
+@dataclass
+class _Reading:
+    """Prompts that are read together, and how many of their tokens come next."""
+
+    rows: Rows
+    n_tokens: int = FIRST_SLICE  # pads counted
+
+
+def _unfinished(rows: Rows) -> Rows:
+    kept = [row for row, each in enumerate(rows.continuations) if not each.finish_reason]
+    return rows if len(kept) == len(rows.continuations) else rows.kept(kept)
+
+
+def _chosen(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:
     """A token a row [batch], each by its own sampling; rows that sample alike are taken together."""
     rows_of: dict[Sampling, list[int]] = {}
     for row, continuation in enumerate(continuations):
@@ -122,9 +218,9 @@ def _choose(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:
     chosen = torch.empty(len(continuations), dtype=torch.int64, device=logits.device)
     for sampling, rows in rows_of.items():
         alike = [continuations[row] for row in rows]
-        ids = [each.ids + each.written for each in alike] if sampling.repetition_penalty != 1.0 else []
+        prompts, written = [each.ids for each in alike], [each.written for each in alike]
         of_these = logits if len(rows) == len(continuations) else logits[rows]
-        chosen[rows] = choose(of_these, [each.generator for each in alike], sampling, ids)
+        chosen[rows] = choose(of_these, [each.generator for each in alike], sampling, prompts, written)
     return chosen
 
 

@@ -1,142 +1,158 @@
-"""The tensors behind rows that are written together, as rows join and leave.
+"""How models of transformers remember what they have read, and what may be done with that.
 
-Knows tokens, pushes, and transformers' keys and values; knows nothing of sampling or text.
+Knows the caches' keys, values and recurrent states, a row a text; knows nothing of steering or sampling.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import inspect
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    CacheLayerMixin,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionCacheLayerMixin,
+    LinearAttentionLayer,
+)
 
-from ..models.engine import Engine, padded
-from ..models.hooks import HookPoint, add
-from .continuation import Continuation, Positions
+from ..models.engine import Engine
 
-MERGED = (DynamicLayer, DynamicSlidingWindowLayer)  # keys and values [batch, n_heads, pos, d_head], no more
-
-
-@dataclass
-class Rows:
-    """A row a continuation. Rows of unequal length are padded on the left, and pads never steered."""
-
-    engine: Engine
-    continuations: list[Continuation]
-    ids: Tensor  # [batch, pos] int64: the tokens that are not yet in the cache
-    mask: Tensor  # [batch, all pos] int64
-    pushes: dict[HookPoint, Tensor]  # [batch, 1 or pos, d_model]: of the next pass
-    cache: DynamicCache
-
-    @classmethod
-    def none(cls, engine: Engine) -> "Rows":
-        empty = torch.empty(0, 0, dtype=torch.int64)
-        return cls(engine, [], empty, empty, {}, DynamicCache(config=engine.model.config))
-
-    @classmethod
-    def of(cls, engine: Engine, continuations: list[Continuation]) -> "Rows":
-        """Before the prompts' pass."""
-        ids = padded([each.ids for each in continuations], value=-1, side="left").to(engine.device)
-        mask = (ids >= 0).long()
-        pushes = _stacked(continuations, "generated", engine.device)
-        if not mask.all():
-            pushes = {point: push * mask[..., None] for point, push in pushes.items()}
-        cache = DynamicCache(config=engine.model.config)
-        return cls(engine, continuations, ids.clamp_min(0), mask, pushes, cache)
-
-    @property
-    def can_be_joined(self) -> bool:
-        """Whether the cache is one of keys and values alone."""
-        return all(type(layer) in MERGED for layer in self.cache.layers)
-
-    def forward(self) -> Tensor:
-        """Logits [batch, d_vocab] after the tokens not yet in the cache."""
-        positions = (self.mask.cumsum(-1) - 1).clamp_min(0)  # [batch, all pos]
-        with add(self.engine.blocks, self.pushes):
-            output = self.engine.model(
-                input_ids=self.ids,
-                attention_mask=None if self.mask.all() else self.mask,
-                position_ids=positions[:, -self.ids.shape[1] :],
-                use_cache=True,
-                logits_to_keep=1,
-                **{self.engine.cache_argument: self.cache},
-            )
-        logits: Tensor = output.logits[:, -1]
-        return logits
-
-    def append(self, chosen: Tensor) -> None:
-        """Go on with each row's chosen token, [batch]."""
-        self.ids = chosen[:, None]
-        self.mask = torch.cat([self.mask, torch.ones_like(self.ids)], dim=1)
-
-    def kept(self, rows: list[int]) -> "Rows":
-        """Some of the rows, without the columns where all of these have pads."""
-        if not rows:  # not every cache can leave out rows
-            return Rows.none(self.engine)
-        index = torch.tensor(rows, dtype=torch.int64, device=self.engine.device)
-        self.cache.batch_select_indices(index)
-        mask = self.mask[index]
-        n_pads = int(mask.any(0).int().argmax())
-        if n_pads and self.can_be_joined:
-            for layer in self.cache.layers:
-                _cut(layer, n_pads)
-            mask = mask[:, n_pads:]
-        continuations = [self.continuations[row] for row in rows]
-        pushes = {point: push[index] for point, push in self.pushes.items()}
-        return Rows(self.engine, continuations, self.ids[index], mask, pushes, self.cache)
-
-    def joined(self, other: "Rows") -> "Rows":
-        """These rows, then others whose prompts have been read; from here on what is generated is steered."""
-        continuations = self.continuations + other.continuations
-        pushes = _stacked(continuations, "prompt", self.engine.device)
-        if not self.continuations:
-            return replace(other, pushes=pushes)
-        for layer, others in zip(self.cache.layers, other.cache.layers, strict=True):
-            _merge(layer, others)
-        ids, mask = torch.cat([self.ids, other.ids]), _below(self.mask, other.mask, dim=-1)
-        return Rows(self.engine, continuations, ids, mask, pushes, self.cache)
+ARGUMENTS = ("cache", "past_key_values", "cache_params", "state")  # what models call theirs, new names first
+PADDED = (DynamicLayer, DynamicSlidingWindowLayer)  # keys and values [batch, n_heads, pos, d_head], no more
+JOINED = (
+    *PADDED,
+    LinearAttentionLayer,  # states [batch, ...], whatever has been read
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+)
+# Two ways of reading one text leave the same state, but for rounding, or states that have little in common.
+SAME_STATE = 0.05
 
 
-def _merge(layer: Any, other: Any) -> None:
-    """Put another batch's keys and values below a layer's."""
-    if not layer.is_initialized:  # it uses another block's
-        return
-    layer.keys = _below(layer.keys, other.keys, dim=-2)
-    layer.values = _below(layer.values, other.values, dim=-2)
-    if layer.is_sliding:
-        layer.cumulative_length = max(layer.cumulative_length, other.cumulative_length)
+class Caching:
+    """What a model remembers, and so which rows may be read and written together.
+
+    Keys and values are masked where a row has pads, and take rows in and let them go. A recurrent state
+    cannot be counted on to pass over pads: such rows are read with others of their length, and joined
+    as states. Of a cache that a model makes itself, or keeps in its modules, no row can be taken: one
+    text is written after another. A model without a cache reads all of a text for each token.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._takes = inspect.signature(engine.model.forward).parameters.keys()
+        self.argument = next((name for name in ARGUMENTS if name in self._takes), None)
+        self.is_own = self.argument is None or not engine.model._supports_default_dynamic_cache()
+        layers = [layer for layer in self._layers() if _holds_something(layer)]
+        self._is_recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+        self._has_attention = self.is_own or any(isinstance(layer, CacheLayerMixin) for layer in layers)
+        self.can_pad = not self.is_own and all(type(layer) in PADDED for layer in layers)
+        self.can_join = not self.is_own and all(type(layer) in JOINED for layer in layers)
+
+    def _layers(self) -> list[Any]:
+        return [] if self.is_own else self.new().layers
+
+    def new(self) -> Any:
+        """A cache of no rows; None where the model makes its own."""
+        return None if self.is_own else DynamicCache(config=self.engine.model.config)
+
+    @cached_property
+    def one_by_one(self) -> bool:
+        """Whether no row can be taken from what the model remembers of several."""
+        return self.is_own or (self._is_recurrent and not self._states_of([1]))
+
+    @cached_property
+    def can_slice(self) -> bool:
+        """Whether a prompt read in parts is what it is read whole.
+
+        Some recurrent layers begin anew in each pass of several tokens: that is tried out.
+        """
+        if self.can_pad or not self.can_join or self.one_by_one:
+            return self.can_pad
+        whole, parts = self._states_of([8]), self._states_of([6, 2])
+        return all((a - b).norm() <= SAME_STATE * a.norm() for a, b in zip(whole, parts, strict=True))
+
+    @torch.inference_mode()
+    def _states_of(self, lengths: list[int]) -> list[Tensor]:
+        """The states of the first recurrent layer after a text that is read in parts of these lengths."""
+        cache, mask = self.new(), torch.ones(1, 0, dtype=torch.int64, device=self.engine.device)
+        ids = torch.arange(sum(lengths), device=self.engine.device)[None]
+        for part in ids.split(lengths, dim=1):
+            mask = torch.cat([mask, torch.ones_like(part)], dim=1)
+            self.forward(part, mask, cache)
+        layer = next(each for each in cache.layers if isinstance(each, LinearAttentionCacheLayerMixin))
+        return [state for states in _states(layer) for state in states.values() if state is not None]
+
+    def forward(self, ids: Tensor, mask: Tensor, cache: Any, n_logits: int = 1) -> tuple[Tensor, Any]:
+        """Logits [batch, n_logits, d_vocab] of the last tokens, and what is remembered now.
+
+        ids: [batch, n] of the next tokens; mask: [batch, all pos] of these and those before them.
+        """
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        is_masked = self._has_attention and not mask.all()
+        given = {
+            "position_ids": positions,
+            "attention_mask": mask if is_masked else None,
+            "use_cache": self.argument is not None,
+            "logits_to_keep": n_logits,
+            self.argument or "": cache,
+        }
+        output = self.engine.model(
+            input_ids=ids, **{name: given[name] for name in given if name in self._takes}
+        )
+        now = output[self.argument] if self.is_own and self.argument else cache
+        return output.logits[:, -n_logits:], now
 
 
-def _below(upper: Tensor, lower: Tensor, dim: int) -> Tensor:
+def select(cache: Any, rows: Tensor) -> None:
+    """Keep these rows, [n] int64, in this order.
+
+    What every layer offers for beam search does it; not every one has `batch_select_indices`.
+    """
+    cache.reorder_cache(rows)
+
+
+def join(cache: Any, other: Any) -> None:
+    """Put another cache's rows below those of a cache, what both have read last side by side."""
+    for layer, others in zip(cache.layers, other.layers, strict=True):
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            for states, those in zip(_states(layer), _states(others), strict=True):
+                states.update({i: torch.cat([states[i], those[i]]) for i in states if states[i] is not None})
+        if isinstance(layer, DynamicLayer) and layer.is_initialized:  # else it uses another block's
+            layer.keys = below(layer.keys, others.keys, dim=-2)
+            layer.values = below(layer.values, others.values, dim=-2)
+            if layer.is_sliding:
+                layer.cumulative_length = max(layer.cumulative_length, others.cumulative_length)
+
+
+def cut(cache: Any, n: int) -> None:
+    """Take away the first n columns; a sliding window may hold none of them any more."""
+    for layer in cache.layers:
+        if isinstance(layer, DynamicLayer) and layer.is_initialized:
+            length = layer.get_seq_length() - n
+            first = max(0, layer.keys.shape[-2] - length)
+            layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
+            if layer.is_sliding:
+                layer.cumulative_length = length
+
+
+def below(upper: Tensor, lower: Tensor, dim: int) -> Tensor:
     """Two batches as one, what is last along `dim` side by side: zeros go before the shorter."""
     gap = upper.shape[dim] - lower.shape[dim]
     before = (*(0, 0) * (-1 - dim), abs(gap), 0)  # sizes from the last dimension on
     return torch.cat([pad(upper, before) if gap < 0 else upper, pad(lower, before) if gap > 0 else lower])
 
 
-def _cut(layer: Any, n: int) -> None:
-    """Take the first n columns from a layer; a sliding window may hold none of them any more."""
-    if not layer.is_initialized:
-        return
-    length = layer.get_seq_length() - n
-    layer.keys, layer.values = layer.keys[:, :, -length:], layer.values[:, :, -length:]
-    if layer.is_sliding:
-        layer.cumulative_length = length
+def _states(layer: Any) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    return layer.conv_states, layer.recurrent_states
 
 
-def _stacked(
-    continuations: Sequence[Continuation], but: Positions, device: torch.device
-) -> dict[HookPoint, Tensor]:
-    """Each row's push at each hook point, [batch, 1, d_model], of all whose positions are not `but`.
-
-    Hook points at which nothing is added are left out.
-    """
-    steered = [each.pushes if each.config.positions != but else {} for each in continuations]
-    zeros = {point: torch.zeros_like(push) for pushes in steered for point, push in pushes.items()}
-    return {
-        point: torch.stack([pushes.get(point, zero) for pushes in steered])[:, None].to(device)
-        for point, zero in zeros.items()
-    }
+def _holds_something(layer: Any) -> bool:
+    """Whether it is no mere place in the list, of a block that keeps nothing or uses another's keys."""
+    return isinstance(layer, CacheLayerMixin | LinearAttentionCacheLayerMixin)

@@ -44,7 +44,7 @@ class Scheduler:
     def __init__(self, engine: Engine, *, max_batch: int = 32, max_waiting: int = 64) -> None:
         """Start the thread: continuations written at a time, and those that may wait for a place."""
         self.engine, self.max_batch, self.max_waiting = engine, max_batch, max_waiting
-        self._batch = Batch(engine, max_batch)
+        self._batch = Batch(engine, max_batch, in_slices=True)
         self._waiting: deque[Continuation] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._closing = self._given_up = False
@@ -183,7 +183,7 @@ class Scheduler:
         except Exception as error:  # a bug, or no memory: those being written are lost, the rest goes on
             logger.exception("a step of the model failed")
             deltas = [(continuation, Delta(error=error)) for continuation in self._batch.continuations]
-            self._batch = Batch(self.engine, self.max_batch)
+            self._batch = Batch(self.engine, self.max_batch, in_slices=True)
         for continuation, delta in deltas:
             _tell(continuation, delta)
 
@@ -208,7 +208,7 @@ class Scheduler:
         self._forget_all()
 
     def _forget_all(self) -> None:
-        self._batch = Batch(self.engine, self.max_batch)
+        self._batch = Batch(self.engine, self.max_batch, in_slices=True)
         self._waiting.clear()
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from support.tiny import D_MODEL, D_VOCAB, FAMILIES
-from transformers.cache_utils import DynamicLayer
 
 from neurosteer_cli.generation import batch as batch_module
 from neurosteer_cli.generation import cache
 from neurosteer_cli.generation.batch import Batch
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
+from neurosteer_cli.generation.pace import FIRST_SLICE, WAIT, Pace
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
@@ -72,7 +72,6 @@ def test_continuations_that_join_at_any_time_say_what_they_say_alone(engine: Eng
     while waiting or len(batch):
         n = draw.choice([0, 0, 1, 2, 5])
         newcomers, waiting = waiting[:n], waiting[n:]
-        assert batch.is_open
         batch.join([one for _, one in newcomers])
         batch.step()
         most = max(most, len(batch))
@@ -144,37 +143,24 @@ def test_columns_of_pads_alone_are_let_go(llama: Engine) -> None:
     assert {layer.keys.shape[-2] for layer in batch._rows.cache.layers} == {3}
 
 
-def test_a_cache_of_another_kind_takes_no_newcomers_until_it_is_empty(
+def test_a_cache_of_another_kind_is_given_no_pads_and_takes_rows_in_when_it_is_empty(
     llama: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class OtherLayer(DynamicLayer):
-        pass
-
-    monkeypatch.setattr(cache, "MERGED", (OtherLayer,))
+    monkeypatch.setattr(cache, "PADDED", ())
+    monkeypatch.setattr(cache, "JOINED", ())
+    several = [continuation(number, ids=[5 + number] * n) for number, n in enumerate((3, 3, 9, 3))]
     batch = Batch(llama)
-    assert batch.is_open
-    several = [continuation(number, max_new_tokens=length) for number, length in ((0, 2), (2, 5))]
-    batch.join(several)
+    batch.join(several[:3])
     batch.step()
-    assert not batch.is_open
+    assert [len(one.written) for one in several] == [1, 1, 0, 0]
+    batch.join(several[3:])
+    shapes = set()
     while len(batch):
         batch.step()
-    assert batch.is_open
-    assert several[1].written == alone(llama, 2, max_new_tokens=5)
-
-
-def test_a_cache_that_cannot_leave_out_rows_does_for_those_that_end_together(
-    llama: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    several = [continuation(number, max_new_tokens=4) for number in range(3)]
-    expected = [alone(llama, number, max_new_tokens=4) for number in range(3)]
-    monkeypatch.delattr(DynamicLayer, "batch_select_indices")
-    batch = Batch(llama)
-    batch.join(several)
-    for _ in range(4):
-        batch.step()
-    assert len(batch) == 0 and batch.is_open
-    assert [each.written for each in several] == expected
+        shapes.add(tuple(batch._rows.mask.all(-1).tolist()))
+    assert shapes <= {(True, True), (True,), ()}
+    for number, n in enumerate((3, 3, 9, 3)):
+        assert several[number].written == alone(llama, number, ids=[5 + number] * n)
 
 
 def test_who_waits_joins_in_order_while_there_is_room(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,3 +229,81 @@ def test_a_stop_token_ends_a_continuation_and_is_not_part_of_it(llama: Engine) -
     while len(batch):
         batch.step()
     assert (one.written, one.finish_reason) == (first[: first.index(first[1])], "stop")
+
+
+# --- slices ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of a few tokens, of a number that differs from slice to slice."""
+    draw = random.Random(5)
+    monkeypatch.setattr(batch_module, "FIRST_SLICE", 4)
+    monkeypatch.setattr(batch_module, "SLICE_ALONE", 7)
+    monkeypatch.setattr(Pace, "next_slice", lambda *_: draw.randrange(1, 12))
+
+
+@pytest.mark.parametrize("schedule", range(4))
+@pytest.mark.usefixtures("short_slices")
+def test_prompts_that_are_read_in_slices_are_continued_as_if_read_whole(
+    engine: Engine, schedule: int
+) -> None:
+    draw = random.Random(schedule)
+    waiting = [(number, continuation(number)) for number in range(schedule, schedule + 14)]
+    everyone = list(waiting)
+    batch = Batch(engine, in_slices=True)
+    while waiting or len(batch):
+        n = draw.choice([0, 0, 0, 1, 2, 5])
+        newcomers, waiting = waiting[:n], waiting[n:]
+        batch.join([one for _, one in newcomers])
+        batch.step()
+    for number, one in everyone:
+        assert one.written == alone(engine, number), number
+
+
+@pytest.mark.usefixtures("short_slices")
+def test_those_being_written_get_a_token_between_two_slices(llama: Engine) -> None:
+    old = continuation(0, ids=[5, 6], max_new_tokens=40)
+    long, short = (continuation(n, ids=[7] * length, max_new_tokens=3) for n, length in ((1, 90), (2, 3)))
+    batch = Batch(llama, in_slices=True)
+    batch.join([old])
+    batch.step()
+    batch.join([long])
+    given = [[one for one, _ in batch.step()] for _ in range(6)]
+    assert given == [[old], [], [old], [], [old], []]
+    batch.join([short])  # a short prompt does not wait for the end of a long one
+    while not short.written:
+        batch.step()
+    assert not long.written
+    while not long.written:
+        before = len(old.written)
+        batch.step(), batch.step()
+        assert len(old.written) == before + 1
+
+
+@pytest.mark.usefixtures("short_slices")
+def test_who_leaves_while_prompts_are_read_changes_nothing_for_the_others(engine: Engine) -> None:
+    lengths = (40, 50, 60, 70)
+    several = [continuation(n, ids=[n + 3] * length, max_new_tokens=6) for n, length in enumerate(lengths)]
+    batch = Batch(engine, in_slices=True)
+    batch.join(several)
+    batch.step()
+    several[3].cancel()  # the longest: the columns that only it had go, read or not
+    batch.step()
+    several[0].cancel()
+    while len(batch):
+        batch.step()
+    assert [len(one.written) for one in several] == [0, 6, 6, 0]
+    for n in (1, 2):
+        assert several[n].written == alone(engine, n, ids=[n + 3] * lengths[n], max_new_tokens=6)
+
+
+def test_a_slice_takes_about_as_long_as_those_who_wait_for_it_may() -> None:
+    pace = Pace()
+    assert pace.next_slice(100, 1.0) == FIRST_SLICE  # nobody has waited yet
+    for seconds in (0.1, 0.1, 5.0, 0.1):
+        pace.note_step(seconds)
+    assert pace.next_slice(100, WAIT * 0.1) == 100
+    assert pace.next_slice(100, WAIT * 0.2) == 50
+    assert pace.next_slice(100, 0.001) == 200
+    assert pace.next_slice(1, 60.0) == 1

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.generation import batch
-from neurosteer_cli.generation import cache as cache_module
+from neurosteer_cli.generation import rows as rows_module
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.generate import Completion, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
@@ -275,7 +275,7 @@ def test_with_every_alpha_0_no_hook_is_set(llama: Engine, monkeypatch: pytest.Mo
         asked.append(pushes)
         return add(blocks, pushes)
 
-    monkeypatch.setattr(cache_module, "add", watched)
+    monkeypatch.setattr(rows_module, "add", watched)
     texts(llama, rows_of(PROMPTS, 0.0), [vector(llama, {POINT: direction(llama)})], n=3)
     assert asked == [{}, {}, {}]
 
