@@ -1,10 +1,11 @@
-"""Choose next tokens: temperature, top-k, top-p, repetition penalty, and noise of its own for each row.
+"""Choose next tokens: temperature, top-k, top-p, min-p, penalties, bias, and noise of its own for each row.
 
 Knows logits; knows nothing of models, text or steering.
 """
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,12 +20,21 @@ COLDEST = 1e-5  # below, the most probable token is taken: logits would be divid
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How next tokens are chosen. `temperature` 0 takes the most probable one (greedy)."""
+    """How next tokens are chosen. `temperature` 0 takes the most probable one (greedy).
+
+    A bias is added to a token's logit; presence and frequency penalties are taken from those of tokens
+    written so far, once and for each time (as OpenAI's API has them); the repetition penalty shrinks
+    those of the prompt as well. Then come the temperature, min-p, top-k and top-p.
+    """
 
     temperature: float = 0.9
     top_p: float = 0.9
     top_k: int = 0  # 0: no bound
+    min_p: float = 0.0  # of the most probable token's probability (arXiv 2407.01082)
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token, what is added)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -36,6 +46,19 @@ class Sampling:
             raise InputError(f"--top-k must be >= 0 (0: no bound), got {self.top_k}")
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise InputError(f"--repetition-penalty must be above 0, got {self.repetition_penalty}")
+        if not 0 <= self.min_p <= 1:
+            raise InputError(f"--min-p must be from 0 to 1, got {self.min_p}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not math.isfinite(value := getattr(self, name)):
+                raise InputError(f"{name} must be a finite number, got {value}")
+        if not all(token >= 0 and math.isfinite(bias) for token, bias in self.logit_bias):
+            raise InputError("logit_bias: tokens count from 0, and what is added must be finite")
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether logits depend on more than the model: on tokens so far, or on a bias."""
+        penalties = self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0
+        return bool(penalties or self.logit_bias)
 
 
 def generator(seed: int, prompt: str, sample: int) -> torch.Generator:
@@ -56,21 +79,50 @@ def uniform(generators: Sequence[torch.Generator], d_vocab: int) -> Tensor:
 
 
 def choose(
-    logits: Tensor, generators: Sequence[torch.Generator], sampling: Sampling, ids: Sequence[list[int]] = ()
+    logits: Tensor,
+    generators: Sequence[torch.Generator],
+    sampling: Sampling,
+    prompts: Sequence[list[int]] = (),
+    written: Sequence[list[int]] = (),
 ) -> Tensor:
     """A token a row, [batch] int64, by logits [batch, d_vocab] and each row's own noise.
 
-    A repetition penalty needs `ids`, the tokens that each row has so far.
+    Penalties need `prompts` and `written`, the tokens that each row has.
     """
     logits = logits.float()
-    if sampling.repetition_penalty != 1.0:
-        logits = penalize(logits, ids, sampling.repetition_penalty)
+    if sampling.changes_logits:
+        logits = adjusted(logits, sampling, prompts, written)
     if sampling.temperature < COLDEST:
         return logits.argmax(-1)
-    scores, token_ids = nucleus(logits / sampling.temperature, sampling.top_p, sampling.top_k)
+    scores, token_ids = nucleus(
+        above_min_p(logits / sampling.temperature, sampling.min_p), sampling.top_p, sampling.top_k
+    )
     drawn = uniform(generators, logits.shape[-1]).to(logits.device).gather(-1, token_ids)
     gumbel = -torch.log(-torch.log(drawn.clamp(1e-20, 1 - 1e-7)))  # [batch, n_candidates]
     return token_ids.gather(-1, (scores + gumbel).argmax(-1, keepdim=True)).squeeze(-1)
+
+
+def adjusted(
+    logits: Tensor, sampling: Sampling, prompts: Sequence[list[int]], written: Sequence[list[int]]
+) -> Tensor:
+    """Logits [batch, d_vocab] with the bias, and less what penalties take from them."""
+    if sampling.repetition_penalty != 1.0:
+        seen = [prompt + own for prompt, own in zip(prompts, written, strict=True)]
+        logits = penalize(logits, seen, sampling.repetition_penalty)
+    logits = logits.clone()
+    for row, own in zip(logits, written, strict=False):
+        for token, n in Counter(own).items():
+            row[token] -= sampling.presence_penalty + n * sampling.frequency_penalty
+    for token, bias in sampling.logit_bias:
+        logits[:, token] += bias
+    return logits
+
+
+def above_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """Logits without tokens less than `min_p` times as probable as the most probable one."""
+    if min_p == 0.0:
+        return logits
+    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(min_p), -torch.inf)
 
 
 def penalize(logits: Tensor, ids: Sequence[list[int]], penalty: float) -> Tensor:

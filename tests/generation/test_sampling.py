@@ -1,11 +1,13 @@
 """Choosing tokens, against transformers' own processors and the distributions asked for."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -14,7 +16,16 @@ from transformers import (
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.generation import sampling
-from neurosteer_cli.generation.sampling import Sampling, choose, generator, nucleus, penalize, uniform
+from neurosteer_cli.generation.sampling import (
+    Sampling,
+    above_min_p,
+    adjusted,
+    choose,
+    generator,
+    nucleus,
+    penalize,
+    uniform,
+)
 
 D_VOCAB = 40
 CHI_SQUARE_7 = 24.3  # a fair sample of 8 categories exceeds this once in a thousand times
@@ -117,7 +128,7 @@ def test_the_penalty_lowers_positive_and_negative_logits_of_seen_tokens_alone() 
 def test_a_penalty_can_change_the_greedy_token() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0]])
     greedy = Sampling(temperature=0, repetition_penalty=2.0)
-    assert choose(logits, generators(keys(1)), greedy, [[0]]).tolist() == [1]
+    assert choose(logits, generators(keys(1)), greedy, [[0]], [[]]).tolist() == [1]
 
 
 # --- drawing -----------------------------------------------------------------------------------
@@ -249,3 +260,66 @@ def test_values_out_of_range_are_refused(values: dict[str, float], message: str)
 
 def test_the_edges_of_the_ranges_are_allowed() -> None:
     Sampling(temperature=0, top_p=1.0, top_k=0, repetition_penalty=0.01)
+
+
+# --- penalties, bias, min-p -------------------------------------------------------------------
+
+
+def test_presence_and_frequency_are_taken_once_and_for_each_time() -> None:
+    sampling = Sampling(presence_penalty=0.5, frequency_penalty=0.25)
+    logits = logits_of("random", batch=2)
+    found = adjusted(logits, sampling, prompts=[[7], [7]], written=[[3, 3, 5], []])
+    expected = logits.clone()
+    expected[0, 3] -= 0.5 + 2 * 0.25
+    expected[0, 5] -= 0.5 + 0.25
+    assert torch.equal(found, expected)  # what stands in the prompt is not penalized
+
+
+def test_a_repetition_penalty_takes_prompt_and_text() -> None:
+    logits = logits_of("random", batch=1)
+    ids = torch.tensor([[7, 3, 3, 5]])
+    found = adjusted(logits, Sampling(repetition_penalty=1.3), prompts=[[7]], written=[[3, 3, 5]])
+    assert torch.equal(found, RepetitionPenaltyLogitsProcessor(1.3)(ids, logits))
+
+
+def test_a_bias_is_added_to_each_row() -> None:
+    logits = logits_of("random")
+    found = adjusted(logits, Sampling(logit_bias=((2, 1.5), (9, -100.0))), prompts=[], written=[])
+    expected = logits.clone()
+    expected[:, 2] += 1.5
+    expected[:, 9] -= 100.0
+    assert torch.equal(found, expected)
+    assert choose(logits, [], Sampling(temperature=0, logit_bias=((2, 100.0),))).tolist() == [2] * 4
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("min_p", [0.01, 0.1, 0.5, 1.0])
+def test_min_p_leaves_what_transformers_leaves(shape: str, min_p: float) -> None:
+    logits = logits_of(shape)
+    expected = MinPLogitsWarper(min_p)(torch.zeros(4, 1, dtype=torch.int64), logits.clone())
+    assert torch.equal(above_min_p(logits, min_p), expected)
+
+
+def test_without_them_logits_are_as_they_were() -> None:
+    logits = logits_of("random")
+    assert above_min_p(logits, 0.0) is logits
+    assert not Sampling().changes_logits
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"min_p": 1.5}, "--min-p must be from 0 to 1, got 1.5"),
+        ({"min_p": float("nan")}, "--min-p must be from 0 to 1, got nan"),
+        ({"presence_penalty": float("inf")}, "presence_penalty must be a finite number, got inf"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty must be a finite number, got nan"),
+        ({"logit_bias": ((-1, 1.0),)}, "logit_bias: tokens count from 0, and what is added must be finite"),
+        (
+            {"logit_bias": ((1, float("inf")),)},
+            "logit_bias: tokens count from 0, and what is added must be finite",
+        ),
+    ],
+)
+def test_what_is_out_of_range_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=f"^{said}$"):
+        Sampling(**given)

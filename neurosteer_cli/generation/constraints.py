@@ -1,0 +1,69 @@
+"""What a text may go on with so that it comes out as JSON, of a schema or any.
+
+Knows llguidance and the engine's tokenizer; knows nothing of sampling or of who asks.
+"""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, one_line
+from ..models.engine import Engine
+
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # none without an end
+
+
+class Constraint:
+    """What one text may go on with; it is told each token that is chosen."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def allowed(self, d_vocab: int) -> Tensor:
+        """Whether each token may come next, [d_vocab] bool; the end token where the text may end."""
+        packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        bits = packed[:, None].bitwise_right_shift(torch.arange(8, dtype=torch.uint8)).bitwise_and(1)
+        allowed = torch.zeros(d_vocab, dtype=torch.bool)
+        n = min(d_vocab, bits.numel())
+        allowed[:n] = bits.flatten()[:n].bool()
+        return allowed
+
+    def take(self, token: int) -> bool:
+        """Go on with a token; whether the text is whole and nothing more can come."""
+        self._matcher.consume_token(token)
+        return bool(self._matcher.is_stopped())
+
+
+class JSONConstraints:
+    """Makes constraints for one engine; the tokenizer's part of the work, about a second, is done once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tokenizer: Any = None
+
+    def of_schema(self, schema: dict[str, Any]) -> Constraint:
+        """A constraint to JSON of a schema, without white space but after commas and colons.
+
+        Raises:
+            InputError: llguidance is not installed, or takes the schema for none.
+        """
+        if find_spec("llguidance") is None:
+            raise InputError("JSON needs llguidance: install it with pip install 'neurosteer[json]'")
+        from llguidance import LLMatcher
+
+        grammar = LLMatcher.grammar_from_json_schema(schema, defaults=COMPACT)
+        matcher = LLMatcher(self._llguidance_tokenizer(), grammar, log_level=0)
+        if error := matcher.get_error():
+            raise InputError(f"not a JSON schema that can be held to ({one_line(ValueError(error))})")
+        return Constraint(matcher)
+
+    def _llguidance_tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            from llguidance.hf import from_tokenizer
+
+            end = min(self._engine.stop_ids, default=self._engine.tokenizer.eos_token_id)
+            self._tokenizer = from_tokenizer(self._engine.tokenizer, eos_token=end)
+        return self._tokenizer
