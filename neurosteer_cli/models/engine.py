@@ -3,11 +3,9 @@
 Knows transformers; knows nothing of labels, SAEs or how a vector is fitted.
 """
 
-import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints.resolve import DEFAULT_MODEL, resolve
+from .finite import not_finite
 from .hooks import HookPoint, capture
 from .load import choose_device, choose_dtype, load_weights, read_config
 from .shape import shape_of
@@ -112,11 +111,6 @@ class Engine(Tokenization):
         """Whether blocks remove the mean over d_model (LayerNorm), as GPT-2's do, or not (RMSNorm)."""
         return any(isinstance(module, nn.LayerNorm) for module in self.blocks.modules())
 
-    @cached_property
-    def cache_argument(self) -> str:
-        """What the model calls its key-value cache; transformers renamed it in 5.2x."""
-        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
-
     @torch.inference_mode()
     def residuals(
         self, texts: Sequence[Tokens], points: Sequence[HookPoint], tokens_per_batch: int | None = None
@@ -140,7 +134,17 @@ class Engine(Tokenization):
             self.model(input_ids=ids.clamp_min(0).to(self.device), use_cache=False)
         places = counts.nonzero()  # [n, 2]
         resid = {point: all_tokens[counts.to(self.device)].float() for point, all_tokens in seen.items()}
+        for each in resid.values():
+            self.check_finite(each, ids)
         return ResidualBatch(rows, places[:, 0].to(self.device), resid, places, ids)
+
+    def check_finite(self, numbers: Tensor, ids: Tensor) -> None:
+        """Raise ModelError if a pass over tokens [batch, pos], pads -1, gave numbers that are not finite.
+
+        It says in which block they began, and what to do about it.
+        """
+        if not bool(numbers.isfinite().all()):
+            raise not_finite(self.model_id, self.model, self.blocks, ids.to(self.device))
 
 
 def batches(order: list[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -81,7 +81,8 @@ def load_weights(
 
     Raises:
         InputError: the model has fewer blocks.
-        ModelError: its weights are damaged, incomplete, or of another shape than its configuration says.
+        ModelError: its weights are damaged, incomplete, of another shape than its configuration says, or
+            quantised in a way that cannot be read here.
     """
     n_layers = shape_of(config).n_layers
     if n_blocks > n_layers:
@@ -122,12 +123,28 @@ def _read(folder: Path, reduced: Any, config: Any, dtype: torch.dtype, device: t
                 device_map=None if device.type == "cpu" else {"": device},
                 output_loading_info=True,
             )
+    except ModelError:
+        raise
     except (SafetensorError, OSError) as error:
         raise damaged(folder, error) from error
-    except RuntimeError as error:  # shapes that do not match
-        raise ModelError(f"{folder}: the shapes of its weights do not fit its config.json") from error
+    except Exception as error:  # of transformers, and of the packages that read quantised weights
+        raise ModelError(f"{folder}: {_why_not(config, error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{folder}: weights are missing from its .safetensors files: {', '.join(missing[:3])}"
         )
     return model
+
+
+def _why_not(config: Any, error: Exception) -> str:
+    """Why a model cannot be built from its configuration and weights."""
+    if quantised := getattr(config, "quantization_config", None):
+        method = (
+            quantised.get("quant_method", "unknown")
+            if isinstance(quantised, dict)
+            else quantised.quant_method
+        )
+        return f"its weights are quantised ({method}), and cannot be read here: {one_line(error)}"
+    if "mismatch" in str(error):
+        return "the shapes of its weights do not fit its config.json"
+    return f"cannot be built from its config.json ({one_line(error)})"

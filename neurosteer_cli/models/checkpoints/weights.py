@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...errors import ModelError, one_line
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SUMMED = ("F32", "F16", "BF16")  # one number tells in little time that none is NaN
 _SHARD = re.compile(r"(.+)-\d+-of-(\d+)\.safetensors")
 _OTHERS = ("consolidated", "adapter_")  # the same weights under other names; a part that is added to them
 
@@ -32,10 +34,16 @@ class StoredTensor:
         return self.dtype
 
     def __getitem__(self, index: Any) -> Tensor:
-        """Read it. The file is opened anew: what was read of a mapped file is memory until it is closed."""
+        """Read it. The file is opened anew: what was read of a mapped file is memory until it is closed.
+
+        Raises:
+            ModelError: there is NaN in it; some attention kernels would make zeros of that.
+        """
         with safe_open(self.path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(self.name)
-            return tensor[index]
+        if self.dtype in SUMMED and tensor.sum(dtype=torch.float32).isnan() and tensor.isnan().any():
+            raise ModelError(f"{self.path}: damaged: {self.name} holds NaN; fetch the model again")
+        return tensor[index]
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
