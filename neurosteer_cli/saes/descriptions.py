@@ -59,11 +59,16 @@ class Description:
         """The tokens it fires at most, each once, and the first of its contexts."""
         if not self.contexts:
             return "never fired"
-        tokens = dict.fromkeys(c.token.strip() or repr(c.token)[1:-1] for c in self.contexts)
         first = self.contexts[0]
         lead = first.token[: len(first.token) - len(first.token.lstrip())]
         quote = " ".join(f"{first.before}{lead}[{first.token.strip()}]{first.after}".split())
-        return f"{', '.join(list(tokens)[:N_NAMING])}: {quote}"
+        return f"{', '.join(self.naming)}: {quote}"
+
+    @property
+    def naming(self) -> list[str]:
+        """The tokens it fires at most, each once, the first few."""
+        tokens = dict.fromkeys(c.token.strip() or repr(c.token)[1:-1] for c in self.contexts)
+        return list(tokens)[:N_NAMING]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,13 @@
 """Where SAEs are found, and how they come onto a model."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from support.tiny import D_MODEL, save_tiny_sae
-from torch import Tensor
+from support.tiny import save_tiny_sae
 
 from neurosteer_cli.errors import SAEError
 from neurosteer_cli.models.engine import Engine
@@ -26,120 +22,9 @@ from neurosteer_cli.saes.load import (
     open_saes,
     sae_place,
 )
+from neurosteer_cli.saes.sae import UNKNOWN_MODEL
 
 pytestmark = pytest.mark.usefixtures("quietly_without_gradients")
-
-D_SAE = 64
-
-
-def assert_near(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def random_weights(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(14)
-    return {
-        name.replace("_DOT_", "."): 0.4 * torch.randn(shape, generator=generator)
-        for name, shape in shapes.items()
-    }
-
-
-# --- the registry ------------------------------------------------------------------------------
-
-
-THRESHOLD, AVERAGE_NORM = 1.5, 3.2
-
-
-@pytest.fixture
-def llama_scope(hub: Path) -> dict[str, Tensor]:
-    """The weights of llama_scope_lxr_8x/l16r_8x as the Hub has them."""
-    folder = hub / "fnlp/Llama3_1-8B-Base-LXR-8x/Llama3_1-8B-Base-L16R-8x"
-    (folder / "checkpoints").mkdir(parents=True)
-    config = {
-        "d_model": D_MODEL, "d_sae": D_SAE, "jump_relu_threshold": THRESHOLD,
-        "dataset_average_activation_norm": {"in": AVERAGE_NORM},
-        "hook_point_in": "blocks.16.hook_resid_post",
-    }  # fmt: skip
-    (folder / "hyperparams.json").write_text(json.dumps(config))
-    weights = random_weights(
-        encoder_DOT_weight=(D_SAE, D_MODEL), encoder_DOT_bias=(D_SAE,),
-        decoder_DOT_weight=(D_MODEL, D_SAE), decoder_DOT_bias=(D_MODEL,),
-    )  # fmt: skip
-    save_file(weights, folder / "checkpoints" / "final.safetensors")
-    return weights
-
-
-def test_the_scaling_factor_of_a_llama_scope_sae_is_folded_in(
-    lens: Any, llama_scope: dict[str, Tensor], resid: Tensor
-) -> None:
-    sae = load_sae("llama_scope_lxr_8x/l16r_8x", model_id="meta-llama/Llama-3.1-8B")
-    directory = lens.loading.pretrained_saes_directory.get_pretrained_saes_directory()
-    factor = directory["llama_scope_lxr_8x"].norm_scaling_factor["l16r_8x"]
-    assert factor > 1.5
-    assert (sae.architecture, sae.normalize_activations) == ("jumprelu", "none")
-    assert (sae.hook_point, sae.centred) == (HookPoint(16), False)
-    assert_near(sae.weights["W_enc"], factor * llama_scope["encoder.weight"].T)
-    assert_near(sae.decoder_rows(torch.arange(D_SAE)), llama_scope["decoder.weight"].T / factor)
-    theirs = lens.SAE.from_pretrained("llama_scope_lxr_8x", "l16r_8x")
-    assert_near(sae.encode(resid), theirs.encode(resid))
-    hidden = factor * resid @ llama_scope["encoder.weight"].T + llama_scope["encoder.bias"]
-    threshold = THRESHOLD * D_MODEL**0.5 / AVERAGE_NORM
-    assert_near(sae.encode(resid), hidden * (hidden > threshold))
-
-
-@pytest.mark.usefixtures("llama_scope")
-def test_a_scaling_factor_that_sae_lens_does_not_know_is_an_error(
-    lens: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lens.saes.sae, "get_norm_scaling_factor", lambda *_: None)
-    message = "normalize_activations='expected_average_only_in' has not been folded"
-    with pytest.raises(SAEError, match=message):
-        load_sae("llama_scope_lxr_8x/l16r_8x", model_id="meta-llama/Llama-3.1-8B")
-
-
-@pytest.mark.usefixtures("hub")
-def test_a_release_that_is_nearly_right_is_answered_with_the_right_one() -> None:
-    message = (
-        "^'gpt2-smal-res-jb/blocks.6.hook_resid_pre' is neither a folder nor a RELEASE/SAE_ID of "
-        "sae-lens's registry; did you mean gpt2-small-res-jb"
-    )
-    with pytest.raises(SAEError, match=message):
-        load_sae("gpt2-smal-res-jb/blocks.6.hook_resid_pre", model_id="gpt2")
-
-
-@pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize("name", ["./no/such/folder", "!?", "bundle"])
-def test_what_is_nothing_at_all_is_said_to_be_neither(name: str) -> None:
-    with pytest.raises(SAEError, match="is neither a folder nor a RELEASE/SAE_ID"):
-        load_sae(name, model_id="gpt2")
-
-
-@pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [("blocks.6.hook_resid_pree", "blocks.6.hook_resid_pre, "), ("", "blocks.0.hook_resid_pre, ")],
-)
-def test_an_sae_that_a_release_does_not_have_is_answered_with_those_it_has(name: str, near: str) -> None:
-    message = f"^release 'gpt2-small-res-jb' has no SAE '{name}'; it has {near}"
-    with pytest.raises(SAEError, match=message):
-        load_sae(f"gpt2-small-res-jb/{name}", model_id="gpt2")
-
-
-def test_a_failed_fetch_says_how_to_fetch_it_where_there_is_a_network(
-    lens: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offline(*_: Any, **__: Any) -> Any:
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(lens.loading.pretrained_sae_loaders, "hf_hub_download", offline)
-    message = (
-        r"^SAE 'gpt2-small-res-jb/blocks.6.hook_resid_pre' could not be fetched \(no route\); "
-        'where there is a network, run: python -c "from sae_lens import SAE; '
-        r"SAE.from_pretrained\('gpt2-small-res-jb', 'blocks.6.hook_resid_pre'\)\"$"
-    )
-    with pytest.raises(SAEError, match=message):
-        load_sae("gpt2-small-res-jb/blocks.6.hook_resid_pre", model_id="gpt2")
-
 
 # --- the bundled SAE ---------------------------------------------------------------------------
 
@@ -304,3 +189,15 @@ def test_a_model_of_another_width_is_refused_with_both_widths(tiny_sae_folder: P
     )
     with pytest.raises(SAEError, match=message):
         check_fit({sae.hook_point: sae}, engine.shape.model_copy(update={"d_model": 768}), "gpt2")
+
+
+def test_an_sae_that_names_no_model_is_taken_for_one_of_this_with_a_warning(
+    tiny_sae_folder: Path, engine: Engine
+) -> None:
+    told: list[str] = []
+    sae = replace(load_sae(str(tiny_sae_folder), model_id="tiny"), sae_id="sae", model_name=UNKNOWN_MODEL)
+    open_saes({sae.hook_point: sae}, engine, name="tiny", warn=told.append)
+    assert told == [
+        "SAE 'sae' does not say which model it was trained on, nor where in it: it is taken for one of "
+        "'tiny' at blocks.2.hook_resid_post"
+    ]

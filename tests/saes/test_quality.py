@@ -12,9 +12,10 @@ from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.residuals import packed
 from neurosteer_cli.models.tokenizer import Tokens
+from neurosteer_cli.saes.formats.state import from_state
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.quality import Tally, reconstruct, tally
-from neurosteer_cli.saes.sae import SparseAutoencoder, from_state
+from neurosteer_cli.saes.sae import SparseAutoencoder
 
 TEXTS = [f"text number {n} has some {'more ' * (n % 4)}words" for n in range(30)]
 

@@ -19,6 +19,8 @@ _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 def hook_name(place: Path, layer: int | None) -> str:
     """What config.json says, or the path."""
     config = _config(place)
+    if (architecture := config.get("architecture", "jump_relu")) != "jump_relu":
+        raise SAEError(f"{place}: architecture {architecture!r} of Gemma Scope is not known; jump_relu is")
     said = config.get("hf_hook_point_in")
     if config.get("affine_connection") or config.get("hf_hook_point_out", said) != said:
         raise SAEError(f"{place}: a transcoder of Gemma Scope, from one place to another, not an SAE")

@@ -11,7 +11,7 @@ from ...models.hooks import RESID_POST, RESID_PRE, HookPoint
 
 # `model.layers.20`, `transformer.h.20.output`: a block is a numbered member of the one list of them.
 _BLOCK = re.compile(r"(?:[a-z_]+\.)*?(?:layers?|h|blocks?)\.([0-9]{1,6})(?:\.(input|output))?")
-_FOLDER = re.compile(r"(?:layers?|blocks?|h|l)[._]([0-9]{1,6})(?![0-9])")
+_FOLDER = re.compile(r"(?<![a-z])(?:layers?[._]|blocks?[._]|h\.)([0-9]{1,6})(?![0-9])")
 _ELSEWHERE = re.compile(
     r"(?<![a-z])(mlp|attn|att|attention|resid_mid|transcoders?|crosscoders?|clt|hook_z|embedding|embed_tokens|wte)(?![a-z])"
 )

@@ -3,6 +3,7 @@
 Knows what sae-lens's own reading of an older configuration leaves out.
 """
 
+import re
 from pathlib import Path
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from .state import Entries, Weights
 WEIGHTS_FILE = "sae_weights.safetensors"
 _HOOK_NAME = ("hook_name", "hook_point")  # the latter in versions 1 and 2
 _ACTIVATION = ("activation_fn_str", "activation_fn")
+_VERSION = ("sae_lens_training_version", "sae_lens_version")
+_TOLD_SINCE = (3, 20)
 
 
 def hook_name(place: Path, _layer: int | None) -> str:
@@ -50,9 +53,18 @@ def _migrated(place: Path, older: Entries, scale: Tensor | None) -> Entries:
             f"{place}: its latents are scaled by finetuning (scaling_factor), which is not supported"
         )
     entries: Entries = handle_pre_6_0_config({**older, "architecture": architecture})
-    # Versions 1 and 2 said nothing of how they loaded a model: with all of TransformerLens's processing.
-    entries["metadata"].setdefault("model_from_pretrained_kwargs", {"center_writing_weights": True})
+    entries["metadata"]["model_from_pretrained_kwargs"] = {"center_writing_weights": _centred(older)}
     return entries
+
+
+def _centred(older: Entries) -> bool:
+    """Whether the model was loaded with centred residuals, as TransformerLens does unless it is told."""
+    said = (older.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights")
+    if said is not None:
+        return bool(said)
+    if version := re.match(r"(\d+)\.(\d+)", str(_first(older, _VERSION))):
+        return (int(version[1]), int(version[2])) < _TOLD_SINCE
+    return "hook_point" in older  # versions 1 and 2
 
 
 def _first(entries: Entries, keys: tuple[str, ...]) -> str | None:
