@@ -53,6 +53,7 @@ def import_vector(
         raise InputError(f"--gguf-origin {gguf_origin}: one of {', '.join(ORIGINS)}")
     check_target(out)
     control = read_control_vector(file)
+    control.check_added(console.warn)
     if exported := control.exported:
         own = f"{file} was written by `neurosteer export`"
         if gguf_origin not in (None, "llama.cpp"):
@@ -92,7 +93,13 @@ def _converted(
     found = control.at_points(origin)
     points = _chosen(list(found), layers, control.path)
     passages = neutral_texts() if texts is None else list(read_passages(texts, say=console.note))
-    control.check_fits(points, read_config(resolve(where.name, console.note)), where.name)
+    config = read_config(resolve(where.name, console.note))
+    control.check_fits(points, config, where.name, console.warn)
+    if origin == "repeng" and layers is None:
+        console.warn(
+            f"{control.path} has directions for {len(points)} blocks, and repeng's ControlModel steers those "
+            "it is given: name them with --layers to get the same text"
+        )
     engine, _ = load_engine_with({}, where, points)
     with console.progress("measuring", len(passages)) as advance:
         norms = median_norms(engine, points, passages, texts or "the neutral texts", advance)

@@ -4,7 +4,8 @@ Knows the file format and at which block a file's `direction.k` acts; knows noth
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..errors import IncompatibleVectorError, InputError, VectorFileError, one_line
 from ..files import file_sha256, replace_file
+from ..models.checkpoints import llama_cpp
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..models.shape import shape_of
@@ -33,13 +35,15 @@ _ARCHITECTURE = "controlvector"
 _HINT, _COUNT = f"{_ARCHITECTURE}.model_hint", f"{_ARCHITECTURE}.layer_count"
 _DIRECTION = "direction."
 _OWN_METADATA, _OWN_ALPHA, _OWN_SHA256 = "neurosteer.metadata", "neurosteer.alpha", "neurosteer.vector_sha256"
-_FIELDS = {"general.architecture", _HINT, _OWN_METADATA, _OWN_ALPHA}
+_KNOWN = {_HINT, _COUNT, _OWN_METADATA, _OWN_ALPHA, _OWN_SHA256}
+_DESCRIPTIVE = ("general.", "GGUF.")  # of a file and of its form, not of what its directions do
 MAX_BLOCK = 10_000
 
-# llama.cpp's name for a Hugging Face model type, where it is another one.
-_LLAMA_CPP_NAMES = dict(mistral="llama", gpt_neox="gptneox", gemma3_text="gemma3", gpt_bigcode="starcoder")
-# The model type of an architecture whose class name does not tell, as LlamaForCausalLM does.
-_TYPES = dict(GPT2LMHeadModel="gpt2", GPTNeoXForCausalLM="gpt_neox", GPTBigCodeForCausalLM="gpt_bigcode")
+# What a field says, by its name or in words, of directions that are not added.
+_NOT_ADDED = re.compile(
+    "project|ablat|orthogonal|subspace|reject|rotat|angular|affine|multipl|clamp|replac|reflect",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,31 @@ class ControlVector:
             )
         return SteeringVector(metadata, pushes, {}, NO_TEXTS), alpha
 
+    @property
+    def unknown_fields(self) -> dict[str, Any]:
+        """What the file says beyond what llama.cpp reads of it."""
+        return {
+            name: value
+            for name, value in self.fields.items()
+            if name not in _KNOWN and not name.startswith(_DESCRIPTIVE)
+        }
+
+    def check_added(self, warn: Callable[[str], None]) -> None:
+        """Tell `warn` what the file says that is not known here.
+
+        Raises:
+            VectorFileError: it says that its directions are not to be added but, say, projected out.
+        """
+        for name, value in self.unknown_fields.items():
+            said = f"{name} = {value}" if isinstance(value, str) else name if value else ""
+            if _NOT_ADDED.search(said):
+                raise VectorFileError(
+                    f"{self.path}: {name} = {value!r}: its directions are not made to be added to the "
+                    "residual, and nothing else is done with them here"
+                )
+        if named := ", ".join(f"{name} = {value!r}"[:80] for name, value in self.unknown_fields.items()):
+            warn(f"{self.path}: {named}: not known here; its directions are taken to be added as they are")
+
     def at_points(self, origin: str) -> dict[HookPoint, Tensor]:
         """The directions by hook point, from the first block to the last; `origin` is one of ORIGINS."""
         first, shift = ORIGINS[origin]
@@ -89,17 +118,26 @@ class ControlVector:
             )
         return {HookPoint(k - shift): push for k, push in self.directions.items()}
 
-    def check_fits(self, points: Iterable[HookPoint], config: Any, model_id: str) -> None:
-        """Hold the file, to be added at some hook points, against a model's configuration."""
-        shape, family, last = shape_of(config), config.get_text_config().model_type, max(points).layer
+    def check_fits(
+        self, points: Iterable[HookPoint], config: Any, model_id: str, warn: Callable[[str], None]
+    ) -> None:
+        """Hold the file, to be added at some hook points, against a model's configuration.
+
+        `warn` is told of a family that is not known here: it may be the model's by another name.
+        """
+        shape, hint, last = shape_of(config), self.model_hint, max(points).layer
+        family = config.get_text_config().model_type
         if self.d_model != shape.d_model:
             own, other = f"has d_model={self.d_model}", f"has d_model={shape.d_model}"
         elif last >= shape.n_layers:
             own, other = f"acts on block {last}", f"has {shape.n_layers} blocks, 0 to {shape.n_layers - 1}"
-        elif self.model_hint not in (None, family, _LLAMA_CPP_NAMES.get(family, family)):
-            own, other = f"was made for a model of type {self.model_hint!r}", f"is of type {family!r}"
-        else:
+        elif hint is None or hint in llama_cpp.names_of(config):
             return
+        else:
+            own, other = f"was made for a model of type {hint!r}", f"is of type {family!r}"
+            if not (llama_cpp.is_known(hint) and llama_cpp.is_known(family)):
+                warn(f"{self.path} {own}, model {model_id!r} {other}: taken to be the same")
+                return
         raise IncompatibleVectorError(
             f"{self.path} {own}, model {model_id!r} {other}: pass --model with the model it was made for"
         )
@@ -120,10 +158,9 @@ def write_control_vector(vector: SteeringVector, alpha: float, path: Path, *, na
             f"{name} acts on {place}; a control vector begins at the output of block 1: "
             "fit at a later block, or use `neurosteer gen`"
         )
-    architecture = vector.metadata.model_shape.architecture
-    family = _TYPES.get(architecture, architecture.removesuffix("ForCausalLM").lower())
+    hint = llama_cpp.name_of_architecture(vector.metadata.model_shape.architecture)
     with replace_file(path) as temporary, closing(gguf.GGUFWriter(temporary, _ARCHITECTURE)) as writer:
-        writer.add_string(_HINT, _LLAMA_CPP_NAMES.get(family, family))
+        writer.add_string(_HINT, hint)
         writer.add_int32(_COUNT, len(pushes))
         writer.add_string(_OWN_METADATA, _after_blocks(vector.metadata).to_json())
         writer.add_float64(_OWN_ALPHA, alpha)
@@ -168,7 +205,7 @@ def _parsed(path: Path) -> tuple[dict[str, Any], Sequence[Any]]:
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             reader = gguf.GGUFReader(path)
-            fields = {name: reader.fields[name].contents() for name in _FIELDS & reader.fields.keys()}
+            fields = {name: field.contents() for name, field in reader.fields.items()}
     except Exception as error:  # the reader raises whatever the file's damage leads to
         raise VectorFileError(f"{path}: damaged, or not a GGUF file ({one_line(error)})") from error
     return fields, reader.tensors

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.kinds import MODEL, SAE, UNKNOWN, VECTOR, folder_kind, kind_of
 from ..errors import IncompatibleVectorError, InputError, ModelError, OutputError, VectorFileError
-from ..files import replace_file
+from ..files import replace_file, spooled
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
 from ..saes.load import load_sae
@@ -96,7 +96,7 @@ class SteeringVector:
                 f"{path}: {kind if kind in (MODEL, SAE) else 'is a directory; name a vector file'}"
             )
         try:
-            with safe_open(path, framework="pt") as file:
+            with spooled(str(path)) as readable, safe_open(readable, framework="pt") as file:
                 header = file.metadata() or {}
                 # copies: the file's own pages change, or are gone, when it is written over
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
@@ -119,8 +119,8 @@ class SteeringVector:
         own = self.metadata.model_shape
         if own.d_vocab != shape.d_vocab and own.steers_like(shape):
             warn(
-                f"{name} was fitted on {self.metadata.model_id!r}, whose vocabulary has {own.d_vocab} tokens; "
-                f"that of {model_id!r} has {shape.d_vocab}"
+                f"{name} was fitted on {self.metadata.model_id!r}, whose vocabulary has "
+                f"{own.d_vocab} tokens; that of {model_id!r} has {shape.d_vocab}"
             )
         elif own != shape:
             raise IncompatibleVectorError(

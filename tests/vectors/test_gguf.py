@@ -140,6 +140,12 @@ def test_an_alpha_that_pushes_nowhere_is_refused(tmp_path: Path, alpha: float) -
     [
         ("LlamaForCausalLM", "llama"), ("MistralForCausalLM", "llama"), ("Qwen2ForCausalLM", "qwen2"),
         ("Gemma2ForCausalLM", "gemma2"), ("GPT2LMHeadModel", "gpt2"), ("GPTNeoXForCausalLM", "gptneox"),
+        ("MixtralForCausalLM", "llama"), ("GptOssForCausalLM", "gpt-oss"), ("CohereForCausalLM", "command-r"),
+        ("DeepseekV3ForCausalLM", "deepseek2"), ("PhiForCausalLM", "phi2"), ("Phi3ForCausalLM", "phi3"),
+        ("Qwen3MoeForCausalLM", "qwen3moe"), ("GPTBigCodeForCausalLM", "starcoder"),
+        ("Gemma3ForCausalLM", "gemma3"), ("Gemma3ForConditionalGeneration", "gemma3"),
+        ("LlavaForConditionalGeneration", "llama"), ("Qwen2_5_VLForConditionalGeneration", "qwen2vl"),
+        ("OPTForCausalLM", "opt"), ("SomethingForCausalLM", "something"),
     ],
 )  # fmt: skip
 def test_the_hint_is_llama_cpps_name_for_the_family(tmp_path: Path, architecture: str, hint: str) -> None:
@@ -210,32 +216,94 @@ def test_only_repeng_has_a_direction_0() -> None:
         (None, "llama", True),
         ("qwen2", "llama", False),
         ("mistral", "llama", False),
+        ("qwen3moe", "qwen3_moe", True),
+        ("qwen3_moe", "qwen3_moe", True),
+        ("llama", "mixtral", True),
+        ("gpt-oss", "gpt_oss", True),
+        ("deepseek2", "deepseek_v3", True),
+        ("deepseek2", "deepseek_v2", True),
+        ("command-r", "cohere", True),
+        ("phi2", "phi", True),
+        ("phi3", "phi3", True),
+        ("gemma3", "gemma3_text", True),
+        ("gemma3", "gemma3", True),
+        ("olmo2", "olmo3", True),
+        ("glm4moe", "glm4_moe", True),
+        ("command-r", "llama", False),
+        ("deepseek2", "qwen2", False),
     ],
 )
 def test_the_hint_is_held_against_the_model_under_both_its_names(
     hint: str | None, model_type: str, fits: bool
 ) -> None:
     control, config = holding({1: ONE}, hint), config_of(model_type)
+    warnings: list[str] = []
     if fits:
-        control.check_fits([HookPoint(1)], config, "some")
+        control.check_fits([HookPoint(1)], config, "some", warnings.append)
+        assert warnings == []
         return
     with pytest.raises(
         IncompatibleVectorError,
         match=f"^v.gguf was made for a model of type '{hint}', model 'some' is of type '{model_type}': "
         "pass --model with the model it was made for$",
     ):
-        control.check_fits([HookPoint(1)], config, "some")
+        control.check_fits([HookPoint(1)], config, "some", warnings.append)
+
+
+@pytest.mark.parametrize(("hint", "model_type"), [("newmodel", "llama"), ("llama", "newmodel")])
+def test_a_family_that_is_not_known_is_taken_with_a_warning(hint: str, model_type: str) -> None:
+    warnings: list[str] = []
+    holding({1: ONE}, hint).check_fits([HookPoint(1)], config_of(model_type), "some", warnings.append)
+    assert warnings == [
+        f"v.gguf was made for a model of type '{hint}', model 'some' is of type '{model_type}': "
+        "taken to be the same"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"glp.operator": "projective"}, "glp.operator = 'projective'"),
+        ({"controlvector.method": "ablate"}, "controlvector.method = 'ablate'"),
+        ({"some.orthogonalized": True}, "some.orthogonalized = True"),
+    ],
+)
+def test_a_file_that_says_its_directions_are_not_added_is_refused(fields: dict[str, Any], said: str) -> None:
+    control = ControlVector(Path("v.gguf"), "abc", {1: ONE}, fields)
+    message = f"^v.gguf: {said}: its directions are not made to be added to the residual, and nothing else"
+    with pytest.raises(VectorFileError, match=message):
+        control.check_added(lambda _warning: None)
+
+
+def test_what_a_file_says_and_is_not_known_is_told() -> None:
+    fields = {
+        "general.architecture": "controlvector",
+        "general.name": "project",
+        "controlvector.layer_count": 1,
+        "controlvector.model_hint": "llama",
+        "glp.projected": False,
+        "glp.scale": 0.5,
+    }
+    warnings: list[str] = []
+    ControlVector(Path("v.gguf"), "abc", {1: ONE}, fields).check_added(warnings.append)
+    assert warnings == [
+        "v.gguf: glp.projected = False, glp.scale = 0.5: not known here; "
+        "its directions are taken to be added as they are"
+    ]
+    known = {name: value for name, value in fields.items() if not name.startswith("glp.")}
+    ControlVector(Path("v.gguf"), "abc", {1: ONE}, known).check_added(warnings.append)
+    assert len(warnings) == 1
 
 
 def test_a_model_of_another_width_or_with_too_few_blocks_is_refused() -> None:
     control = holding({1: ONE})
     with pytest.raises(IncompatibleVectorError) as caught:
-        control.check_fits([HookPoint(1)], config_of("llama", d_model=8), "some")
+        control.check_fits([HookPoint(1)], config_of("llama", d_model=8), "some", pytest.fail)
     assert str(caught.value) == (
         "v.gguf has d_model=4, model 'some' has d_model=8: pass --model with the model it was made for"
     )
     with pytest.raises(IncompatibleVectorError) as caught:
-        control.check_fits([HookPoint(1), HookPoint(6)], config_of("llama"), "some")
+        control.check_fits([HookPoint(1), HookPoint(6)], config_of("llama"), "some", pytest.fail)
     assert str(caught.value) == (
         "v.gguf acts on block 6, model 'some' has 6 blocks, 0 to 5: "
         "pass --model with the model it was made for"
