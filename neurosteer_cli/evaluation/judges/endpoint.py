@@ -47,6 +47,7 @@ class Answer:
 
     content: str | None  # what the model said; None: the answer is no chat completion
     model: str | None  # what the endpoint says has answered
+    is_reasoned: bool = False  # whether it thought aloud before
 
 
 Reply = Answer | NoAnswerError
@@ -58,6 +59,7 @@ class Endpoint:
 
     url: str
     model: str
+    max_tokens: int = 512  # of an answer
 
     def ask(self, questions: Sequence[str], advance: Advance = lambda _n: None) -> list[Reply]:
         """Ask all, a few at once; the replies in order. Raised is what would befall any question."""
@@ -99,17 +101,22 @@ class Endpoint:
 
         try:
             completion: Any = await client.chat.completions.create(
-                model=self.model, messages=[{"role": "user", "content": question}], temperature=0
+                model=self.model,
+                messages=[{"role": "user", "content": question}],
+                temperature=0,
+                max_tokens=self.max_tokens,
             )
         except openai.APIError as error:
             return self._no_answer(error)
         except (ValueError, RecursionError):  # it calls itself JSON and is none
             return Answer(None, None)
         try:
-            content = completion.choices[0].message.content
+            message = completion.choices[0].message
+            content = message.content if isinstance(message.content, str) else ""
         except (AttributeError, TypeError, LookupError):
             return Answer(None, None)
-        return Answer(content if isinstance(content, str) else "", completion.model)
+        thought = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
+        return Answer(content, completion.model, any(thought) or content.lstrip().startswith("<think>"))
 
     def _no_answer(self, error: "openai.APIError") -> NoAnswerError:
         """The client's error as one question's, raised where it is about them all."""

@@ -5,7 +5,7 @@ Knows the rubric and the form of an answer; knows nothing of HTTP or of what wro
 
 import json
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from ...errors import ModelError
@@ -33,6 +33,7 @@ Answer with one JSON object and nothing else, such as {"attribute": 1, "fluency"
 The prompt and the continuation, as JSON:
 """
 HIGHEST = 2  # grade
+_TOKENS_TO_REASON = 8192  # of an answer, thoughts included
 _GRADES = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "2": 2, "2.0": 2}  # as they may be written
 _LONGEST_ANSWER = 20_000  # characters that are looked at, an answer's last
 
@@ -56,6 +57,8 @@ def load_llm_judge(endpoint: Endpoint, attribute: str, say: Say) -> Judge:
             f"{endpoint.url}: answers, but not with a chat completion; give the base URL "
             "of an OpenAI-compatible endpoint, which often ends in /v1"
         )
+    if answer.is_reasoned:
+        endpoint = replace(endpoint, max_tokens=_TOKENS_TO_REASON)
     limits = (
         f"What {endpoint.model} thinks of each text, asked once by a fixed rubric; positive is only what "
         "it grades 2 of 2. A language model favours texts like its own, and the same name may stand "

@@ -1,6 +1,7 @@
 """An endpoint is asked patiently, a few questions at once, and not for ever."""
 
 import asyncio
+import json
 import re
 import signal
 import socket
@@ -121,9 +122,8 @@ def test_a_password_in_the_url_is_refused_and_not_shown(user: str) -> None:
 def test_a_question_is_one_user_message_at_temperature_0(slept: list[float]) -> None:
     with endpoint(Reply("Yes.")) as script:
         assert ask(script) == Answer("Yes.", "served-model")
-    assert script.asked == [
-        {"model": "a-model", "messages": [{"role": "user", "content": "Well?"}], "temperature": 0}
-    ]
+    messages = [{"role": "user", "content": "Well?"}]
+    assert script.asked == [{"model": "a-model", "messages": messages, "temperature": 0, "max_tokens": 512}]
     assert script.paths == ["/v1/chat/completions"]
     assert script.keys == [None]
     assert slept == []
@@ -165,6 +165,21 @@ def test_what_calls_itself_json_and_is_none_has_no_content_and_stops_nothing(bod
     with endpoint(broken, Reply("Yes.")) as script:
         first, second = sorted(Endpoint(script.url, "m").ask(["a", "b"]), key=str)
     assert (first, second) == (Answer("Yes.", "served-model"), Answer(None, None))
+
+
+@pytest.mark.parametrize(
+    ("message", "is_reasoned"),
+    [
+        ({"content": "Yes."}, False),
+        ({"content": "Yes.", "reasoning_content": ""}, False),
+        ({"content": "Yes.", "reasoning_content": "Hm."}, True),
+        ({"content": "Yes.", "reasoning": "Hm."}, True),
+        ({"content": "\n<think>Hm.</think>Yes."}, True),
+    ],
+)
+def test_a_model_that_thinks_before_it_answers_is_told(message: dict[str, str], is_reasoned: bool) -> None:
+    with endpoint(Reply(body=json.dumps({"model": "m", "choices": [{"message": message}]}))) as script:
+        assert ask(script) == Answer(message["content"], "m", is_reasoned)
 
 
 @pytest.mark.parametrize("content", ["null", '[{"type": "text", "text": "x"}]'])

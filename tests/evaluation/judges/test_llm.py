@@ -42,6 +42,15 @@ def test_a_judge_that_is_not_told_what_to_look_for_is_refused(attribute: str | N
             call()
 
 
+@pytest.mark.parametrize(("first", "bound"), [("Well: ", 512), ("<think>Well:</think>", 8192)])
+def test_an_answer_has_a_bound_and_thoughts_have_room(first: str, bound: int) -> None:
+    with endpoint(Reply(first), Reply()) as script:
+        judge = load(script)
+        judge.score(["a"], ["b"], lambda _n: None)
+    assert [asked["max_tokens"] for asked in script.asked] == [512, bound]
+    assert judge.card["max_tokens"] == bound
+
+
 # --- the rubric --------------------------------------------------------------------------------
 
 
@@ -107,7 +116,7 @@ def test_only_what_is_clear_is_positive_and_what_has_no_grades_is_counted() -> N
     assert advanced == [1] * 5
     assert judge.name == "llm:qwen2.5:7b"
     assert judge.card == {
-        "url": script.url, "model": "qwen2.5:7b", "answered_by": "served-model", "attribute": "polite",
+        "url": script.url, "model": "qwen2.5:7b", "max_tokens": 512, "answered_by": "served-model", "attribute": "polite",
         "rubric": RUBRIC, "temperature": 0, "positive_grade": 2,
         "n_asked": 5, "n_unparsable": 1, "n_failed": 1,
     }  # fmt: skip
