@@ -101,7 +101,9 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def file_sha256(path: Path) -> str:
-    """The hash by which a file is known again."""
+    """The hash by which a file is known again; InputError if it is none that can be read again."""
+    if is_pipe(str(path)):
+        raise InputError(f"{path}: is no file that can be read again; save it as one first")
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):

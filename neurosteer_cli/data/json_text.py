@@ -110,7 +110,8 @@ def first_value(line: str) -> tuple[Any, str] | None:
     try:
         value, end = json.JSONDecoder().raw_decode(line)
     except json.JSONDecodeError as error:
-        return None if _is_cut(line, error) else (None, "")
+        is_cut = error.msg.startswith("Unterminated string") or error.pos >= len(line.rstrip())
+        return None if is_cut else (None, "")
     except (ValueError, RecursionError):
         return None, ""
     return value, line[end:].strip()

@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 TEXT = Kind("a text file", "`neurosteer fit` makes a vector of texts", texts=True)
 UNKNOWN = Kind("a binary file of a kind unknown here", "give texts: JSONL, CSV, Parquet or plain lines")
-VECTOR = Kind("a steering vector", "give it with --vector, or to `neurosteer inspect`")
+VECTOR = Kind("a steering vector", "give it a --vector of its own, or to `neurosteer inspect`")
 SAE = Kind("an SAE's folder", "give it with --sae, or to `neurosteer sae info`")
 MODEL = Kind("a model's folder", "give it with --model")
 _SAE_WEIGHTS = Kind("the weights of an SAE", "name its folder, with --sae or to `neurosteer sae info`")

@@ -76,7 +76,7 @@ def read_records(
         )
         yield from chain.from_iterable(inside)
         return
-    name = name or (STDIN if is_stdin(source) else source)
+    name, say = name or (STDIN if is_stdin(source) else source), once(say)
     with opened(source, name) as found:
         number = 0
         for where, record in _records_of(found, name, plain_key, text_key, say):
