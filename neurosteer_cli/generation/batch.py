@@ -145,7 +145,7 @@ class Batch:
         rows, n = reading.rows, self._n_columns(reading)
         start = time.perf_counter()
         logits = rows.forward(n)[:, -1]  # of all the slice's positions they would be those of an echo
-        if n is not None:
+        if self._pace and n is not None:
             float(logits[0, 0])  # an accelerator's time is over once there is a number
             n_tokens = n * len(rows.continuations)
             reading.n_tokens = self._pace.next_slice(n_tokens, time.perf_counter() - start)
@@ -212,16 +212,27 @@ def _unfinished(rows: Rows) -> Rows:
 
 def _chosen(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:
     """A token a row [batch], each by its own sampling; rows that sample alike are taken together."""
+    logits = _allowed(logits, continuations)
     rows_of: dict[Sampling, list[int]] = {}
     for row, continuation in enumerate(continuations):
         rows_of.setdefault(continuation.config.sampling, []).append(row)
     chosen = torch.empty(len(continuations), dtype=torch.int64, device=logits.device)
     for sampling, rows in rows_of.items():
         alike = [continuations[row] for row in rows]
-        prompts, written = [each.ids for each in alike], [each.written for each in alike]
         of_these = logits if len(rows) == len(continuations) else logits[rows]
+        prompts, written = [each.ids for each in alike], [each.written for each in alike]
         chosen[rows] = choose(of_these, [each.generator for each in alike], sampling, prompts, written)
     return chosen
+
+
+def _allowed(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:
+    """Logits without the tokens that a row's constraint does not allow."""
+    constrained = {row: each.constraint for row, each in enumerate(continuations) if each.constraint}
+    if constrained:
+        logits = logits.clone()
+    for row, constraint in constrained.items():
+        logits[row, ~constraint.allowed(logits.shape[-1]).to(logits.device)] = -torch.inf
+    return logits
 
 
 def _token(continuation: Continuation, token_id: int, logits: Tensor) -> Token:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.hooks import HookPoint
+from .constraints import Constraint
 from .sampling import Sampling
 from .text import TextStream
 
@@ -86,6 +87,7 @@ class Continuation:
     sample: int = 0
     pushes: Mapping[HookPoint, Tensor]  # [d_model] each, raw residual units
     config: GenerationConfig
+    constraint: Constraint | None = None  # what the text has to come out as
     n_log_probs: int | None = None  # how many tokens a step to tell the log-probabilities of
     time_limit: float = math.inf  # seconds from when it was made
     on_delta: Callable[[Delta], None] = field(default=lambda _delta: None)
@@ -101,6 +103,11 @@ class Continuation:
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.time_limit
 
+    @property
+    def text(self) -> str:
+        """What is written so far."""
+        return self.stream.text if self.written else ""
+
     def cancel(self) -> None:
         """Write it no further, if it is not finished."""
         self.finish_reason = self.finish_reason or "cancelled"
@@ -114,7 +121,9 @@ class Continuation:
             self.written.append(token.id)
             self._held.append(token)
             text = self.stream.take(token.id)
-            if len(self.written) == (most := self.config.max_new_tokens):
+            if self.constraint and self.constraint.take(token.id):
+                self.finish_reason = "stop"
+            elif len(self.written) == (most := self.config.max_new_tokens):
                 self.finish_reason, self.limit = "length", Limit("max_tokens", most, "tokens")
         return self._delta(text)
 

@@ -3,33 +3,27 @@
 Knows requests, the engine and vectors by name; knows nothing of HTTP.
 """
 
-import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
-from ..data.records import Passage
 from ..errors import InputError
+from ..generation.constraints import Constraint, JSONConstraints
 from ..generation.continuation import Continuation, GenerationConfig
 from ..generation.text import token_bytes
 from ..models.engine import Engine
-from ..models.hooks import RESID_POST, HookPoint
-from ..models.tokenizer import Tokens
 from ..vectors.vector import SteeringVector, total_dose, total_pushes
 from .protocol.chat import ChatRequest
 from .protocol.completions import CompletionRequest
-from .protocol.embeddings import EmbeddingRequest
-from .protocol.fields import Json
+from .protocol.fields import places
 from .protocol.ollama import GenerateRequest, OllamaChatRequest
 from .protocol.responses import ResponsesRequest
 from .protocol.text import Answer, TextRequest
-from .registry import UnknownVectorError, VectorRegistry
-from .scheduler import ClosedError, Scheduler
+from .registry import VectorRegistry
+from .scheduler import Scheduler
 
 
 class TooLongError(InputError):
@@ -51,12 +45,12 @@ class Completions:
         self, engine: Engine, registry: VectorRegistry, scheduler: Scheduler, limits: Limits
     ) -> None:
         self.engine, self.registry, self.scheduler, self.limits = engine, registry, scheduler, limits
+        self._constraints = JSONConstraints(engine)
 
     def completion(self, request: CompletionRequest | GenerateRequest) -> Answer:
         """The answer, nothing of it written, to a request to go on from prompts."""
         prompts = request.prompts
-        places = ["prompt"] if len(prompts) == 1 else [f"prompt.{i}" for i in range(len(prompts))]
-        return self._answer(request, list(map(self.ids, prompts, places)))
+        return self._answer(request, list(map(self.ids, prompts, places("prompt", len(prompts)))))
 
     def chat(self, request: ChatRequest | ResponsesRequest | OllamaChatRequest | GenerateRequest) -> Answer:
         """The answer, nothing of it written, in a chat."""
@@ -68,10 +62,6 @@ class Completions:
         rendered = self.engine.chat(request.chat, "messages")
         return self._answer(request, [self.engine.prompt_ids(rendered, "messages", rendered=True)])
 
-    def embedding(self, request: EmbeddingRequest) -> "Embedding":
-        """The mean residuals that are asked for, nothing of them computed."""
-        return Embedding(self, request)
-
     def dose(self, steering: dict[str, float]) -> float:
         """|sum of alpha_i v_i| / median |resid| of some vectors by name."""
         return total_dose(*self._vectors(self.registry.alphas(self.registry.model_id, steering)))
@@ -80,21 +70,23 @@ class Completions:
         """A prompt's tokens; `where` is what errors call it."""
         if isinstance(prompt, str):
             return self.engine.prompt_ids(prompt, where)
-        d_vocab = self.engine.shape.d_vocab
-        if outside := [token for token in prompt if token >= d_vocab]:
-            raise InputError(f"{where}: token {outside[0]} is none of the model's {d_vocab}")
+        self._check_tokens(prompt, where)
         return prompt
+
+    def _check_tokens(self, tokens: Iterable[int], where: str) -> None:
+        d_vocab = self.engine.shape.d_vocab
+        if outside := [token for token in tokens if token >= d_vocab]:
+            raise InputError(f"{where}: token {outside[0]} is none of the model's {d_vocab}")
 
     def _answer(self, request: TextRequest, prompts: list[list[int]]) -> Answer:
         model = request.model or self.registry.model_id
         alphas = self.registry.alphas(model, request.steering)
+        sampling = request.sampled.sampling
+        self._check_tokens((token for token, _ in sampling.logit_bias), "logit_bias")
         self._check_number(len(prompts), request.n_samples)
         vectors, strengths = self._vectors(alphas)
         settings = partial(
-            GenerationConfig,
-            sampling=request.sampled.sampling,
-            positions=request.positions,
-            stops=request.sampled.stops,
+            GenerationConfig, sampling=sampling, positions=request.positions, stops=request.sampled.stops
         )
         continuation = partial(
             Continuation,
@@ -112,6 +104,7 @@ class Completions:
             continuations=[
                 continuation(
                     ids=ids,
+                    constraint=self._constraint(request),
                     key=self.engine.decode([], ids),
                     sample=sample,
                     config=settings(max_new_tokens=self._room(ids, request.max_new_tokens)),
@@ -120,6 +113,15 @@ class Completions:
             ],
             bytes_of=partial(token_bytes, self.engine.tokenizer),
         )
+
+    def _constraint(self, request: TextRequest) -> Constraint | None:
+        """What a text has to come out as; each has its own."""
+        if request.schema_asked is None:
+            return None
+        try:
+            return self._constraints.of_schema(request.schema_asked)
+        except InputError as error:
+            raise InputError(f"the format asked for: {error}") from error
 
     def _vectors(self, alphas: dict[str, float]) -> tuple[list[SteeringVector], list[float]]:
         """Those that steer, and their alphas."""
@@ -152,63 +154,3 @@ def _samples(prompts: list[list[int]], n: int) -> Iterator[tuple[list[int], int]
         for _ in range(n):
             yield ids, n_samples[tuple(ids)]
             n_samples[tuple(ids)] += 1
-
-
-class Embedding:
-    """The mean residual of each of some texts at one block, over the tokens that count."""
-
-    def __init__(self, completions: Completions, request: EmbeddingRequest) -> None:
-        self.engine, self.scheduler, self.request = completions.engine, completions.scheduler, request
-        self._ids = completions.ids
-        self.model = request.model or completions.registry.model_id
-        self.point = self._point(completions.registry.model_id)
-        if request.dimensions not in (None, d_model := self.engine.d_model):
-            raise InputError(f"dimensions: the residual has {d_model}, and a part of them means little")
-        self.texts = [self._tokens(text, f"input.{i}") for i, text in enumerate(request.texts)]
-        self._is_wanted = True
-
-    def compute(self) -> Json:
-        """The answer; for the model's thread, where others' texts go on between two batches."""
-        means = [torch.empty(0)] * len(self.texts)
-        for batch in self.engine.residuals(self.texts, [self.point]):
-            resid = batch.resid[self.point]
-            for row, text in enumerate(batch.texts):
-                means[text] = resid[batch.text_index == row].mean(0)
-            if not self._is_wanted:
-                raise ClosedError("nobody waits for these numbers any more")
-            self.scheduler.yield_to_batch()
-        n_read = sum(len(tokens.ids) for tokens in self.texts)
-        return self.request.answer(self.model, str(self.point), [mean.tolist() for mean in means], n_read)
-
-    def abandon(self) -> None:
-        """Go on no further."""
-        self._is_wanted = False
-
-    def _point(self, model_id: str) -> HookPoint:
-        """Where a model's name says; else two thirds of the way up, where text's meaning is."""
-        n_layers = self.engine.shape.n_layers
-        name, plus, block = self.model.partition("+")
-        if name != model_id:
-            raise UnknownVectorError(f"model {self.model[:80]!r} is not served; ask for {model_id!r}")
-        if not plus:
-            return HookPoint(n_layers * 2 // 3)
-        if not (match := re.fullmatch(rf"blocks\.([0-9]{{1,6}})(\.{RESID_POST})?", block)):
-            raise InputError(
-                f"model {self.model[:80]!r}: embeddings are not steered; a block may be named, as "
-                f"{name}+blocks.{n_layers * 2 // 3}"
-            )
-        point = HookPoint(int(match[1]))
-        point.check(n_layers)
-        return point
-
-    def _tokens(self, text: str | list[int], where: str) -> Tokens:
-        if isinstance(text, str):
-            tokens = self.engine.tokenize(Passage(where, text))
-        else:
-            ids = self._ids(text, where)
-            tokens = Tokens(ids, [i > 0 and id not in self.engine.special_ids for i, id in enumerate(ids)])
-        if (n := len(tokens.ids) + tokens.n_cut) > (most := self.engine.max_tokens):
-            raise TooLongError(f"{where}: {n} tokens are more than the model's context of {most}")
-        if not any(tokens.counts):
-            raise InputError(f"{where}: no token counts: special ones do not, and neither does the first")
-        return tokens
