@@ -7,26 +7,26 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
 from .completions import Completions
-from .errors import add_handlers
 from .fitting import Fitting
-from .middleware import Metrics, RequestCheck, RequestLog
+from .http.errors import add_handlers
+from .http.middleware import Metrics, RequestCheck, RequestLog
+from .http.stream import Responder
 from .registry import VectorRegistry
 from .routes.models import add_model_routes
 from .routes.ollama import add_ollama_routes
+from .routes.page import add_page
+from .routes.scores import Score, add_score_route
 from .routes.state import add_state_routes
 from .routes.text import add_text_routes
 from .routes.vectors import add_fitting_routes, add_vector_routes
-from .stream import Responder
 from .vector_files import VectorFiles
 
 SECONDS_BETWEEN_LOOKS = 1.0  # at the vectors' files
@@ -42,7 +42,9 @@ class ServerConfig:
     allow_origins: tuple[str, ...] = ()  # of other sites whose pages may ask; ("*",): all
     log_texts: bool = False  # whether the log of requests repeats what was asked and written
     shutdown_seconds: float = 30.0  # for what runs when it is told to stop
-    page: bool = False  # whether / is the demo
+    page: str | None = None  # HTML, at /; without, there is what runs
+    style: str = ""  # CSS of the page of what runs
+    score: Score | None = None  # by which texts that were written can be compared
     fitting: bool = False  # whether vectors can be fitted
 
 
@@ -81,9 +83,9 @@ def create_app(
     if config.fitting:
         add_fitting_routes(app, registry, Fitting(completions))
     add_state_routes(app, completions, metrics)
-    if config.page:
-        page = (files("neurosteer_cli.serving") / "demo.html").read_text(encoding="utf-8")
-        app.get("/", include_in_schema=False)(lambda: HTMLResponse(page))
+    if config.score:
+        add_score_route(app, completions.engine, config.score)
+    add_page(app, completions, config.page, config.style, needs_key=config.api_key is not None)
 
     app.add_middleware(RequestCheck, max_bytes=config.max_bytes, api_key=config.api_key, hosts=config.hosts)
     if config.allow_origins:

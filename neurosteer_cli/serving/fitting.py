@@ -1,18 +1,23 @@
-"""Vectors fitted while the server runs, on the model it serves.
+"""Vectors fitted while the server runs, on the model it serves, and the files of texts for them.
 
 Knows fits, the scheduler and vector files; knows nothing of HTTP. Nothing stays on disk.
 """
 
+import base64
+import binascii
 from concurrent.futures import Future
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..data.json_text import Record
+from ..data.records import as_passage
 from ..data.sides import sides_of
+from ..data.sources import read_records
 from ..errors import InputError
 from ..vectors.from_texts import fit
 from .completions import Completions
-from .protocol.vectors import FitRequest
+from .protocol.vectors import FitRequest, TextsRequest
 from .scheduler import BusyError, ClosedError
 
 MAX_FITTED = 100
@@ -27,6 +32,12 @@ class Fitting:
         self._n_fitted = 0
         self._current: Future[dict[str, Any]] | None = None
         self._is_wanted = True  # what is being fitted
+        self._progress: dict[str, Any] = {}
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What is being fitted, and how many of its texts have been read; nothing while there is none."""
+        return self._progress if self._current and not self._current.done() else {}
 
     def begin(self, request: FitRequest) -> "Future[dict[str, Any]]":
         """Fit a vector on the model's thread, while texts are written; what there is to tell of it."""
@@ -35,7 +46,7 @@ class Fitting:
         self.registry.check_free(request.name, "name")
         if self._n_fitted >= MAX_FITTED:
             raise InputError(f"{MAX_FITTED} vectors were fitted already; start the server anew to go on")
-        self._is_wanted = True
+        self._is_wanted, self._progress = True, {"name": request.name, "n_read": 0, "n_texts": 0}
         self._current = self.scheduler.call(lambda: self._fit(request))
         return self._current
 
@@ -54,12 +65,30 @@ class Fitting:
         positive, negative = request.name, f"not-{request.name}"
         files = f"{positive}.jsonl", f"{negative}.jsonl"  # as errors call the texts
         sides = sides_of(request.positive, request.negative, (positive, negative), files)
+        n_texts = sum(side.n_texts for side in sides)
+        self._progress = {"name": request.name, "n_read": 0, "n_texts": n_texts}
         vector, report = fit(self.engine, sides, method=request.method, advance=self._advance)
         self.registry.add(request.name, vector, "name")
         self._n_fitted += 1
         return {"seconds": round(report.seconds, 2), "warnings": report.warnings}
 
-    def _advance(self, _n: int) -> None:
+    def _advance(self, n: int) -> None:
+        self._progress["n_read"] += n
         if not self._is_wanted:
             raise ClosedError("nobody waits for this vector any more")
         self.scheduler.yield_to_batch()
+
+
+def texts_of(request: TextsRequest) -> list[Record]:
+    """The records of a file of texts, whatever it keeps them in."""
+    try:
+        content = base64.b64decode(request.content, validate=True)
+    except binascii.Error as error:
+        raise InputError(f"content: not base64 ({error})") from error
+    with TemporaryDirectory(prefix="neurosteer-") as folder:
+        path = Path(folder) / "texts"
+        path.write_bytes(content)
+        located = list(read_records(str(path), name=request.name))
+    for each in located:
+        as_passage(each)  # a record without a text is refused here, by its line
+    return [each.record for each in located]

@@ -11,11 +11,11 @@ from typing import Any
 from ..errors import InputError, NeurosteerError
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
-from ..saes.descriptions import names
+from ..saes.descriptions import Descriptions, find
 from ..vectors.vector import DEFAULT_ALPHA, MAX_REQUEST_ALPHA, SteeringVector
 
 VECTOR_NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-N_LATENTS = 8  # at each hook point
+N_LATENTS = 24  # told of a vector
 
 
 class UnknownVectorError(InputError):
@@ -119,25 +119,42 @@ def suggested_alpha(vector: SteeringVector) -> float:
 
 
 def strongest_latents(vector: SteeringVector) -> list[dict[str, Any]]:
-    """The latents of largest weight at each hook point, named where the SAE's descriptions are at hand."""
+    """The latents of largest weight, each beside all of its hook point, for these share the push equally.
+
+    Their names and where they fire are told as far as the SAE's descriptions are at hand.
+    """
+    found = [
+        (abs(weight) / float(latents.weights.abs().sum()), point, latent, weight, *rates)
+        for point, latents in vector.latents.items()
+        for latent, weight, *rates in latents.first(len(latents.ids))
+    ]
+    found = sorted(found, key=lambda each: each[0], reverse=True)[:N_LATENTS]
+    described = {point: _descriptions(vector, point) for point in {point for _, point, *_ in found}}
     return [
         {
             "hook_point": str(point),
             "latent_id": latent,
             "weight": round(weight, 4),
+            "share": round(share, 4),
             "fires_towards": round(towards, 4),
             "fires_away": round(away, 4),
-            "name": name_of.get(latent),
+            **_shown(described[point], latent),
         }
-        for point, latents in vector.latents.items()
-        for name_of in [_names(vector, point, latents.ids[:N_LATENTS].tolist())]
-        for latent, weight, towards, away in latents.first(N_LATENTS)
+        for share, point, latent, weight, towards, away in found
     ]
 
 
-def _names(vector: SteeringVector, point: HookPoint, ids: list[int]) -> dict[int, str]:
+def _shown(descriptions: Descriptions | None, latent: int) -> dict[str, Any]:
+    if descriptions is None:
+        return {"name": None, "tokens": [], "context": None}
+    one = descriptions.latents[latent]
+    context = list(one.contexts[0][:3]) if one.contexts else None
+    return {"name": one.name, "tokens": one.naming, "context": context}
+
+
+def _descriptions(vector: SteeringVector, point: HookPoint) -> Descriptions | None:
     try:
         sae = vector.load_sae(point)
-        return names(sae, vector.metadata.model_id, ids) if sae else {}
+        return find(sae, vector.metadata.model_id) if sae else None
     except NeurosteerError:  # not at hand: numbers alone
-        return {}
+        return None

@@ -87,7 +87,8 @@ class VectorFiles:
         found = {}
         for folder in self._folders:
             known = [file for file in self._looked_at if file.parent == folder]
-            for file in sorted(folder.glob("*.st")) if os.path.isdir(folder) else known:
+            there = sorted(filter(os.path.isfile, folder.glob("*.st")))  # no pipes, say
+            for file in there if os.path.isdir(folder) else known:
                 found[file] = self._signature(file)
         found |= {file: self._signature(file) for file in self._files}
         return {file: signature for file, signature in found.items() if signature}

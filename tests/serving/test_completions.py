@@ -117,7 +117,7 @@ def test_positions_decide_where_a_request_is_steered(client: openai.OpenAI) -> N
         ({"temperature": -1}, 400, "temperature: must be at least 0, got -1"),
         ({"sterring": {"polite": 3}}, 400, "sterring: unknown field; did you mean 'steering'?"),
         ({"echo": True}, 400, "echo: not served"),
-        ({"presence_penalty": 1}, 400, "presence_penalty: not served"),
+        ({"suffix": "x"}, 400, "suffix: not served"),
         ({"n": 73}, 400, "73 continuations in one request (prompts times n): this server takes"),
         ({"positions": "last"}, 400, "positions: must be 'all', 'prompt' or 'generated', got 'last'"),
     ],

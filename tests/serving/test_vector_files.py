@@ -155,10 +155,13 @@ def test_files_named_twice_are_read_once_and_two_of_one_name_told(
     assert f"{tmp_path}/more/a.st: there is a vector named 'a' already" in said
 
 
-def test_a_pipe_is_read_once(engine: Engine, folder: Path, make: Callable[[float], SteeringVector]) -> None:
+def test_what_is_no_file_is_passed_by(
+    engine: Engine, folder: Path, make: Callable[[float], SteeringVector]
+) -> None:
     make(1).save(folder / "a.st")
     os.mkfifo(folder / "b.st")
-    followed = Followed(engine, folder)  # it hangs in none
+    (folder / "c.st").mkdir()
+    followed = Followed(engine, folder)
     assert sorted(followed.registry) == ["a"]
 
 

@@ -139,7 +139,7 @@ def _wind_up(completions: "Completions", seconds: float) -> None:
 
 def _begin_log(*, requests: bool) -> None:
     """Warnings go to stderr, and a line a request where they are wanted."""
-    from ...serving.middleware import requests_log
+    from ...serving.http.middleware import requests_log
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if requests:

@@ -32,9 +32,11 @@ class Part(BaseModel):
     def _read(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        of_type = given.get("type", "text")
-        if not isinstance(of_type, str) or of_type not in TEXT_OF:
-            refuse("type", f"{str(of_type)[:40]!r} is not served; only parts of type 'text' are")
+        of_type = given.get("type") or "text"
+        if not isinstance(of_type, str):
+            refuse("type", "must be a text")
+        if of_type not in TEXT_OF:
+            refuse("type", f"{of_type[:40]!r} is not served; only parts of type 'text' are")
         return {"type": of_type, "text": given.get(TEXT_OF[of_type])}
 
 

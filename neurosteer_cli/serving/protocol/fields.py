@@ -27,7 +27,7 @@ Name = Annotated[str, StringConstraints(max_length=1000)]
 TokenId = Annotated[int, Field(ge=0, le=2**31)]
 Neutral = Callable[[Any], bool]  # whether a value asks for nothing
 
-SAID = "said"  # the type of an error whose message is our own
+SAID, EXPECTED = "said", "expected"  # types of errors that are our own: all they say; what they expect
 T = TypeVar("T")
 
 
@@ -103,9 +103,9 @@ def one_of(kind_of: Callable[[Any], str | None], expected: str) -> Discriminator
     """Which type of a union, each a `kind`, a value is to be held against; None: of no use."""
     return Discriminator(
         kind_of,
-        custom_error_type=SAID,
-        custom_error_message="{message}",
-        custom_error_context={"message": f"must be {expected}"},
+        custom_error_type=EXPECTED,
+        custom_error_message="{expected}",
+        custom_error_context={"expected": expected},
     )
 
 
@@ -149,3 +149,8 @@ def listed(texts: Any) -> list[str | list[int]]:
     """The texts of a field that may be one or several, as texts or as tokens."""
     one = isinstance(texts, str) or isinstance(texts[0], int)
     return [texts] if one else texts
+
+
+def places(field: str, n: int) -> list[str]:
+    """What errors call the texts of such a field."""
+    return [field] if n == 1 else [f"{field}.{i}" for i in range(n)]

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ...generation.continuation import Delta
 from .chat import Message
 from .fields import Form, Json, Name, refuse
+from .formats import ANY_OBJECT, OllamaFormat
 from .text import LINES, Answer, Choices, Sampled, TextRequest, ended_by, joined
 from .unserved import IGNORED, only
 
@@ -96,7 +97,6 @@ class OllamaRequest(TextRequest):
     prefix = "ollama"
     ignored = frozenset({"keep_alive", "truncate", "shift", "user"})
     unserved: ClassVar = {
-        "format": only(),
         "tools": only(),
         "think": only(False),
         "logprobs": only(False),
@@ -108,12 +108,17 @@ class OllamaRequest(TextRequest):
     }
 
     model: ModelName = ""
+    format: OllamaFormat = ""
     stream: bool = True
     options: Options = Options()
 
     @property
     def sampled(self) -> Sampled:
         return self.options
+
+    @property
+    def schema_asked(self) -> Json | None:
+        return ANY_OBJECT if self.format == "json" else self.format or None
 
     @property
     def max_new_tokens(self) -> int | None:

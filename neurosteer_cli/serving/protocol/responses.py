@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ...generation.continuation import Delta
 from .chat import Message
 from .fields import Form, Json, kind, one_of, refuse, text_or_list
+from .formats import FlatFormat
 from .text import MAX_LOG_PROBS, NAMED_EVENTS, Answer, Choices, OpenAIRequest, ended_by, joined, spelled
 from .unserved import IGNORED, UNSERVED, only
 
@@ -23,16 +24,10 @@ class StreamOptions(Form):
     ignored = frozenset({"include_obfuscation"})
 
 
-class TextFormat(Form):
-    unserved: ClassVar = {"schema": only(), "name": only(), "strict": only(), "description": only()}
-
-    type: Literal["text"] = "text"
-
-
 class TextConfig(Form):
     ignored = frozenset({"verbosity"})
 
-    format: TextFormat = TextFormat()
+    format: FlatFormat = FlatFormat()
 
 
 class Item(Message):
@@ -175,7 +170,7 @@ class ResponsesAnswer(Answer):
             "temperature": asked.temperature,
             "top_p": asked.top_p,
             "top_logprobs": asked.top_logprobs,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": {"type": asked.text.format.type}},
             "truncation": "disabled",
             "previous_response_id": None,
             "parallel_tool_calls": True,
@@ -199,6 +194,9 @@ class ResponsesRequest(OpenAIRequest):
         "background": only(False),
         "truncation": only("disabled"),
         "context_management": only(),
+        "image": only(),
+        "access_programs": only(),
+        "background_options": only(),
     }
 
     input: Input
@@ -223,6 +221,10 @@ class ResponsesRequest(OpenAIRequest):
         if isinstance(self.input, str):
             return [*before, {"role": "user", "content": self.input}]
         return [*before, *(item.plain for item in self.input)]
+
+    @property
+    def schema_asked(self) -> Json | None:
+        return self.text.format.schema_asked
 
     @property
     def max_new_tokens(self) -> int | None:

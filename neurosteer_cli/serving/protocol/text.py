@@ -9,17 +9,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from ...generation.continuation import Continuation, Delta, Positions
 from ...generation.sampling import Sampling
-from .fields import Form, Json, Name, OneOrMore
+from .fields import Form, Json, Name, OneOrMore, TokenId
+from .formats import Format
 from .unserved import IGNORED, UNSERVED
 
 MAX_LOG_PROBS = 20
 Stop = str
 BytesOf = Callable[[int], bytes]  # of a token
 Alphas = Annotated[dict[Name, float], Field(max_length=64)]
+
+
+def _by_token(given: Any) -> Any:
+    """Pairs of token and bias, as llama.cpp takes them too, as a dictionary."""
+    is_pairs = isinstance(given, list) and all(isinstance(p, list) and len(p) == 2 for p in given)
+    return {str(token): bias for token, bias in given} if is_pairs else given
+
+
+LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_by_token)]
 
 
 class StreamOptions(Form):
@@ -41,6 +51,12 @@ class Sampled(Form):
     repetition_penalty: float = Field(
         default=1.0, gt=0, le=10, validation_alias=AliasChoices("repetition_penalty", "repeat_penalty")
     )
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    presence_penalty: float = Field(default=0.0, ge=-100, le=100)
+    frequency_penalty: float = Field(default=0.0, ge=-100, le=100)
+    logit_bias: LogitBias = Field(
+        default={}, max_length=1024, description="Added to a token's logit, by its id."
+    )
     seed: int = Field(default=-1, ge=-(2**63), lt=2**63, description="-1: one that nobody else has.")
     stop: OneOrMore[str] = []
 
@@ -56,7 +72,11 @@ class Sampled(Form):
             temperature=self.temperature,
             top_p=self.top_p or 1e-9,  # the most probable token alone
             top_k=max(0, self.top_k),
+            min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=tuple((token, bias) for token, bias in self.logit_bias.items() if bias),
             seed=secrets.randbits(63) if self.seed == -1 else self.seed,
         )
 
@@ -89,6 +109,11 @@ class TextRequest(Form):
         return None
 
     @property
+    def schema_asked(self) -> Json | None:
+        """The JSON schema that answers must be of; None: they are plain text."""
+        return None
+
+    @property
     def n_log_probs(self) -> int | None:
         """How many tokens at each step to tell the log-probabilities of; None: none, not the chosen one's."""
         return None
@@ -96,6 +121,12 @@ class TextRequest(Form):
 
 class OpenAIRequest(TextRequest, Sampled):
     """Sampling's fields are the request's own."""
+
+    response_format: Format = Format()
+
+    @property
+    def schema_asked(self) -> Json | None:
+        return self.response_format.schema_asked
 
     @property
     def sampled(self) -> Sampled:

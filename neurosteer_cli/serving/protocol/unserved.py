@@ -16,12 +16,6 @@ def only(*values: Any) -> Neutral:
     )
 
 
-def _all_zero(value: Any) -> bool:
-    """Of biases, by token or as pairs."""
-    biases = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-    return all(not bias for bias in biases)
-
-
 IGNORED = frozenset({
     # OpenAI: who asks, and how it is billed, kept or cached
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
@@ -40,10 +34,6 @@ IGNORED = frozenset({
 
 UNSERVED: Mapping[str, Neutral] = {
     # OpenAI
-    "presence_penalty": only(0),
-    "frequency_penalty": only(0),
-    "logit_bias": _all_zero,
-    "response_format": only({"type": "text"}),
     "tools": only(),
     "tool_choice": only("none", "auto"),
     "functions": only(),
@@ -55,7 +45,6 @@ UNSERVED: Mapping[str, Neutral] = {
     "suffix": only(),
     "echo": only(False),
     # vLLM
-    "min_p": only(0),
     "min_tokens": only(0),
     "length_penalty": only(1),
     "use_beam_search": only(False),

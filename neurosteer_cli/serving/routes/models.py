@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from ..errors import REFUSALS
+from ..http.errors import REFUSALS
 from ..protocol.fields import Json
 from ..registry import VectorRegistry
 

@@ -8,10 +8,10 @@ from fastapi.responses import JSONResponse, Response
 
 from ... import __version__
 from ..completions import Completions
-from ..errors import REFUSALS
+from ..http.errors import REFUSALS
+from ..http.stream import Responder
 from ..protocol.fields import Json
 from ..protocol.ollama import GenerateRequest, OllamaChatRequest, OllamaRequest, ShowRequest, loaded, now
-from ..stream import Responder
 
 
 def add_ollama_routes(app: FastAPI, completions: Completions, responder: Responder) -> None:

@@ -6,8 +6,8 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from ..completions import Completions
-from ..errors import routes_of
-from ..middleware import CONTENT_TYPE, Metrics
+from ..http.errors import routes_of
+from ..http.middleware import CONTENT_TYPE, Metrics
 
 
 def add_state_routes(app: FastAPI, completions: Completions, metrics: Metrics) -> None:

@@ -8,13 +8,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from ..completions import Completions
-from ..errors import REFUSALS
+from ..embeddings import Embedding
+from ..http.errors import REFUSALS
+from ..http.stream import CLIENT_LEFT, Responder, unless_client_leaves
 from ..protocol.chat import ChatRequest
 from ..protocol.completions import CompletionRequest
 from ..protocol.embeddings import EmbeddingRequest
 from ..protocol.responses import ResponsesRequest
 from ..protocol.vectors import DoseRequest
-from ..stream import CLIENT_LEFT, Responder, unless_client_leaves
 
 
 def add_text_routes(app: FastAPI, completions: Completions, responder: Responder) -> None:
@@ -36,7 +37,7 @@ def add_text_routes(app: FastAPI, completions: Completions, responder: Responder
     @app.post("/v1/embeddings", responses=REFUSALS, response_model=None)
     async def embed(body: EmbeddingRequest, request: Request) -> Response:
         """Each text's mean residual at a block."""
-        embedding = await to_thread.run_sync(completions.embedding, body)
+        embedding = await to_thread.run_sync(Embedding, completions, body)
         future = completions.scheduler.call(embedding.compute)
         answer = await unless_client_leaves(request, asyncio.wrap_future(future))
         if answer is None:

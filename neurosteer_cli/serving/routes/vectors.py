@@ -6,11 +6,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from ..errors import REFUSALS
-from ..fitting import Fitting
-from ..protocol.vectors import FitRequest
+from ..fitting import Fitting, texts_of
+from ..http.errors import REFUSALS
+from ..http.stream import CLIENT_LEFT, unless_client_leaves
+from ..protocol.vectors import FitRequest, TextsRequest
 from ..registry import VectorRegistry, strongest_latents
-from ..stream import CLIENT_LEFT, unless_client_leaves
 
 
 def add_vector_routes(app: FastAPI, registry: VectorRegistry, *, can_fit: bool) -> None:
@@ -35,6 +35,16 @@ def add_fitting_routes(app: FastAPI, registry: VectorRegistry, fitting: Fitting)
             fitting.abandon()
             return Response(status_code=CLIENT_LEFT)
         return JSONResponse({**report, **registry.card(body.name)})
+
+    @app.get("/v1/fitting")
+    async def progress() -> dict[str, Any]:
+        """How far the vector is that is being fitted; empty while there is none."""
+        return fitting.progress
+
+    @app.post("/v1/texts", responses=REFUSALS)
+    def texts(body: TextsRequest) -> dict[str, Any]:
+        """The records of a file, to fit on."""
+        return {"records": texts_of(body)}
 
     @app.get("/v1/vectors/{name}/file", responses={404: REFUSALS[404]}, response_class=Response)
     def file(name: str) -> Response:

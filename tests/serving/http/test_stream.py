@@ -23,7 +23,7 @@ from support.serving import (
 
 from neurosteer_cli.generation.text import TextStream
 from neurosteer_cli.models.engine import Engine
-from neurosteer_cli.serving import stream
+from neurosteer_cli.serving.http import stream
 from neurosteer_cli.vectors.vector import SteeringVector
 
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import error_body
 
 SECONDS_FOR_A_BODY = 30.0
-GUARDED = "/v1"  # paths that need the key, if there is one
+GUARDED = ("/v1", "/api")  # paths that need the key, if there is one
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # seconds
 LONGEST_REASON = 500  # characters of a refusal that the log repeats
 requests_log = logging.getLogger("neurosteer.requests")  # INFO: a line a request

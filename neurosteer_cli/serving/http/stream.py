@@ -14,11 +14,11 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ..generation.continuation import Delta
+from ...generation.continuation import Delta
+from ..protocol.text import Answer
+from ..scheduler import Scheduler, nothing_written
 from .errors import refusal_of
 from .middleware import Metrics
-from .protocol.text import Answer
-from .scheduler import Scheduler, nothing_written
 
 CLIENT_LEFT = 499  # nobody reads it
 SECONDS_BETWEEN_LOOKS = 0.2  # whether a client is still there

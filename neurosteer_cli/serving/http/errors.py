@@ -12,12 +12,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from ..errors import NeurosteerError
-from .completions import Completions, TooLongError
-from .protocol.fields import Json
-from .protocol.words import fault
-from .registry import UnknownVectorError
-from .scheduler import BusyError, ClosedError, TimeLimitError
+from ...errors import NeurosteerError
+from ..completions import Completions, TooLongError
+from ..protocol.fields import Json
+from ..registry import UnknownVectorError
+from ..scheduler import BusyError, ClosedError, TimeLimitError
+from .words import fault
 
 OLLAMA = "/api"  # paths under which errors have Ollama's form
 

@@ -6,10 +6,11 @@ Knows pydantic's kinds of errors; none of its sentences reaches anybody.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .fields import SAID
+from ..protocol.fields import EXPECTED, SAID
 
 _OBJECT = "must be an object"
-EXPECTED = {
+MUST_BE = {
+    EXPECTED: "must be {expected}",
     "string_type": "must be a text",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
@@ -53,8 +54,8 @@ def fault(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     place = ".".join(part for part in map(str, first["loc"][1:]) if not part.startswith("<"))
     if not place:
         return "send a JSON object", None
-    if kind in EXPECTED:
-        sentence = f"{EXPECTED[kind].format(**ctx)}, got {_shown(first['input'])}"
+    if kind in MUST_BE:
+        sentence = f"{MUST_BE[kind].format(**ctx)}, got {_shown(first['input'])}"
     else:
         sentence = SENTENCES.get(kind, "cannot be read").format(**ctx)
     place = place[:LONGEST_PLACE]
