@@ -3,6 +3,7 @@
 Knows the engine; knows nothing of conditions, judges or files.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..models.engine import TOKENS_PER_BATCH, Engine, batches, padded
 from ..models.hooks import HookPoint, add
-from .metrics import kl_divergence
+from .metrics import kl_divergence, mean_log_prob
 
 
 @torch.inference_mode()
@@ -34,6 +35,20 @@ def log_probs(
             found[row] = predicted.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cpu()
         advance(len(rows))
     return found
+
+
+def perplexities(
+    engine: Engine, prompt: str, texts: Sequence[str], *, rendered: bool = False
+) -> list[float | None]:
+    """exp of each continuation's mean negative log-probability a token, unsteered; None of an empty one.
+
+    `rendered`: the prompt is a chat, special tokens and all.
+    """
+    ids = engine.prompt_ids(prompt, rendered=rendered)[: engine.max_tokens]
+    written = [engine.continuation_ids(prompt, ids, text, rendered=rendered) for text in texts]
+    pairs = [(ids, each[: engine.max_tokens - len(ids)]) for each in written]
+    means = map(mean_log_prob, log_probs(engine, pairs))
+    return [None if mean is None else math.exp(-mean) for mean in means]
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import typer
 from ...errors import InputError
 from ..shared.options import Device, Dtype, Model, ModelOptions
 from ..shared.parse import parse_count
-from .server import LOOPBACK, More, Port, Vectors, bound, check_installed, load, run
+from .server import LOOPBACK, More, Port, Vectors, bound, check_installed, load, run, style_sheet
 
 ApiKey = Annotated[
     str | None,
@@ -90,6 +90,7 @@ def serve(
         shutdown_seconds=shutdown_time,
         allow_origins=origins,
         log_texts=log_texts,
+        style=style_sheet(),
     )
     run(completions, config, listener, followed, log=log)
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from contextlib import suppress
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -158,6 +159,11 @@ def _announce(completions: "Completions", config: "ServerConfig", listener: sock
     console.note(f"serving {registry.model_id} ({numbers}) with {names} on {place}; Ctrl-C ends it")
     if host not in LOOPBACK and config.api_key is None:
         console.warn(f"{host} may be reached from other machines, and no --api-key is set")
+
+
+def style_sheet() -> str:
+    """The CSS that all pages share."""
+    return (files("neurosteer_cli.reports") / "templates" / "style.css").read_text(encoding="utf-8")
 
 
 def address_of(listener: socket.socket) -> str:

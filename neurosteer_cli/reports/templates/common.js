@@ -20,8 +20,8 @@ const fixed = (number, digits = 2) => number.toFixed(digits).replace("-", "−")
 /** A context of a latent: aligned where the token it fires at begins, which is the deeper coloured the more it fires. */
 function contextLine([before, token, after, activation], strongest, { tag = "li", value = true } = {}) {
   const strength = strongest > 0 ? activation / strongest : 0;
-  const word = token.trim() === "" ? token : token.replace(/^ +/, ""); // its space stands before the mark
-  const lead = token.slice(0, token.length - word.length);
+  const word = token.trim() === "" ? token.replace(/ /g, "␣") : token.replace(/^ +/, "");
+  const lead = token.slice(0, token.length - word.length); // its space stands before the mark
   return element(tag, { className: "context", style: `--strength: ${strength.toFixed(3)}` },
     element("span", { className: "before" }, element("span", { textContent: visible(before + lead) })),
     element("span", { className: "after" }, element("span", { className: "token", textContent: visible(word) }),
