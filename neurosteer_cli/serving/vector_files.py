@@ -4,6 +4,7 @@ Knows folders, files and the registry; knows nothing of requests. A request unde
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ class VectorFiles:
         self._files = [path for path in paths if path not in self._folders]
         self._looked_at: dict[Path, Signature] = {}  # when each was last looked at
         self._read: dict[Path, Signature] = {}  # when each was last read, good or bad
-        self._served: set[Path] = set()
+        self._served: dict[Path, str] = {}  # under which name
 
     def first(self) -> Changes:
         """All of them, read.
@@ -60,27 +61,30 @@ class VectorFiles:
     def apply(self, changes: Changes, registry: VectorRegistry) -> None:
         """Have the registry follow; what cannot be served is named, and the vector before it kept."""
         for file, found in changes.items():
-            is_served, name = file in self._served, file.stem
-            if found is None:
-                self._served.discard(file)
-                if is_served:
-                    del registry[name]
-                    self.say(f"{file} is gone, and {name} with it")
-                continue
             try:
                 self._take(file, found, registry)
             except NeurosteerError as error:
+                is_served = file in self._served
                 self.say(f"{error}; " + ("the one before it is kept" if is_served else "it is left out"))
 
-    def _take(self, file: Path, found: SteeringVector | NeurosteerError, registry: VectorRegistry) -> None:
+    def _take(
+        self, file: Path, found: SteeringVector | NeurosteerError | None, registry: VectorRegistry
+    ) -> None:
+        name = self._served.get(file)
         if isinstance(found, NeurosteerError):
             raise found
-        if file in self._served:
-            registry.replace(file.stem, found, str(file))
+        if found is None:
+            if name := self._served.pop(file, None):
+                del registry[name]
+                self.say(f"{file} is gone, and {name} with it")
+        elif name:
+            registry.replace(name, found, str(file))
             self.say(f"{file} has changed, and was read again")
         else:
-            registry.add(file.stem, found, str(file))
-            self._served.add(file)
+            registry.add(name := served_name(file), found, str(file))
+            self._served[file] = name
+            if name != file.stem:
+                self.say(f"{file} is served as {name}")
 
     def _signatures(self) -> dict[Path, Signature]:
         """Of all files there are; those of a folder that is not there just now are as they were."""
@@ -91,7 +95,10 @@ class VectorFiles:
             for file in there if os.path.isdir(folder) else known:
                 found[file] = self._signature(file)
         found |= {file: self._signature(file) for file in self._files}
-        return {file: signature for file, signature in found.items() if signature}
+        once: dict[str, Path] = {}  # by whatever paths a file is reached
+        for file in found:
+            once.setdefault(os.path.realpath(file), file)
+        return {file: signature for file in once.values() if (signature := found[file])}
 
     def _signature(self, file: Path) -> Signature | None:
         with suppress(OSError):
@@ -99,6 +106,11 @@ class VectorFiles:
             is_file = stat.S_ISREG(status.st_mode)  # of a pipe, say, one reading has to do
             return (status.st_mtime_ns, status.st_size, status.st_ino) if is_file else (0, 0, 0)
         return None if file.parent.is_dir() or file not in self._looked_at else self._looked_at[file]
+
+
+def served_name(file: Path) -> str:
+    """A vector's name, by its file's: with hyphens for what a name may not have."""
+    return re.sub("[^A-Za-z0-9_.-]+", "-", file.stem).strip("-.")[:64]
 
 
 def _read(file: Path) -> SteeringVector | NeurosteerError:

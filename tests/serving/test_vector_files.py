@@ -100,15 +100,14 @@ def test_what_cannot_be_served_is_left_out_and_taken_in_once_it_can(
     engine: Engine, folder: Path, make: Callable[[float], SteeringVector]
 ) -> None:
     make(1).save(folder / "good.st")
-    make(1).save(folder / "very polite.st")
-    make(1).save(folder / "polite+happy.st")
+    make(1).save(folder / "+.st")
     (folder / "empty.st").write_bytes(b"")
     (folder / "text.st").write_text("no vector\n" * 9)
     other = engine.shape.model_copy(update={"d_model": 8})
     tiny_vector(other, {HookPoint(1): torch.ones(8)}, model_id="other").save(folder / "other.st")
     followed = Followed(engine, folder)
     assert sorted(followed.registry) == ["good"]
-    assert len(followed.said) == 5
+    assert len(followed.said) == 4
     assert all(said.startswith(f"{folder}/") and said.endswith("; it is left out") for said in followed.said)
     make(1).save(folder / "empty.st")
     assert followed.look() == []
@@ -193,3 +192,35 @@ def test_a_server_follows_and_a_request_under_way_keeps_its_vector(
         assert text(address) == written(engine, {"a": after}, "x", {"a": 8}, 9)
         (folder / "a.st").unlink()
         wait_for(lambda: post(address, "/v1/completions", body).status_code == 404)
+
+
+def test_an_odd_name_is_served_with_hyphens_and_said(
+    engine: Engine, folder: Path, make: Callable[[float], SteeringVector]
+) -> None:
+    names = {"very polite": "very-polite", "polite+happy": "polite-happy", "über (1)": "ber-1", "a.b": "a.b"}
+    for stem in names:
+        make(1).save(folder / f"{stem}.st")
+    followed = Followed(engine, folder)
+    assert sorted(followed.registry) == sorted(names.values())
+    assert set(followed.said) == {
+        f"{folder}/{stem}.st is served as {name}" for stem, name in names.items() if stem != name
+    }
+    make(2).save(folder / "very polite.st")
+    followed.look()
+    assert followed.length("very-polite") == 2
+    (folder / "very polite.st").unlink()
+    followed.look()
+    assert "very-polite" not in followed.registry
+    make(1).save(folder / "very-polite.st")
+    make(1).save(folder / "very polite.st")
+    followed.look()
+    assert any("there is a vector named 'very-polite' already" in said for said in followed.said)
+
+
+def test_a_file_that_is_given_twice_is_served_once(
+    engine: Engine, folder: Path, make: Callable[[float], SteeringVector]
+) -> None:
+    make(1).save(folder / "a.st")
+    (folder.parent / "link").symlink_to(folder)
+    followed = Followed(engine, folder, folder / "a.st", folder / "a.st", folder.parent / "link")
+    assert (sorted(followed.registry), followed.said) == (["a"], [])

@@ -1,7 +1,9 @@
 """neurosteer serve and demo as commands: what they refuse, what they say, how they end."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from support.serving import events
 from support.tiny import D_MODEL, tiny_vector
 
 import neurosteer_cli
@@ -34,14 +37,22 @@ def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+class Server(subprocess.Popen[str]):
+    """A process, and the lines it said before its address."""
+
+    said: list[str]
+
+
 @contextmanager
-def started(*arguments: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def started(*arguments: object) -> Iterator[tuple[str, Server]]:
     """The address it tells, and the process."""
     command = [sys.executable, "-m", "neurosteer_cli", *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = Server(command, stderr=subprocess.PIPE, text=True)
+    process.said = []
     try:
         assert process.stderr is not None
         for line in process.stderr:
+            process.said.append(line)
             if found := re.search(r"on (http://127\.0\.0\.1:\d+)", line):
                 yield found[1], process
                 break
@@ -59,11 +70,87 @@ def test_it_serves_a_folder_of_vectors_until_it_is_told_to_stop(
         assert [model["id"] for model in models] == ["tiny", "tiny+up:8"]
         body = {"model": "tiny+up:8", "prompt": "x", "max_tokens": 3}
         assert httpx.post(f"{address}/v1/completions", json=body).status_code == 200
-        assert httpx.get(address).status_code == 404  # no page
         process.send_signal(number)
         assert process.wait(20) == 0
         assert process.stderr is not None
-        assert process.stderr.read() == "stopped\n"
+        *requests, last = process.stderr.read().splitlines()
+    assert last == "stopped"
+    for line, route in zip(requests, ("GET /v1/models 200", "POST /v1/completions 200"), strict=True):
+        assert re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d 127\.0\.0\.1:\d+ {route}, \d\.\d\d s", line)
+
+
+@contextmanager
+def streaming(*arguments: object) -> Iterator[tuple[httpx.Response, "subprocess.Popen[str]"]]:
+    """A stream that has begun, of a text that takes long, and the server's process."""
+    with started("serve", *arguments, "--port", 0, "--no-log") as (address, process):
+        body = {"prompt": "x", "max_tokens": 1000, "temperature": 1.5, "stream": True, "n": 16}
+        with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=60) as answer:
+            next(answer.iter_lines())
+            yield answer, process
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_quietly(vectors: Path, tiny_folder: Path) -> None:
+    arguments = ("--vectors", vectors, "--model", long_context(tiny_folder))
+    with streaming(*arguments) as (_, process):
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        line = process.stderr.readline()
+        assert line == "finishing what runs, for up to 30 s; Ctrl-C again ends it at once\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+        assert process.stderr.read() == "interrupted\n"
+
+
+def test_what_cannot_be_finished_in_time_is_given_as_far_as_it_is(vectors: Path, tiny_folder: Path) -> None:
+    arguments = ("--vectors", vectors, "--model", long_context(tiny_folder), "--shutdown-time", 0.5)
+    with streaming(*arguments) as (answer, process):
+        process.send_signal(signal.SIGTERM)
+        streamed = answer.read().decode()
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines()[-1] == "stopped"
+    choices = [choice for event in events(streamed) for choice in event["choices"] if choice["finish_reason"]]
+    assert len(choices) == 16
+    assert {"name": "shutdown", "seconds": 0.5} in [choice.get("limit") for choice in choices]
+
+
+def long_context(folder: Path) -> Path:
+    """The tiny model, with a context that takes it a while to fill."""
+    longer = folder.with_name("longer")
+    if not longer.exists():
+        shutil.copytree(folder, longer)
+        config = json.loads((longer / "config.json").read_text())
+        (longer / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    return longer
+
+
+def test_files_that_cannot_be_served_are_named_and_left_out(vectors: Path, tiny_folder: Path) -> None:
+    (vectors / "bad.st").write_bytes(b"")
+    shutil.copy(vectors / "up.st", vectors / "very up.st")
+    files = sorted(vectors.glob("*.st"))
+    for arguments in (("--vectors", vectors), (vectors,), files, ("--vectors", *files)):
+        with started("serve", *arguments, "--model", tiny_folder, "--port", 0) as (address, process):
+            served = [card["id"] for card in httpx.get(f"{address}/v1/vectors").json()["data"]]
+            assert served == ["up", "very-up"]
+            assert process.said[0].startswith(f"{vectors}/bad.st: ")
+            assert process.said[0].endswith("; it is left out\n")
+            assert process.said[1] == f"{vectors}/very up.st is served as very-up\n"
+
+
+def test_of_vectors_of_several_models_one_model_is_to_be_named(
+    vectors: Path, tiny_folder: Path, engine: Engine
+) -> None:
+    other = engine.shape.model_copy(update={"d_model": 8})
+    tiny_vector(other, {HookPoint(1): torch.ones(8)}, model_id="other").save(vectors / "down.st")
+    found = run("serve", vectors)
+    assert found.returncode == 2
+    assert f"down.st of 'other', {vectors}/up.st of 'tiny'; name one of them by --model" in found.stderr
+    with started("serve", vectors, "--model", tiny_folder, "--port", 0) as (address, process):
+        assert [card["id"] for card in httpx.get(f"{address}/v1/vectors").json()["data"]] == ["up"]
+        assert "down.st was fitted on 'other'" in process.said[0]
+    found = run("serve", vectors / "down.st", "--model", tiny_folder)
+    assert found.returncode == 1
+    assert "error: none of the vectors that were named can be served" in found.stderr
 
 
 def test_the_demo_is_the_page_and_its_server(vectors: Path, tiny_folder: Path) -> None:
@@ -71,15 +158,10 @@ def test_the_demo_is_the_page_and_its_server(vectors: Path, tiny_folder: Path) -
     with started(*arguments) as (address, process):
         page = httpx.get(address)
         assert page.headers["content-type"].startswith("text/html")
-        assert "<title>neurosteer</title>" in page.text
+        assert "<title>One prompt, written several ways – neurosteer</title>" in page.text
         assert httpx.get(f"{address}/v1/vectors").json()["can_fit"] is True
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-
-
-def test_the_page_asks_for_nothing_from_elsewhere() -> None:
-    page = (Path(neurosteer_cli.__file__).parent / "serving" / "demo.html").read_text()
-    assert re.findall(r"""(?:src|href)=["'](?!data:)[^"']+|https?://[^"'\s]+""", page) == []
 
 
 @pytest.mark.parametrize(
@@ -92,18 +174,17 @@ def test_the_page_asks_for_nothing_from_elsewhere() -> None:
         (("--api-key", ""), 2, "error: --api-key must be printable ASCII, at least one character"),
         (("--vectors", "nowhere.st"), 2, "error: nowhere.st: no such file; `neurosteer fit` writes one"),
         (("--vectors", "{empty}"), 2, "no .st file in this folder; `neurosteer fit` writes one"),
-        (("--vectors", "{named}"), 2, "'a b' cannot be a vector's name"),
+        (("--log-texts", "--no-log"), 2, "error: --log-texts says what to log; leave out --no-log"),
+        (("--allow-origin", "localhost:3000"), 2, "give scheme and host, as http://localhost:3000, or *"),
+        (("--allow-origin", "http://a/b"), 2, "error: --allow-origin http://a/b: give scheme and host"),
         (("--host", "256.1.1.1"), 1, "error: cannot listen on 256.1.1.1:0"),
     ],
 )
 def test_wrong_options_are_refused_by_name(
-    vectors: Path, tiny_folder: Path, tmp_path: Path, arguments: tuple[object, ...], code: int, message: str
+    tiny_folder: Path, tmp_path: Path, arguments: tuple[object, ...], code: int, message: str
 ) -> None:
-    empty, named = tmp_path / "empty", tmp_path / "named"
-    empty.mkdir()
-    named.mkdir()
-    (named / "a b.st").write_bytes((vectors / "up.st").read_bytes())
-    given = [str(argument).format(empty=empty, named=named) for argument in arguments]
+    (empty := tmp_path / "empty").mkdir()
+    given = [str(argument).format(empty=empty) for argument in arguments]
     found = run("serve", "--model", tiny_folder, "--port", 0, *given)
     assert found.returncode == code
     assert message in found.stderr
@@ -128,10 +209,9 @@ def test_without_its_libraries_it_says_what_to_install(monkeypatch: pytest.Monke
 
 def test_the_vectors_that_come_along_fit_the_embedded_default() -> None:
     from neurosteer_cli.saes.load import load_sae
-    from neurosteer_cli.serving.registry import vector_files
     from neurosteer_cli.vectors.vector import SteeringVector
 
-    files = vector_files([Path(neurosteer_cli.__file__).parent / "vectors" / "bundled"])
+    files = sorted((Path(neurosteer_cli.__file__).parent / "vectors" / "bundled").glob("*.st"))
     assert [file.stem for file in files] == ["happy", "polite"]
     for file in files:
         metadata = SteeringVector.load(file).metadata
