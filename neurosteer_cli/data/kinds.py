@@ -186,10 +186,13 @@ def _json(file: Path) -> Any:
 
 
 def _records_in(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith((".", "cache-")) for part in path.relative_to(folder).parts)
-        if not hidden and path.name not in _ABOUT_A_DATASET and suffix_of(path.name) in RECORDS:
-            yield str(path)
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith((".", "cache-")) or entry.name in _ABOUT_A_DATASET:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _records_in(Path(entry))
+        elif suffix_of(entry.name) in RECORDS:
+            yield str(Path(entry))
 
 
 def suffix_of(name: str) -> str:

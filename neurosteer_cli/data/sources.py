@@ -26,6 +26,7 @@ _BY_NAME = {
 }  # fmt: skip
 # How JSON that holds records begins: an object with a key, even in single quotes; a list of objects or texts.
 _JSON_START = re.compile(r"""\{\s*["'}]|\[\s*[{"'\]]""")
+_TWO_SIGNS = re.compile(rb"\S\s*\S[^\n]*\n")  # and the end of the second one's line
 Say = Callable[[str], None]
 
 
@@ -117,21 +118,27 @@ def _records_of(
 
 
 def _head(stream: Stream) -> str:
-    """The first line that is not empty, whole, and of what is no JSON some more."""
-    start = stream.look(lambda head: b"\n" in head.lstrip() or len(head) > MAX_LINE_BYTES)
-    text = start.decode(errors="replace").lstrip("\ufeff \t\r\n")
-    if _JSON_START.match(text):
-        return text
+    """As much as tells what a text is: of an object its first line, of what is no JSON some more."""
+    start = stream.look(lambda head: len(head) >= HEAD or _TWO_SIGNS.search(head) is not None)
+    if _JSON_START.match(_shown(start)):
+        is_list = _shown(start).startswith("[")
+        return _shown(start if is_list else stream.look(_has_record))
     head = stream.look(lambda head: len(head) >= HEAD)[:HEAD]
-    whole = head[: head.rfind(b"\n") + 1] or head
-    return whole.decode(errors="replace").lstrip("\ufeff")
+    return _shown(head[: head.rfind(b"\n") + 1] or head)
+
+
+def _has_record(head: bytearray) -> bool:
+    return b"\n" in head.lstrip() or len(head) > MAX_LINE_BYTES
+
+
+def _shown(head: bytes) -> str:
+    return head.decode(errors="replace").lstrip("\ufeff \t\r\n")
 
 
 def _form(head: str, suffix: str, text_key: str | None) -> str:
     """What a text is, by how it begins; by its name only where that leaves it open."""
-    text = head.lstrip("\ufeff \t\r\n")
-    if _JSON_START.match(text):
-        return JSON if _is_document(text.split("\n", 1)[0]) else JSONL
+    if _JSON_START.match(head):
+        return JSON if _is_document(head.split("\n", 1)[0]) else JSONL
     if _BY_NAME.get(suffix) == {CSV} or is_table(head, text_key, alone=suffix not in _BY_NAME):
         return CSV
     return JSONL if JSONL in _BY_NAME.get(suffix, set()) else TEXT

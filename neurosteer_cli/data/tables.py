@@ -56,17 +56,21 @@ def is_table(head: str, text_key: str | None, *, alone: bool) -> bool:
         return alone and header[0] in ("text", text_key)
     known = TEXT_COLUMNS | LABEL_COLUMNS | {text_key}
     is_even = len(set(header)) == len(header) == len(rows[0] if rows else header)
-    return is_even and any(name.lower() in known for name in header)
+    return is_even and any(name in known or name.lower() in known for name in header)
 
 
 def _layout(head: str) -> _Layout:
-    """The delimiter that parts the first line into most columns, and the second into as many."""
+    """The delimiter that parts the first line into most columns, and the second into as many if one does."""
+
+    def widths(layout: _Layout) -> list[int]:
+        return [len(row) for row in layout.rows(head)[0][:2]]
 
     def width(layout: _Layout) -> int:
-        widths = {len(row) for row in layout.rows(head)[0][:2]}
-        return min(widths) if len(widths) == 1 else 0
+        first, *second = widths(layout) or [0]
+        return first if first > 1 and second in ([], [first]) else 0
 
-    found = max(map(_Layout, _DELIMITERS), key=width)  # the first of equal ones
+    # the first of equal ones
+    found = max(map(_Layout, _DELIMITERS), key=lambda layout: (width(layout), widths(layout)[:1]))
     if found.delimiter == "\t" or not width(found):
         # A quotation mark in a TSV file is a character like others, unless all of them make quoted cells.
         plain = _Layout("\t", csv.QUOTE_NONE)

@@ -56,7 +56,10 @@ def test_blank_documents_are_passed_over(tmp_path: Path) -> None:
     ("sources", "message"),
     [
         (["nothing.jsonl"], "nothing.jsonl: No such file or directory"),
-        (["empty"], "empty: no .jsonl, .txt, .jsonl.gz, .txt.gz file in this folder"),
+        (
+            ["empty"],
+            "empty: no .arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv, .txt file in this folder",
+        ),
         (["a.txt", "a.txt"], "a.txt: given twice; each part of a corpus once"),
         (["-", "-"], "<stdin>: given twice; each part of a corpus once"),
     ],
@@ -76,10 +79,7 @@ def test_a_damaged_gzip_file_is_named_with_its_fault(tmp_path: Path) -> None:
     file = Path(write(tmp_path / "a.jsonl.gz", *(f"text {n}" for n in range(1000))))
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"a.jsonl.gz: not a whole gzip file .*; compress it again"):
-        read(str(file))
-    file.write_bytes(b"plain text")
-    with pytest.raises(InputError, match=r"a.jsonl.gz: not a whole gzip file .*; compress it again"):
+    with pytest.raises(InputError, match=r"a.jsonl.gz: not a whole compressed file .*; compress it again"):
         read(str(file))
 
 

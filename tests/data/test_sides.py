@@ -1,10 +1,13 @@
 """Both sides are checked whole before a model is loaded, and held in memory by hash alone."""
 
+import gzip
 import hashlib
 import io
 import json
+import os
 import sys
 import tempfile
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from neurosteer_cli.data.sides import Sides, open_sides, sides_of, text_hash
+from neurosteer_cli.data.sides import NEEDS_LABELS, Sides, open_sides, sides_of, text_hash, unlike_forms
 from neurosteer_cli.errors import InputError
 
 UP = [f"up {n}" for n in range(8)]
@@ -96,6 +99,83 @@ def test_stdin_may_be_one_of_two_sides(write: Write, monkeypatch: pytest.MonkeyP
     with open_sides(["-", write("down.jsonl", DOWN)]) as sides:
         assert [side.label for side in sides] == ["stdin", "down"]
         assert texts_of(sides) == [UP, DOWN]
+
+
+def test_preference_pairs_fill_both_sides(write: Write) -> None:
+    plain = [{"prompt": "q ", "chosen": up, "rejected": down} for up, down in zip(UP, DOWN, strict=True)]
+    with open_sides([write("pairs.jsonl", plain)]) as sides:
+        assert [side.label for side in sides] == ["chosen", "rejected"]
+        assert texts_of(sides) == [UP, DOWN]
+        assert {passage.prompt for side in sides for _, passage in side.passages()} == {"q "}
+    asked = {"role": "user", "content": "q"}
+
+    def chat(text: str) -> list[dict[str, str]]:
+        return [asked, {"role": "assistant", "content": text}]
+
+    chats = [{"chosen": chat(up), "rejected": chat(down)} for up, down in zip(UP, DOWN, strict=True)]
+    after = [  # the prompt by itself, as TRL has it
+        {"prompt": [asked], "chosen": chat(up)[1:], "rejected": chat(down)[1:]}
+        for up, down in zip(UP, DOWN, strict=True)
+    ]
+    for records in (chats, after):
+        with open_sides([write("chats.jsonl", records)]) as sides:
+            assert texts_of(sides) == [UP, DOWN]
+            assert {p.messages[0]["content"] for side in sides for _, p in side.passages()} == {"q"}
+
+
+def test_one_file_without_labels_is_no_pair_of_sides(write: Write) -> None:
+    assert refusal([write("up.jsonl", UP)]) == NEEDS_LABELS
+    pairs = [{"chosen": up, "rejected": down} for up, down in zip(UP, DOWN, strict=True)]
+    assert refusal([write("pairs.jsonl", [*pairs, {"chosen": "c"}])]) == (
+        "pairs.jsonl:9: no 'rejected' key; found ['chosen']; a preference pair has both"
+    )
+    assert refusal([write("pairs.jsonl", pairs), write("up.jsonl", UP)]) == (
+        "pairs.jsonl:1: a preference pair; `fit` fills both sides with such a file, given alone"
+    )
+
+
+def test_labels_are_known_as_json_writes_them_under_any_key(write: Write) -> None:
+    records = [{"review": t, "good": n == 0} for n, side in enumerate((UP, DOWN)) for t in side]
+    name = write("all.jsonl", records)
+    with open_sides([name], "true", "false", text_key="review", label_key="good") as sides:
+        assert texts_of(sides) == [UP, DOWN]
+    with pytest.raises(
+        InputError, match=r"^all.jsonl: no record is labelled 'True'; found \['false', 'true'\]$"
+    ):
+        open_sides([name], "True", "false", text_key="review", label_key="good").__enter__()
+
+
+def test_a_side_is_called_as_its_file_without_its_endings(write: Write) -> None:
+    Path("up.jsonl.gz").write_bytes(gzip.compress(Path(write("up.jsonl", UP)).read_bytes()))
+    Path("v1.2.jsonl").write_bytes(Path(write("down.jsonl", DOWN)).read_bytes())
+    with open_sides(["up.jsonl.gz", "v1.2.jsonl"]) as sides:
+        assert [side.label for side in sides] == ["up", "v1.2"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_what_can_be_read_only_once_is_kept_aside(write: Write) -> None:
+    data = Path(write("down.jsonl", DOWN)).read_bytes()
+    os.mkfifo("pipe")
+    feeder = threading.Thread(target=lambda: Path("pipe").write_bytes(data))
+    feeder.start()
+    with open_sides([write("up.jsonl", UP), "pipe"]) as sides:
+        assert [side.label for side in sides] == ["up", "away"]
+        assert texts_of(sides) == [UP, DOWN]
+        assert texts_of(sides) == [UP, DOWN]
+    feeder.join()
+    assert refusal(["pipe", "pipe"]) == "pipe can be read only once; name a file in its other place"
+    assert refusal(["-", "/dev/stdin"]).startswith("`-` (stdin) can be read only once")
+
+
+def test_sides_of_unlike_forms_are_warned_of(write: Write) -> None:
+    chats = [{"messages": [{"role": "assistant", "content": text}]} for text in UP]
+    with open_sides([write("up.jsonl", chats), write("down.jsonl", DOWN)]) as sides:
+        assert unlike_forms(sides) == [
+            "up holds chats, down holds plain texts: what stands around the texts then tells the sides "
+            "apart, too; give both in one form"
+        ]
+    with open_sides([write("up.jsonl", UP), write("down.jsonl", DOWN)]) as sides:
+        assert unlike_forms(sides) == []
 
 
 # --- lists -------------------------------------------------------------------------------------
@@ -211,13 +291,10 @@ def test_memory_holds_no_texts(write: Write) -> None:
         ((["a", "b", "c"],),
          "give two files (towards, away from), or one with --target and --source"),
         (([],), "give two files (towards, away from), or one with --target and --source"),
-        ((["-", "-"],), "`-` (stdin) can be read only once; give a file for the other side"),
+        ((["-", "-"],), "`-` (stdin) can be read only once; name a file in its other place"),
         ((["a", "b"], "x", "y"),
          "--target and --source name two labels of one file; two files need neither"),
-        ((["a"],), "one file needs --target and --source, two of its labels; "
-         "or give a second file to steer away from"),
-        ((["a"], "x"), "one file needs --target and --source, two of its labels; "
-         "or give a second file to steer away from"),
+        ((["a"], "x"), NEEDS_LABELS),
         ((["a"], "x", "x"), "--target and --source are both 'x'; they must differ"),
     ],
 )  # fmt: skip
@@ -251,7 +328,7 @@ def test_fewer_than_eight_distinct_texts_are_refused(write: Write, texts: list[s
 def test_a_record_without_a_label_is_blamed_by_line(write: Write) -> None:
     records = [{"text": "a", "label": "u"}, {"text": "b", "id": 1}]
     assert refusal([write("all.jsonl", records)], "u", "d") == (
-        "all.jsonl:2: no 'label' key; found ['id', 'text']"
+        "all.jsonl:2: no 'label' key; found ['id', 'text']; perhaps --label-key id"
     )
 
 
@@ -275,5 +352,6 @@ def test_a_bad_record_of_a_third_label_does_not_matter(write: Write) -> None:
 def test_a_bad_record_far_down_is_found_before_anything_is_computed(write: Write) -> None:
     down = write("down.jsonl", [*DOWN, {"txt": "oops"}])
     assert refusal([write("up.jsonl", UP), down]) == (
-        "down.jsonl:9: no 'text', 'prompt' and 'completion', or 'messages' key; found ['txt']"
+        "down.jsonl:9: no 'text', 'prompt' and 'completion', or 'messages' key; found ['txt']; "
+        "perhaps --text-key txt"
     )
