@@ -6,12 +6,14 @@ import re
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from neurosteer_cli.errors import InputError, OutputError
 from neurosteer_cli.files import (
     check_new_folder,
+    check_read_once,
     check_target,
     file_sha256,
     make_folder,
@@ -148,6 +150,29 @@ def test_a_target_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
         check_target(tmp_path / "pipe")
 
 
+@pytest.mark.parametrize("check", [check_target, check_new_folder])
+def test_a_name_that_is_too_long_is_refused_before_any_work(check: Any, tmp_path: Path) -> None:
+    for name in ("a" * 300, f"{'a' * 300}/v.st"):
+        with pytest.raises(InputError, match=r"(cannot write there \(File name too long\)|create it first)$"):
+            check(tmp_path / name)
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
+    target = tmp_path / ("ä" * 127)
+    check_target(target)
+    with replace_file(target) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "new"
+    with make_folder(tmp_path / ("b" * 255)) as part:
+        (part / "a").write_text("a")
+    assert (tmp_path / ("b" * 255) / "a").read_text() == "a"
+
+
+def test_standard_output_takes_no_file() -> None:
+    with pytest.raises(InputError, match="^-: is standard output, which takes other results; name a file"):
+        check_target(Path("-"))
+
+
 # --- folders -----------------------------------------------------------------------------------
 
 
@@ -214,6 +239,40 @@ def test_stdin_can_be_read_twice_until_the_context_ends(monkeypatch: pytest.Monk
     with spooled("-") as path:
         assert [Path(path).read_bytes() for _ in range(2)] == [b"caf\xe9\n"] * 2
     assert not Path(path).exists()
+
+
+def test_stdin_is_read_once_and_a_second_reader_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one"), encoding="utf-8"))
+    with spooled("/dev/stdin"), pytest.raises(InputError, match="can be read only once"), spooled("-"):
+        pass
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="^<stdin>: is closed; name a file$"), spooled("-"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd here")
+def test_a_pipe_can_be_read_twice_until_the_context_ends() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"one")
+    os.close(writing)
+    with spooled(f"/dev/fd/{reading}") as path:
+        assert [Path(path).read_bytes() for _ in range(2)] == [b"one"] * 2
+    os.close(reading)
+    assert not Path(path).exists()
+
+
+def test_what_can_be_read_once_is_given_once() -> None:
+    for sources in (["-", "-"], ["-", "a", "/dev/stdin"], ["/dev/null", "/dev/null"]):
+        with pytest.raises(InputError, match="can be read only once; name a file in its other place$"):
+            check_read_once(sources)
+    check_read_once(["-", "a", "a", "/dev/null", "none", "none"])
+
+
+def test_what_can_be_read_once_has_no_hash() -> None:
+    with pytest.raises(
+        InputError, match="^/dev/null: is no file that can be read again; save it as one first$"
+    ):
+        file_sha256(Path("/dev/null"))
 
 
 def test_a_file_is_read_where_it_is() -> None:
