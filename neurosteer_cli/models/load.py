@@ -92,10 +92,11 @@ def load_weights(
     reduced = _reduced(whole, lambda model: found.append(reduce_to(model, n_blocks, head=head)))
     model = _read(folder, reduced, config, dtype, device)
     model.__class__ = whole
-    model = writer(model)
+    blocks = found[0]
+    model = writer(model, blocks)
     if device.type == "cpu" and dtype == torch.float32:
         suit_cpu(model, head)
-    return model.eval().requires_grad_(False), found[0]
+    return model.eval().requires_grad_(False), blocks
 
 
 def _reduced(whole: Any, reduce: Callable[[Any], None]) -> Any:

@@ -74,6 +74,16 @@ NEEDED = {
     "head_dim", "num_key_value_heads", "n_routed_experts", "num_experts_per_tok", "n_shared_experts",
     "n_group", "topk_group", "index_head_dim", "index_n_heads",
 }  # fmt: skip
+# What some configurations cannot be made without.
+FIRST = {
+    "gemma4_assistant": {
+        "text_config": {
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "num_kv_shared_layers": 30,
+        }
+    }
+}
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 _BY_KIND = {"full_attention": _ROPE, "sliding_attention": _ROPE}
 _MLA = {"head_dim": 8, "v_head_dim": 8}  # rotary embeddings take it for their own
@@ -112,9 +122,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "paddleocr_vl_text": _MROPE,
     "qwen2_5_omni_text": _MROPE,
     "glm_ocr_text": _MROPE,
+    "attn_config": {"rope_theta": 10_000.0, "clip_qkv": 8.0},  # of DBRX
+    "bamba": {"attn_layer_indices": [1, 3]},
     "aria": {"projector_patch_to_query_dict": {"16": 4}},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", *["sparse"] * 3]},
-    "dots3_note_vision": {"adapter_in_dim": 32},
+    "dots3_note_audio_encoder": {"adapter_input_size": 32},
+    "dots3_note_vision_encoder": {"adapter_in_dim": 32},
     "dory": {
         "num_hidden_layers": N_BLOCKS,
         "n_input_layers": 1,
@@ -190,7 +203,7 @@ def tiny_config(family: str) -> Any:
     """A family's configuration with small sizes."""
     config_class = CONFIG_MAPPING[family]
     with silence():
-        default = config_class()
+        default = config_class(**FIRST.get(family, {}))
         return config_class.from_dict(_small(family, default.to_dict()))
 
 

@@ -25,7 +25,7 @@ from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.logit_lens import promoted_tokens
 
 from .engines import load
-from .families import N_BLOCKS, save_family, silence, tiny_config
+from .families import FIRST, N_BLOCKS, save_family, silence, tiny_config
 from .tiny import tiny_vector
 
 TEXTS = ["to be or not to be", "that is the question, whether"]
@@ -46,8 +46,8 @@ class Whole:
         with silence():
             model = getattr(transformers, class_name).from_pretrained(folder, dtype=torch.float32).eval()
         text_model = model.get_decoder()
-        if text_model is not model and text_model.get_output_embeddings() is not None:
-            model = text_model  # a composite whose text part writes by itself
+        if (part := getattr(model, "language_model", None)) is not None and part.can_generate():
+            model = part  # a composite whose text part writes by itself
         lists = [m for m in text_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == N_BLOCKS]
         return cls(model, lists[0])
 
@@ -114,7 +114,7 @@ def refusal(family: str) -> str | None:
     try:
         config = tiny_config(family)
     except Exception:  # a family that cannot be built small
-        config = CONFIG_MAPPING[family]()
+        config = CONFIG_MAPPING[family](**FIRST.get(family, {}))
     try:
         check_steered(config, "FOLDER")
     except NeurosteerError as error:

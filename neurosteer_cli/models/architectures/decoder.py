@@ -18,10 +18,11 @@ def text_blocks(model: Any) -> nn.ModuleList:
     return find_blocks(text, text.config.get_text_config(decoder=True).num_hidden_layers)
 
 
-def writer(model: Any) -> Any:
-    """The part of a model that takes and writes text alone: itself, or its text part if that has a head."""
-    text = model.get_decoder()
-    return model if text is model or text.get_output_embeddings() is None else text
+def writer(model: Any, blocks: nn.ModuleList) -> Any:
+    """The part of a model that takes and writes text alone: the smallest around its blocks that can."""
+    around = (module for module in model.modules() if isinstance(module, PreTrainedModel))
+    writing = [module for module in around if module.can_generate() and blocks in module.modules()]
+    return writing[-1]  # outer modules come before those inside them
 
 
 def find_blocks(text: nn.Module, n_blocks: int) -> nn.ModuleList:

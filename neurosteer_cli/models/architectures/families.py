@@ -5,6 +5,8 @@ Knows transformers' mappings; knows nothing of weights.
 
 from typing import Any
 
+import transformers
+from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from ...errors import ModelError
@@ -21,6 +23,7 @@ _DRAFTS = "it drafts for another model, whose keys it reads"
 _SOUND = "it writes sound"
 _THINKS = "it writes sound as well; what writes text in it is a model of its own, its thinker"
 _IMAGE_FIRST = "it takes no text without an image or sound"
+_ENCODERS = {"bert-generation"}  # besides those that transformers trains on masked words
 _REFUSED = {
     "blt": "it writes bytes from patches of them, and most of its blocks see patches",
     "cpmant": "it puts 32 tokens of its own before a text",
@@ -33,6 +36,7 @@ _REFUSED = {
     "inkling2_loop": _LOOPED,
     "inkling2_loop_text": _LOOPED,
     "kosmos-2": _IMAGE_FIRST,
+    "kosmos-2.5": "it counts positions in a way of its own",
     "moshi": _SOUND,
     "musicgen": _SOUND,
     "musicgen_melody": _SOUND,
@@ -40,6 +44,7 @@ _REFUSED = {
     "qwen2_5_omni": _THINKS,
     "qwen3_omni_moe": _THINKS,
     "reformer": "its blocks pass on two streams, which are one another's inverses",
+    "trocr": "an encoder of images reads its prompt",
     "voxtral_realtime": _IMAGE_FIRST,
     "xlnet": "its tokens see those after them",
 }
@@ -58,7 +63,8 @@ def _why_not(config: Any) -> str | None:
         return reason
     if config.is_encoder_decoder or config.get_text_config(decoder=True).is_encoder_decoder:
         return "an encoder reads its prompt"
-    if type(config) in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+    is_encoder = type(config) in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING or config.model_type in _ENCODERS
+    if is_encoder and not getattr(config, "is_decoder", False):
         return "an encoder, whose tokens see those after them"
     if not _classes(config):
         return "transformers has no class that writes text with it"
@@ -77,4 +83,12 @@ def model_class(config: Any) -> tuple[Any, Any]:
 
 
 def _classes(config: Any) -> list[Any]:
-    return [mapping[type(config)] for mapping in _WRITERS if type(config) in mapping]
+    """Those that write text with such a configuration: of transformers' mappings, then by name."""
+    mapped = [mapping[type(config)] for mapping in _WRITERS if type(config) in mapping]
+    named = (getattr(transformers, name, None) for name in config.architectures or ())
+    return mapped + [each for each in named if _writes(each, config)]
+
+
+def _writes(named: Any, config: Any) -> bool:
+    is_model = isinstance(named, type) and issubclass(named, PreTrainedModel)
+    return is_model and named.config_class is type(config) and named.can_generate()
