@@ -116,7 +116,6 @@ def test_positions_decide_where_a_request_is_steered(client: openai.OpenAI) -> N
         ({"prompt": "x" * 128}, 400, "128 tokens leave no room in the model's context of 128"),
         ({"temperature": -1}, 400, "temperature: must be at least 0, got -1"),
         ({"sterring": {"polite": 3}}, 400, "sterring: unknown field; did you mean 'steering'?"),
-        ({"echo": True}, 400, "echo: not served"),
         ({"suffix": "x"}, 400, "suffix: not served"),
         ({"n": 73}, 400, "73 continuations in one request (prompts times n): this server takes"),
         ({"positions": "last"}, 400, "positions: must be 'all', 'prompt' or 'generated', got 'last'"),
