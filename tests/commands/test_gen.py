@@ -75,15 +75,19 @@ def test_gen_takes_the_model_from_the_option_then_the_environment_then_the_vecto
 def test_keys_of_an_input_record_come_out_first_and_unchanged(tmp_path: Path) -> None:
     records = [
         {"id": 7, "prompt": "one", "tags": ["é", None, {"x": 1.5}]},
-        {"prompt": "two", "text": "replaced"},
+        {"prompt": "two", "text": "own", "seed": 7, "record": "own"},
     ]
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps(record) + "\n\n" for record in records))
     one, two = rows(run(*GEN, "-v", "a.st", str(path), "--json"))
     assert list(one) == ["id", "prompt", "tags", *GEN_KEYS]
     assert {key: one[key] for key in records[0]} == records[0]
-    assert set(two) == {"prompt", *GEN_KEYS}
-    assert two["text"] != "replaced"
+    assert list(two) == ["prompt", "record", *GEN_KEYS]
+    assert two["record"] == {"text": "own", "seed": 7, "record": "own"}
+    assert (two["text"] != "own", two["seed"]) == (True, 0)
+    (tmp_path / "again.jsonl").write_text(json.dumps(two))  # of a continuation only the prompt's own is kept
+    (again,) = rows(run(*GEN, "-v", "a.st", str(tmp_path / "again.jsonl"), "--json"))
+    assert again == two
 
 
 def test_prompts_come_from_arguments_files_and_stdin_alike(tmp_path: Path) -> None:
@@ -309,4 +313,4 @@ def test_a_closed_stdin_holds_no_prompt(
     with pytest.raises(SystemExit) as caught:
         app([*GEN, "-m", "tiny"])
     assert caught.value.code == 2
-    assert capsys.readouterr().err == ("error: no prompt: give one, a .jsonl or .txt file, or pipe some in\n")
+    assert capsys.readouterr().err == ("error: no prompt: give one, a file of them (JSONL, CSV, .txt), or pipe some in\n")

@@ -38,7 +38,7 @@ def test_a_record_says_its_condition(record: dict[str, object], condition: Condi
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"prompt": "a"}, "f:1: no 'text' key"),
+        ({"prompt": "a"}, "f:1: a prompt without its continuation"),
         ({"text": "a"}, "f:1: no 'prompt' key; records are those that `gen --json` writes"),
         ({"prompt": "a", "text": "b", "alpha": "8", "vectors": ["v"]}, "f:1: 'alpha' must be a number"),
         ({"prompt": "a", "text": "b", "alpha": [8, 1], "vectors": ["v"]}, "f:1: 1 'vectors' and 2 alphas"),

@@ -81,7 +81,7 @@ def test_a_damaged_vector_or_judge_is_told_before_a_model_is_loaded(tmp_path: Pa
     (tmp_path / "bad.st").write_text("garbage")
     text = (folder / "written.jsonl").read_text().replace("v.st", str(tmp_path / "bad.st"))
     (tmp_path / "w.jsonl").write_text(text)
-    assert "bad.st: damaged" in refused("eval", str(tmp_path / "w.jsonl"), "--ppl-model", "./none", code=1)
+    assert "bad.st: a text file" in refused("eval", str(tmp_path / "w.jsonl"), "--ppl-model", "./none", code=1)
     data = ("--judge-data", "absent.jsonl", "absent.jsonl")
     assert refused("eval", "-v", "v.st", *data, "--ppl-model", "./none").startswith("error: absent.jsonl: ")
 
@@ -241,7 +241,7 @@ def test_built_in_prompts_are_there_without_a_file() -> None:
         (("eval", "written.jsonl", "--chat"), "--chat is for generating; with GENERATIONS"),
         (("eval", "-", "-"), "`-` (stdin) can be read only once"),
         (("eval", "absent.jsonl"), "absent.jsonl: No such file or directory"),
-        (("eval", "prompts.jsonl"), "prompts.jsonl:1: no 'text' key"),
+        (("eval", "prompts.jsonl"), "prompts.jsonl:1: a prompt without its continuation"),
         (("eval", "-v", "absent.st"), "absent.st: no such file"),
         (("eval", "-v", "v.st", "--judge", "mood"), "--judge mood: no such judge"),
         (("eval", "-v", "v.st", "--judge", "data"), "--judge data needs --judge-data POS NEG"),
@@ -250,7 +250,7 @@ def test_built_in_prompts_are_there_without_a_file() -> None:
         (("eval", "-v", "v.st", "--resume"), "--resume goes on with what --save has begun"),
         (("eval", "-v", "v.st", "--alpha", "x"), "--alpha x: not a number"),
         (("eval", "-v", "v.st", "--alpha", "1", "--alpha", "2"), "1 --vector and 2 --alpha"),
-        (("eval", "-v", "v.st", "--prompts", "notes.md"), "--prompts notes.md: a .jsonl or .txt file"),
+        (("eval", "-v", "v.st", "--prompts", "notes.md"), "--prompts notes.md: no such file; give one, or - for stdin"),
         (("eval", "-v", "v.st", "--report", "no/such.html"), "no/such.html: no folder 'no'"),
         (("eval", "-v", "v.st", "--save", "full.jsonl"), "full.jsonl: is a directory"),
         (("eval", "-v", "v.st", "-n", "0"), "-n must be at least 1, got 0"),

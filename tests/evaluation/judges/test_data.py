@@ -212,7 +212,7 @@ def test_a_bad_record_is_named(write_texts: Write, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_encoder")
 def test_standard_input_cannot_be_both_sides() -> None:
-    message = "--judge-data: `-` (stdin) can be read only once; give a file for the other side"
+    message = "`-` (stdin) can be read only once; name a file in its other place"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         load_judge("data", judge_data=("-", "-"))
 
