@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..models.engine import Engine
 from .cache import Caching
-from .continuation import Continuation, Delta, Token
+from .continuation import Continuation, Delta, Token, scored
 from .pace import FIRST_SLICE, SLICE_ALONE, Pace
 from .rows import Rows
 from .sampling import Sampling, choose, generator
@@ -22,6 +22,7 @@ from .text import TextStream
 
 TOKENS_IN_CACHE = 2**16  # rows of a batch times the tokens each may come to
 TOKENS_PER_PASS = 4096  # of prompts that are run together, pads counted
+LOGITS_AT_ONCE = 2**25  # of a prompt's tokens whose log-probabilities are wanted
 SIMILAR = 2  # prompts that are read in slices together are at most so many times as long as one another
 
 Told = list[tuple[Continuation, Delta]]
@@ -144,11 +145,12 @@ class Batch:
         reading = self._reading.popleft()
         rows, n = reading.rows, self._n_columns(reading)
         start = time.perf_counter()
-        logits = rows.forward(n)[:, -1]  # of all the slice's positions they would be those of an echo
-        if self._pace and n is not None:
+        logits = self._logits(rows, n)  # [batch, d_vocab]
+        if n is not None:
             float(logits[0, 0])  # an accelerator's time is over once there is a number
-            n_tokens = n * len(rows.continuations)
-            reading.n_tokens = self._pace.next_slice(n_tokens, time.perf_counter() - start)
+            if self._pace:
+                n_tokens = n * len(rows.continuations)
+                reading.n_tokens = self._pace.next_slice(n_tokens, time.perf_counter() - start)
             self._reading.append(reading)
             return []
         told = self._choose(rows, logits)
@@ -157,11 +159,29 @@ class Batch:
             self._rows = self._rows.joined(rows)
         return told
 
+    def _logits(self, rows: Rows, n: int | None) -> Tensor:
+        """Read n tokens of each prompt, all if None, and note what echoes want of them; the last logits."""
+        if not _scores_prompts(rows):
+            return rows.forward(n)[:, -1]
+        n = rows.n_unread if n is None else n
+        width, n_read = rows.mask.shape[1], rows.mask.shape[1] - rows.n_unread
+        logits = rows.forward(n, n_logits=n)  # [batch, n, d_vocab]
+        for each, of_row in zip(rows.continuations, logits, strict=True):
+            if each.echo and each.n_log_probs is not None:
+                before = width - len(each.ids) - n_read  # columns of pads, less those read
+                first, end = max(0, -before), max(0, n - before)  # of its tokens, those read now
+                following = each.ids[first + 1 : end + 1]
+                each.echo.take(following, of_row[first + before :], each.n_log_probs)
+        return logits[:, -1]
+
     def _n_columns(self, reading: "_Reading") -> int | None:
         """Tokens of each prompt to read now; None if it is all that are left."""
-        if not (self._pace and self._caching.can_slice):
+        scores = _scores_prompts(reading.rows)
+        if not (self._caching.can_slice and (self._pace or scores)):
             return None
-        n_tokens = reading.n_tokens if self._rows.continuations else SLICE_ALONE
+        n_tokens = reading.n_tokens if self._pace and self._rows.continuations else SLICE_ALONE
+        if scores:
+            n_tokens = min(n_tokens, LOGITS_AT_ONCE // self.engine.shape.d_vocab)
         n = max(1, n_tokens // len(reading.rows.continuations))
         return n if n < reading.rows.n_unread else None
 
@@ -176,13 +196,18 @@ class Batch:
 
     def _choose(self, rows: Rows, logits: Tensor) -> Told:
         """Go on with a token a row, by logits [batch, d_vocab]."""
+        is_finite = logits.amax(-1).isfinite()  # NaN is the largest, and tokens may be ruled out by -inf
+        if not is_finite.all():
+            logits = logits.where(is_finite[:, None], 0)
         chosen = _chosen(logits, rows.continuations)
         rows.append(chosen)
-        each = zip(rows.continuations, chosen.tolist(), logits, strict=True)
+        each = zip(rows.continuations, chosen.tolist(), logits, is_finite.tolist(), strict=True)
         return [(continuation, self._take(continuation, *token)) for continuation, *token in each]
 
-    def _take(self, continuation: Continuation, token_id: int, logits: Tensor) -> Delta:
+    def _take(self, continuation: Continuation, token_id: int, logits: Tensor, is_finite: bool) -> Delta:
         try:
+            if not is_finite:
+                raise self.engine.not_finite(continuation.ids + continuation.written)
             ends = token_id in self.engine.stop_ids
             return continuation.take(None if ends else _token(continuation, token_id, logits))
         except Exception as error:  # its text cannot be made; the others' can
@@ -203,6 +228,10 @@ class _Reading:
 
     rows: Rows
     n_tokens: int = FIRST_SLICE  # pads counted
+
+
+def _scores_prompts(rows: Rows) -> bool:
+    return any(each.scores_prompt for each in rows.continuations)
 
 
 def _unfinished(rows: Rows) -> Rows:
@@ -240,7 +269,4 @@ def _token(continuation: Continuation, token_id: int, logits: Tensor) -> Token:
     start = len(continuation.stream.text)
     if continuation.n_log_probs is None:
         return Token(token_id, start)
-    log_probs = logits.float().log_softmax(-1)
-    top = log_probs.topk(continuation.n_log_probs)
-    most_probable = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-    return Token(token_id, start, float(log_probs[token_id]), most_probable)
+    return scored(token_id, start, logits, continuation.n_log_probs)

@@ -4,11 +4,13 @@ Knows the caches' keys, values and recurrent states, a row a text; knows nothing
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import (
@@ -83,7 +85,7 @@ class Caching:
         """The states of the first recurrent layer after a text that is read in parts of these lengths."""
         cache, mask = self.new(), torch.ones(1, 0, dtype=torch.int64, device=self.engine.device)
         ids = torch.arange(sum(lengths), device=self.engine.device)[None]
-        for part in ids.split(lengths, dim=1):
+        for part in torch.split(ids, lengths, dim=1):
             mask = torch.cat([mask, torch.ones_like(part)], dim=1)
             self.forward(part, mask, cache)
         layer = next(each for each in cache.layers if isinstance(each, LinearAttentionCacheLayerMixin))
@@ -110,6 +112,24 @@ class Caching:
         return output.logits[:, -n_logits:], now
 
 
+@contextmanager
+def _whole_rows(head: nn.Module) -> Iterator[None]:
+    """Give the head what it reads row by row in memory.
+
+    Of a slice of positions torch makes a product for each row of the batch, with a copy of the head's
+    weights each: in a pass over a prompt that took longer than all blocks of a small model.
+    """
+
+    def before(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].clone(memory_format=torch.contiguous_format), *args[1:])
+
+    handle = head.register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def select(cache: Any, rows: Tensor) -> None:
     """Keep these rows, [n] int64, in this order.
 
@@ -124,7 +144,7 @@ def join(cache: Any, other: Any) -> None:
         if isinstance(layer, LinearAttentionCacheLayerMixin):
             for states, those in zip(_states(layer), _states(others), strict=True):
                 states.update({i: torch.cat([states[i], those[i]]) for i in states if states[i] is not None})
-        if isinstance(layer, DynamicLayer) and layer.is_initialized:  # else it uses another block's
+        if _has_keys(layer):
             layer.keys = below(layer.keys, others.keys, dim=-2)
             layer.values = below(layer.values, others.values, dim=-2)
             if layer.is_sliding:
@@ -134,7 +154,7 @@ def join(cache: Any, other: Any) -> None:
 def cut(cache: Any, n: int) -> None:
     """Take away the first n columns; a sliding window may hold none of them any more."""
     for layer in cache.layers:
-        if isinstance(layer, DynamicLayer) and layer.is_initialized:
+        if _has_keys(layer):
             length = layer.get_seq_length() - n
             first = max(0, layer.keys.shape[-2] - length)
             layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
@@ -147,6 +167,11 @@ def below(upper: Tensor, lower: Tensor, dim: int) -> Tensor:
     gap = upper.shape[dim] - lower.shape[dim]
     before = (*(0, 0) * (-1 - dim), abs(gap), 0)  # sizes from the last dimension on
     return torch.cat([pad(upper, before) if gap < 0 else upper, pad(lower, before) if gap > 0 else lower])
+
+
+def _has_keys(layer: Any) -> bool:
+    """Whether it has keys and values; a block that uses another's has none."""
+    return isinstance(layer, DynamicLayer) and layer.is_initialized
 
 
 def _states(layer: Any) -> tuple[dict[int, Tensor], dict[int, Tensor]]:

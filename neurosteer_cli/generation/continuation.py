@@ -6,13 +6,15 @@ Knows tokens, text and their ends; knows nothing of models, tensors' layout or o
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
 import torch
+from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from ..errors import InputError
+from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from .constraints import Constraint
 from .sampling import Sampling
@@ -42,9 +44,10 @@ class GenerationConfig:
             raise InputError(f"--positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
         if "" in self.stops:
             raise InputError("--stop: empty; give the text to end before")
-        for option, value in (("--max-new-tokens", self.max_new_tokens), ("--batch-size", self.batch_size)):
-            if value < 1:
-                raise InputError(f"{option} must be at least 1, got {value}")
+        if self.max_new_tokens < 0:
+            raise InputError(f"--max-new-tokens must be at least 0, got {self.max_new_tokens}")
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size must be at least 1, got {self.batch_size}")
 
 
 class Token(NamedTuple):
@@ -78,6 +81,45 @@ class Delta:
         return bool(self.text or self.finish_reason or self.error)
 
 
+@dataclass
+class Echo:
+    """A prompt that is given out before its text, and what the model thought of its tokens."""
+
+    text: str
+    starts: Sequence[int]  # characters before each token
+    tokens: list[Token] = field(default_factory=list)  # those read; what follows nothing has no probability
+    _is_given: bool = False
+
+    @classmethod
+    def of(cls, engine: Engine, ids: list[int]) -> "Echo":
+        stream, starts, n = DecodeStream(skip_special_tokens=True), [], 0
+        for token in ids:
+            starts.append(n)
+            n += len(stream.step(engine.tokenizer.backend_tokenizer, token) or "")
+        return cls(engine.decode([], ids), starts, [Token(ids[0], 0)])
+
+    def take(self, ids: Sequence[int], logits: Tensor, n_log_probs: int) -> None:
+        """Note the next tokens of the prompt, each with the logits before it, [n or more, d_vocab]."""
+        for token, row in zip(ids, logits, strict=False):
+            self.tokens.append(scored(token, self.starts[len(self.tokens)], row, n_log_probs))
+
+    def before(self, delta: Delta) -> Delta:
+        """What follows the prompt, with the prompt itself where it is the first."""
+        tokens = tuple(token._replace(start=token.start + len(self.text)) for token in delta.tokens)
+        if self._is_given:
+            return replace(delta, tokens=tokens)
+        self._is_given = True
+        return replace(delta, text=self.text + delta.text, tokens=(*self.tokens, *tokens))
+
+
+def scored(token: int, start: int, logits: Tensor, n_log_probs: int) -> Token:
+    """A token and its log-probability by logits [d_vocab], and those of the most probable ones."""
+    log_probs = logits.float().log_softmax(-1)
+    top = log_probs.topk(n_log_probs)
+    most_probable = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+    return Token(token, start, float(log_probs[token]), most_probable)
+
+
 @dataclass(eq=False, kw_only=True)
 class Continuation:
     """One continuation: what to write, how, and what is written so far. Each has settings of its own."""
@@ -89,6 +131,7 @@ class Continuation:
     config: GenerationConfig
     constraint: Constraint | None = None  # what the text has to come out as
     n_log_probs: int | None = None  # how many tokens a step to tell the log-probabilities of
+    echo: Echo | None = None
     time_limit: float = math.inf  # seconds from when it was made
     on_delta: Callable[[Delta], None] = field(default=lambda _delta: None)
     deadline: float = field(init=False)  # on the clock time.monotonic
@@ -108,13 +151,24 @@ class Continuation:
         """What is written so far."""
         return self.stream.text if self.written else ""
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of its prompt's tokens are wanted."""
+        return self.echo is not None and self.n_log_probs is not None
+
     def cancel(self) -> None:
         """Write it no further, if it is not finished."""
         self.finish_reason = self.finish_reason or "cancelled"
 
     def take(self, token: Token | None) -> Delta:
-        """Go on with a token, or with None end the text; what can be given out now."""
+        """Go on with a token, or with None end the text; what can be given out now.
+
+        If none is wanted, the text ends before it.
+        """
         text = ""
+        if not self.config.max_new_tokens:
+            self.finish_reason, self.limit = "length", Limit("max_tokens", 0, "tokens")
+            return self._delta("")
         if token is None:
             self.finish_reason = "stop"
         else:
@@ -137,7 +191,8 @@ class Continuation:
             text += self.stream.finish()
         if self.stream.stopped:
             self.finish_reason, self.limit = "stop", None
-        return Delta(text, self._given_out(), self.finish_reason, self.limit)
+        delta = Delta(text, self._given_out(), self.finish_reason, self.limit)
+        return self.echo.before(delta) if self.echo else delta
 
     def _given_out(self) -> tuple[Token, ...]:
         """The tokens held whose text has been given out; none is held after the text's own end."""

@@ -8,7 +8,8 @@ from collections import deque
 
 WAIT = 1.4  # a slice may take as long as so many steps of those who wait for it
 FIRST_SLICE = 32  # tokens, while it is not known how long they take
-SLICE_ALONE = 512  # tokens, while nobody is being written: whoever comes waits for one slice
+SHORTEST_SLICE = 16  # tokens: a pass takes some time, however few are read
+SLICE_ALONE = 1024  # tokens, while nobody is being written: whoever comes waits for one slice
 N_STEPS = 15  # the last ones, whose median is what a step takes
 
 
@@ -26,4 +27,4 @@ class Pace:
         """How many tokens to read next, at most twice as many, where so many took so long."""
         if not self._steps:
             return FIRST_SLICE
-        return max(1, int(n_tokens * min(2.0, WAIT * statistics.median(self._steps) / seconds)))
+        return max(SHORTEST_SLICE, int(n_tokens * min(2.0, WAIT * statistics.median(self._steps) / seconds)))

@@ -12,7 +12,7 @@ from functools import partial
 
 from ..errors import InputError
 from ..generation.constraints import Constraint, JSONConstraints
-from ..generation.continuation import Continuation, GenerationConfig
+from ..generation.continuation import Continuation, Echo, GenerationConfig
 from ..generation.text import token_bytes
 from ..models.engine import Engine
 from ..vectors.vector import SteeringVector, total_dose, total_pushes
@@ -105,6 +105,7 @@ class Completions:
                 continuation(
                     ids=ids,
                     constraint=self._constraint(request),
+                    echo=Echo.of(self.engine, ids) if request.echoes else None,
                     key=self.engine.decode([], ids),
                     sample=sample,
                     config=settings(max_new_tokens=self._room(ids, request.max_new_tokens)),
@@ -139,12 +140,12 @@ class Completions:
     def _room(self, ids: list[int], asked: int | None) -> int:
         """Tokens to write at most: what is asked for, if the server and the model's context allow it."""
         context = self.engine.max_tokens - len(ids)
-        if context < 1:
+        if context < (asked != 0):
             raise TooLongError(
                 f"the prompt's {len(ids)} tokens leave no room in the model's context of "
                 f"{self.engine.max_tokens}"
             )
-        return min(asked or context, context, self.limits.max_new_tokens)
+        return min(context if asked is None else asked, context, self.limits.max_new_tokens)
 
 
 def _samples(prompts: list[list[int]], n: int) -> Iterator[tuple[list[int], int]]:

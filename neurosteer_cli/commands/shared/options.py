@@ -32,7 +32,7 @@ Model = Annotated[
         "--model",
         "-m",
         envvar="NEUROSTEER_MODEL",
-        help="smollm2 (the embedded default), a Hub id, a local folder or a .gguf file.",
+        help="smollm2 (the embedded default), gemma3-270m, a Hub id, a local folder or a .gguf file.",
         autocompletion=completing("smollm2", "gemma3-270m"),
     ),
 ]
@@ -52,7 +52,9 @@ Device = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]
 SAE = Annotated[
     str,
-    typer.Argument(metavar="SAE", help="bundled, a sae-lens folder, a folder of such, or RELEASE/SAE_ID."),
+    typer.Argument(
+        metavar="SAE", help="bundled, an SAE's folder, a folder of such, RELEASE/SAE_ID or OWNER/REPO/FOLDER."
+    ),
 ]
 Corpus = Annotated[
     list[str],
@@ -178,7 +180,7 @@ class ModelOptions:
     @property
     def name(self) -> str:
         """The model named, or the embedded default."""
-        from ...models.checkpoints.resolve import DEFAULT_MODEL
+        from ...models.checkpoints.named import DEFAULT_MODEL
 
         return self.model or DEFAULT_MODEL
 
@@ -244,6 +246,8 @@ class GenerationOptions:
         n = self.n if n is None else n
         if n < 1:
             raise InputError(f"-n must be at least 1, got {n}")
+        if self.max_new_tokens < 1:
+            raise InputError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")
         sampling = Sampling(
             temperature=0.0 if self.greedy else self.temperature,
             top_p=self.top_p,

@@ -81,7 +81,10 @@ class CompletionAnswer(ChoicesAnswer):
         return {
             "tokens": [named(token.id) for token in tokens],
             "token_logprobs": [token.log_prob for token in tokens],
-            "top_logprobs": [{named(other): p for other, p in token.most_probable} for token in tokens],
+            "top_logprobs": [
+                {named(other): p for other, p in token.most_probable} if token.log_prob is not None else None
+                for token in tokens
+            ],
             "text_offset": [token.start for token in tokens],
         }
 
@@ -96,6 +99,7 @@ class CompletionRequest(OpenAIRequest):
     max_tokens: int = Field(16, ge=-1, description="-1: as many as there is room for.")
     n: int = Field(1, ge=1)
     best_of: int = Field(1, ge=0)
+    echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MAX_LOG_PROBS)
     stream_options: StreamOptions = StreamOptions()
 
@@ -103,13 +107,15 @@ class CompletionRequest(OpenAIRequest):
     def _check(self) -> "CompletionRequest":
         if self.best_of not in (0, 1, self.n):
             refuse("best_of", "not served; ask for as many as you want by n")
-        if self.max_tokens == 0:
-            refuse("max_tokens", "must be at least 1, got 0")
         return self
 
     @property
     def prompts(self) -> list[str | list[int]]:
         return listed(self.prompt)
+
+    @property
+    def echoes(self) -> bool:
+        return self.echo
 
     @property
     def n_samples(self) -> int:

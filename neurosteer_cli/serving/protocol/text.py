@@ -109,6 +109,11 @@ class TextRequest(Form):
         return None
 
     @property
+    def echoes(self) -> bool:
+        """Whether the prompt is given out before its text."""
+        return False
+
+    @property
     def schema_asked(self) -> Json | None:
         """The JSON schema that answers must be of; None: they are plain text."""
         return None
