@@ -84,7 +84,8 @@ def _what(text: str, at: int, message: str) -> str:
     if message.startswith("Unterminated string"):
         return "a string begins there and does not end"
     if message.startswith("Invalid control character"):
-        return f"{text[at]!r} in a string; JSON writes {json.dumps(text[at])[1:-1]}"
+        sign = "a line break" if text[at] == "\n" else repr(text[at])
+        return f"{sign} in a string; JSON writes {json.dumps(text[at])[1:-1]}"
     if message.startswith("Invalid \\"):
         return "an invalid escape; JSON writes a backslash as \\\\"
     if message.startswith("Extra data"):

@@ -69,6 +69,8 @@ _BY_MAGIC = {
     b"\xd0\xcf\x11\xe0": Kind("an old Office file (.xls or .doc)", "save it as CSV or plain text"),
     b"version https://git-lfs": Kind("a Git LFS pointer and not the file itself", "run: git lfs pull"),
 }
+# The architecture that a GGUF file says it is of: a string, by its type and length.
+_OF_CONTROL_VECTORS = re.compile(rb"general\.architecture\x08\0\0\0.{8}controlvector", re.DOTALL)
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, with which it begins
@@ -99,7 +101,7 @@ def kind_of(path: str | Path) -> Kind:
 def kind_of_bytes(head: bytes) -> Kind:
     """What a file is that begins so."""
     if head.startswith(b"GGUF"):
-        return _CONTROL_VECTOR if b"controlvector" in head else _GGUF
+        return _CONTROL_VECTOR if _OF_CONTROL_VECTORS.search(head) else _GGUF
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         return _zipped(head)
     if head[4:9] == b"\0\0\0\0{":  # safetensors: the header's length, below 4 GiB, and the header

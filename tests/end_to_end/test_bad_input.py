@@ -60,12 +60,11 @@ FILES: dict[str, str | bytes] = {
     "nul.jsonl": GOOD + '{"text": "a\0b"}\n',
     "nul.txt": "a\n\0\n",
     "long.jsonl": GOOD + '{"text": "' + "a" * (16 * 2**20) + '"}\n',
-    "utf16.jsonl": GOOD.encode("utf-16"),
     "latin1.txt": "cafe\ncaf\xe9\n".encode("latin-1"),
     "surrogate.jsonl": '{"text": "a\\ud800"}\n',
     "deep.jsonl": '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
     "digits.jsonl": '{"text": ' + "1" * 5000 + "}\n",
-    "nan.jsonl": '{"prompt": "one", "score": NaN}\n',
+    "nan.jsonl": '{"prompt": "one", "score": 1e999}\n',
     "completion.jsonl": '{"completion": "a"}\n',
     "emptycompletion.jsonl": '{"prompt": "a", "completion": ""}\n',
     "nomessages.jsonl": '{"messages": []}\n',
@@ -82,7 +81,9 @@ FILES: dict[str, str | bytes] = {
     # corpora
     "words.txt": "".join(f"some words of a corpus, line {n}\n" for n in range(60)),
     "cut.jsonl.gz": gzip.compress(GOOD.encode() * 500)[:30],
-    "plain.txt.gz": "hello\n",
+    "nokey.jsonl.gz": '{"txt": "a"}\n',
+    "pairs.jsonl": '{"chosen": "a", "rejected": "b"}\n',
+    "few.csv": "review,stars\nfine,1\n",
     # other things
     "magic.gguf": b"GGUF" + b"\0" * 100,
     "text.gguf": "hello",
@@ -284,6 +285,7 @@ def fake_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- the table ---------------------------------------------------------------------------------
 
+FIT_TO = "fit up.jsonl down.jsonl -m tiny --method diffmean -o"
 FIT = "fit up.jsonl down.jsonl -o kept.st -m tiny --method diffmean"
 SAE = "fit up.jsonl down.jsonl -o kept.st -m tiny --top-k 8 --sae"
 GEN = "gen -v good.st --max-new-tokens 5"
@@ -294,12 +296,19 @@ UNREACHED = (
     "where there is a network, run: hf download {0}"
 )
 NEEDS_LABELS = (
-    "error: one file needs --target and --source, two of its labels; or give a second file to steer away from"
+    "error: one file needs --target and --source, two of its labels, or preference pairs: records with "
+    "'chosen' and 'rejected'; or give a second file to steer away from"
 )
+BROKEN = "error: broken.jsonl:2: not JSON at column 15: a line break in a string; JSON writes \\n"
+NO_RECORDS = "no records; give a JSON object or a text a line, CSV or Parquet"
 NO_CONFIG = "no config.json; not a Hugging Face checkpoint folder"
 LLAMA = "LlamaForCausalLM, d_model=16, 4 blocks, d_vocab=300"
 QWEN = "Qwen3ForCausalLM, d_model=16, 4 blocks, d_vocab=300"
 FEW = "distinct texts; at least 8 a side are needed, and 50 or more give a dependable vector"
+
+
+LONG = "a" * 300
+PROMPT = "A prompt of these letters is given with --prompt"
 
 
 def side(name: str) -> str:
@@ -326,38 +335,35 @@ LACKING = like(
 Case = tuple[str, int, str | re.Pattern[str]]
 
 READING: list[Case] = [
-    (side("broken.jsonl"), 2, "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+    (side("broken.jsonl"), 2, BROKEN),
     (side("array.jsonl"), 2, "error: array.jsonl:2: not a JSON object: '[\"text\"]'"),
     (side("null.jsonl"), 2, "error: null.jsonl:1: not a JSON object: 'null'"),
     (side("scalar.jsonl"), 2, "error: scalar.jsonl:1: not a JSON object: '\"a text\"'"),
     (side("down.txt.jsonl"), 2, "error: down.txt.jsonl: No such file or directory"),
     (side("nokey.jsonl"), 2, "error: nokey.jsonl:2: no 'text', 'prompt' and 'completion', "
-     "or 'messages' key; found ['id', 'txt']"),
+     "or 'messages' key; found ['id', 'txt']; perhaps --text-key txt"),
     (side("number.jsonl"), 2, "error: number.jsonl:1: 'text' must be a string, got 3"),
     (side("list.jsonl"), 2, "error: list.jsonl:1: 'text' must be a string, got ['a']"),
     (side("blank.jsonl"), 2,
      "error: blank.jsonl:3: 'text' is empty; remove the record or give it a text"),
     (side("empty.jsonl"), 2,
-     "error: empty.jsonl: no records; one JSON object (or, in a .txt file, one text) a line"),
+     f"error: empty.jsonl: {NO_RECORDS}"),
     (side("lines.txt"), 2,
-     "error: lines.txt: no records; one JSON object (or, in a .txt file, one text) a line"),
+     f"error: lines.txt: {NO_RECORDS}"),
     (side("binary.jsonl"), 2,
      "error: binary.jsonl:1: not UTF-8 (byte 0x80 at column 1); convert the file to UTF-8"),
-    (side("tiny/model.safetensors"), 2, like(
-        r"error: tiny/model\.safetensors:1: (not UTF-8 \(byte 0x\w\w at column \d+\); convert "
-        r"the file to UTF-8|contains a NUL byte; this is not a text file)")),
+    (side("tiny/model.safetensors"), 2, "error: tiny/model.safetensors: a safetensors file, but not one "
+     "written by neurosteer; name a model's folder with --model"),
     (side("nul.jsonl"), 2, "error: nul.jsonl:2: contains a NUL byte; this is not a text file"),
     (side("nul.txt"), 2, "error: nul.txt:2: contains a NUL byte; this is not a text file"),
     (side("long.jsonl"), 2, "error: long.jsonl:2: line longer than 16 MiB; one record a line"),
-    (side("utf16.jsonl"), 2,
-     "error: utf16.jsonl:1: not UTF-8 (byte 0xff at column 1); convert the file to UTF-8"),
     (side("latin1.txt"), 2,
      "error: latin1.txt:2: not UTF-8 (byte 0xe9 at column 4); convert the file to UTF-8"),
     (side("surrogate.jsonl"), 2,
      "error: surrogate.jsonl:1: 'text' holds half a surrogate pair, which is no text"),
     (side("deep.jsonl"), 2, "error: deep.jsonl:1: JSON nested too deeply"),
     (side("digits.jsonl"), 2,
-     f"error: digits.jsonl:1: not a JSON object: '{{\"text\": {'1' * 47}..."),
+     "error: digits.jsonl:1: not JSON: a number of too many digits"),
     (side("completion.jsonl"), 2,
      "error: completion.jsonl:1: no 'prompt' key; found ['completion']"),
     (side("emptycompletion.jsonl"), 2, "error: emptycompletion.jsonl:1: 'completion' is empty; "
@@ -368,14 +374,22 @@ READING: list[Case] = [
      "error: textmessages.jsonl:1: 'messages' must be a list of {role, content}, got 'hi'"),
     (side("norole.jsonl"), 2,
      "error: norole.jsonl:1: a message must have 'role' and 'content', got {'content': 'hi'}"),
-    (side("content.jsonl"), 2, "error: content.jsonl:1: 'content' must be a string, got [1]"),
+    (side("content.jsonl"), 2, "error: content.jsonl:1: 'content' holds 1; only text is read"),
     (side("user.jsonl"), 2, "error: user.jsonl:1: the last message is by 'user'; "
      "the last one counts and must be by 'assistant'"),
     (side("none.jsonl"), 2, "error: none.jsonl: No such file or directory"),
     (side("up.jsonl/none.jsonl"), 2, "error: up.jsonl/none.jsonl: Not a directory"),
-    (side("tiny"), 2, "error: tiny: is a directory; name a file, or `-` for stdin"),
+    (side("tiny"), 2, "error: tiny: a model's folder; give it with --model"),
+    (side("sae"), 2, "error: sae: an SAE's folder; give it with --sae, or to `neurosteer sae info`"),
+    (side("good.st"), 2, "error: good.st: a steering vector; give it a --vector of its own, or to "
+     "`neurosteer inspect`"),
+    (side("own.gguf"), 2,
+     "error: own.gguf: a GGUF control vector; `neurosteer import` makes a steering vector of it"),
+    (side("amodelcv.gguf"), 2, "error: amodelcv.gguf: a GGUF model; give it with --model"),
+    (side("''"), 2, "error: '': names no file; give one, or `-` for stdin"),
+    (side(LONG), 2, f"error: {LONG}: File name too long"),
     (side("-"), 2,
-     "error: <stdin>: no records; one JSON object (or, in a .txt file, one text) a line"),
+     f"error: <stdin>: {NO_RECORDS}"),
 ]  # fmt: skip
 
 SIDES: list[Case] = [
@@ -403,16 +417,28 @@ SIDES: list[Case] = [
     ("fit up.jsonl down.jsonl few.jsonl -o kept.st", 2,
      "error: give two files (towards, away from), or one with --target and --source"),
     ("fit - - -o kept.st", 2,
-     "error: `-` (stdin) can be read only once; give a file for the other side"),
+     "error: `-` (stdin) can be read only once; name a file in its other place"),
+    ("fit - /dev/stdin -o kept.st", 2,
+     "error: `-` (stdin) can be read only once; name a file in its other place"),
+    ("fit pairs.jsonl --target up --source down -o kept.st", 2,
+     "error: pairs.jsonl:1: no 'label' key; found ['chosen', 'rejected']"),
+    ("fit up.jsonl pairs.jsonl -o kept.st", 2, "error: pairs.jsonl:1: a preference pair; `fit` fills both "
+     "sides with such a file, given alone"),
+    ("fit few.csv down.jsonl -o kept.st", 2, "error: few.csv:2: no 'text', 'prompt' and 'completion', or "
+     "'messages' key; found ['review', 'stars']; perhaps --text-key review"),
+    ("fit few.csv --target 1 --source 2 --text-key review -o kept.st", 2,
+     "error: few.csv:2: no 'label' key; found ['review', 'stars', 'text']; perhaps --label-key stars"),
     ("fit -o kept.st", 2,
      "error: give texts to steer towards and away from, or latents with --latent ID:WEIGHT"),
 ]  # fmt: skip
 
 TARGETS: list[Case] = [
-    (f"{FIT} -o tiny", 2, "error: tiny: is a directory; name a file to write"),
-    (f"{FIT} -o none/v.st", 2, "error: none/v.st: no folder 'none'; create it first"),
-    (f"{FIT} -o up.jsonl/v.st", 2, "error: up.jsonl/v.st: no folder 'up.jsonl'; create it first"),
-    (f"{FIT} -o /proc/v.st", 2, like(r"error: /proc/v\.st: cannot write there \([^()]+\)")),
+    (f"{FIT_TO} tiny", 2, "error: tiny: is a directory; name a file to write"),
+    (f"{FIT_TO} none/v.st", 2, "error: none/v.st: no folder 'none'; create it first"),
+    (f"{FIT_TO} up.jsonl/v.st", 2, "error: up.jsonl/v.st: no folder 'up.jsonl'; create it first"),
+    (f"{FIT_TO} -", 2, "error: -: is standard output, which takes other results; name a file to write"),
+    (f"{FIT_TO} {LONG}", 2, f"error: {LONG}: cannot write there (File name too long)"),
+    (f"{FIT_TO} /proc/v.st", 2, like(r"error: /proc/v\.st: cannot write there \([^()]+\)")),
     ("fit labelled.jsonl --target a/b --source c", 2,
      "error: a/b.st: no folder 'a'; create it first"),
     ("combine good.st -o tiny", 2, "error: tiny: is a directory; name a file to write"),
@@ -545,18 +571,30 @@ GENERATING: list[Case] = [
      "the model's context of 128; shorten the prompt or lower --max-new-tokens"),
     (f"{GEN} hi --max-new-tokens 127", 2, "error: prompt: 2 tokens and 127 new ones exceed the "
      "model's context of 128; shorten the prompt or lower --max-new-tokens"),
-    (f"{GEN} noprompt.jsonl", 2, "error: noprompt.jsonl:2: no 'prompt' key; found ['text']"),
+    (f"{GEN} noprompt.jsonl", 2,
+     "error: noprompt.jsonl:2: no 'prompt' key; found ['text']; perhaps --text-key text"),
     (f"{GEN} numberprompt.jsonl", 2,
      "error: numberprompt.jsonl:1: 'prompt' must be a string, got 1"),
-    (f"{GEN} nan.jsonl --json", 2, like(r"error: nan\.jsonl:1: [^\n]*NaN[^\n]*")),
-    (f"{GEN} broken.jsonl", 2, "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+    (f"{GEN} nan.jsonl --json", 2, "error: nan.jsonl:1: not JSON at column 28: 1e999 is too large a number"),
+    (f"{GEN} broken.jsonl", 2, BROKEN),
     (f"{GEN} nomessages.jsonl", 2,
      "error: nomessages.jsonl:1: 'messages' must be a list of {role, content}, got []"),
-    (f"{GEN} none.jsonl", 2, "error: none.jsonl: No such file or directory"),
+    *((f"{GEN} {name}", 2, f"error: {name}: no such file. {PROMPT}")
+      for name in ("none.jsonl", "none.json", "none.csv", "none.jsonl.gz", "none.parquet", "none.st")),
+    (f"{GEN} good.st", 2, "error: good.st: a steering vector; give it a --vector of its own, or to "
+     f"`neurosteer inspect`. {PROMPT}"),
+    (f"{GEN} tiny", 2, f"error: tiny: a model's folder; give it with --model. {PROMPT}"),
+    (f"{GEN} {LONG}", 2, "error: prompt: 300 tokens and 5 new ones exceed the model's context "
+     "of 128; shorten the prompt or lower --max-new-tokens"),
+    (f"{GEN} - -", 2, "error: `-` (stdin) can be read only once; name a file in its other place"),
+    ("eval good.st --judge regex:a", 2, "error: good.st: a steering vector; give it a --vector of its own, "
+     "or to `neurosteer inspect`"),
+    ("eval prompts.jsonl --judge regex:a", 2, "error: prompts.jsonl:1: a prompt without its continuation, "
+     "which is 'text'; `eval --vector V --prompts FILE` writes and scores them"),
     (f"{GEN} lines.txt", 2,
-     "error: lines.txt: no records; one JSON object (or, in a .txt file, one text) a line"),
+     f"error: lines.txt: {NO_RECORDS}"),
     (f"{GEN} -", 2,
-     "error: <stdin>: no records; one JSON object (or, in a .txt file, one text) a line"),
+     f"error: <stdin>: {NO_RECORDS}"),
     ("gen hi --chat -m nochat", 2,
      "error: prompt: model '{here}/nochat' has no chat template; give plain text"),
     ("gen user.jsonl -m nochat", 2,
@@ -564,7 +602,7 @@ GENERATING: list[Case] = [
     # before a model is looked for, let alone loaded
     ("gen hi -m none/such -n 0", 2, "error: -n must be at least 1, got 0"),
     ("gen noprompt.jsonl -m none/such", 2,
-     "error: noprompt.jsonl:2: no 'prompt' key; found ['text']"),
+     "error: noprompt.jsonl:2: no 'prompt' key; found ['text']; perhaps --text-key text"),
 ]  # fmt: skip
 
 DAMAGED: list[tuple[str, int, str]] = [
@@ -572,7 +610,8 @@ DAMAGED: list[tuple[str, int, str]] = [
     ("text.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
     ("empty.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
     ("cut.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
-    ("foreign.st", 1, r"a safetensors file, but not one written by neurosteer"),
+    ("foreign.st", 1,
+     r"a safetensors file, but not one written by neurosteer; name a model's folder with --model"),
     ("nottext.st", 1, r"its metadata is not JSON; fit the vector again"),
     ("newer.st", 1, r"format version 3, this program reads 2; install the neurosteer that wrote "
      r"it, or fit the vector again"),
@@ -587,11 +626,12 @@ VECTORS: list[Case] = [
       for command in ("gen hi -v {}", "inspect {}", "combine good.st {} -o kept.st",
                       "export {} --to gguf -o kept.st", "export {} --to model -a 8 -o new")
       for name, code, message in DAMAGED),
-    ("gen hi -v tiny", 2, "error: tiny: is a directory; name a vector file"),
-    ("inspect tiny", 2, "error: tiny: is a directory; name a vector file"),
-    ("combine tiny -o kept.st", 2, "error: tiny: is a directory; name a vector file"),
+    ("gen hi -v tiny", 2, "error: tiny: a model's folder; give it with --model"),
+    ("inspect tiny", 2, "error: tiny: a model's folder; give it with --model"),
+    ("combine tiny -o kept.st", 2, "error: tiny: a model's folder; give it with --model"),
     ("inspect tiny/model.safetensors", 1,
-     "error: tiny/model.safetensors: a safetensors file, but not one written by neurosteer"),
+     "error: tiny/model.safetensors: a safetensors file, but not one written by neurosteer; "
+     "name a model's folder with --model"),
     ("gen hi -v good.st -m qwen", 1, f"error: good.st was fitted on '{{here}}/tiny' ({LLAMA}), "
      f"model 'qwen' is {QWEN}: pass --model {{here}}/tiny or fit a vector on this model"),
     ("gen hi -v good.st -v qwen.st", 1, f"error: qwen.st was fitted on '{{here}}/qwen' ({QWEN}), "
@@ -707,7 +747,7 @@ EXPORTING: list[Case] = [
      "error: none/new: no folder 'none'; create it first"),
     ("export good.st --to model -a 8 -o /proc/new", 2,
      like(r"error: /proc/new: cannot write there \([^()]+\)")),
-    (f"export tiny {TO_GGUF}", 2, "error: tiny: is a directory; name a vector file"),
+    (f"export tiny {TO_GGUF}", 2, "error: tiny: a model's folder; give it with --model"),
     (f"export early.st {TO_GGUF}", 1, "error: early.st acts on the output of block 0; a control vector "
      "begins at the output of block 1: fit at a later block, or use `neurosteer gen`"),
     (f"export first.st {TO_GGUF}", 1, "error: first.st acts on what enters block 0; a control vector "
@@ -771,7 +811,7 @@ IMPORTING: list[Case] = [
     (f"{IMPORT} --texts letters.jsonl", 2,
      "error: letters.jsonl: every text is a single token; nothing to measure the residual on"),
     (f"{IMPORT} --texts broken.jsonl", 2,
-     "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+     BROKEN),
     (f"{IMPORT} --dtype int8", 2, "error: --dtype int8: not one of auto, float32, bfloat16, float16"),
     ("import own.gguf -o kept.st --gguf-origin repeng", 2,
      "error: own.gguf was written by `neurosteer export`: leave out --gguf-origin repeng"),
@@ -796,19 +836,20 @@ TRAINING: list[Case] = [
     ("sae train words.txt -o new", 2, usage(" sae train", r"Missing option '--layers' / '--layer'\.")),
     ("sae train none.jsonl -m tiny --layers 1 -o new", 2, "error: none.jsonl: No such file or directory"),
     ("sae train emptyfolder -m tiny --layers 1 -o new", 2,
-     "error: emptyfolder: no .jsonl, .txt, .jsonl.gz, .txt.gz file in this folder"),
+     "error: emptyfolder: no .arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv, .txt file in this folder"),
     ("sae train words.txt words.txt -m tiny --layers 1 -o new", 2,
      "error: words.txt: given twice; each part of a corpus once"),
     ("sae train broken.jsonl -m tiny --layers 1 -o new", 2,
-     "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+     BROKEN),
     ("sae train words.txt number.jsonl -m tiny --layers 1 -o new", 2,
      "error: number.jsonl:1: 'text' must be a string, got 3"),
     ("sae train cut.jsonl.gz -m tiny --layers 1 -o new", 2, like(
-        r"error: cut\.jsonl\.gz: not a whole gzip file \([^\n]+\); compress it again")),
-    ("sae train plain.txt.gz -m tiny --layers 1 -o new", 2, like(
-        r"error: plain\.txt\.gz: not a whole gzip file \([^\n]+\); compress it again")),
+        r"error: cut\.jsonl\.gz: not a whole compressed file \([^\n]+\); compress it again")),
+    ("sae train nokey.jsonl.gz -m tiny --layers 1 -o new", 2, "nokey.jsonl.gz: holds unpacked JSONL, and is "
+     "read as that\nerror: nokey.jsonl.gz:1: no 'text', 'prompt' and 'completion', or 'messages' key; "
+     "found ['txt']; perhaps --text-key txt"),
     ("sae train - -m tiny --layers 1 -o new", 2,
-     "error: <stdin>: no records; one JSON object (or, in a .txt file, one text) a line"),
+     f"error: <stdin>: {NO_RECORDS}"),
     (f"{TRAIN} --architecture gated", 2,
      "error: --architecture gated: one of topk, batchtopk, jumprelu, matryoshka"),
     (f"{TRAIN} --save-as int8", 2, "error: --save-as int8: one of float32, float16, bfloat16"),
@@ -832,8 +873,8 @@ TRAINING: list[Case] = [
     (f"{TRAIN} --init none", 1,
      "error: 'none' is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry"),
     (f"{TRAIN} --init sae", 2, "error: --init sae: it has 64 latents; give --d-sae as many"),
-    (f"{TRAIN} --init narrowsae --d-sae 64", 2, "error: --init: SAE '{here}/narrowsae' has d_model=8, model "
-     "'tiny' has 16; choose an SAE of this model"),
+    (f"{TRAIN} --init narrowsae --d-sae 64", 1, "error: SAE '{here}/narrowsae' has d_model=8 and was trained on "
+     "'tiny'; model 'tiny' has d_model=16: choose the SAE of this model"),
     (f"{TRAIN} --init sae --d-sae 64 --architecture jumprelu", 2,
      "error: --init: not with --architecture jumprelu, which needs thresholds as well"),
     ("sae train words.txt -m tiny --layers 1,1 -o new", 2,
@@ -870,7 +911,7 @@ TRAINING: list[Case] = [
     ("sae describe sae", 2, usage(" sae describe", r"Missing argument '[^\n]+'\.")),
     ("sae describe sae none.txt -m tiny", 2, "error: none.txt: No such file or directory"),
     ("sae describe sae broken.jsonl -m tiny", 2,
-     "error: broken.jsonl:2: not a JSON object: '{\"text\": \"half'"),
+     BROKEN),
     ("sae describe sae words.txt -m tiny --contexts 0", 2, "error: --contexts must be at least 1, got 0"),
     ("sae describe sae words.txt -m tiny --before=-1", 2, "error: --before must be at least 0, got -1"),
     ("sae describe sae words.txt -m tiny --report tiny", 2,
