@@ -7,7 +7,7 @@ where text goes.
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -208,8 +208,10 @@ class Batch:
         try:
             if not is_finite:
                 raise self.engine.not_finite(continuation.ids + continuation.written)
-            ends = token_id in self.engine.stop_ids
-            return continuation.take(None if ends else _token(continuation, token_id, logits))
+            token = _token(continuation, token_id, logits)
+            if token_id not in self.engine.stop_ids:
+                return continuation.take(token)
+            return replace(continuation.take(None), end=token)
         except Exception as error:  # its text cannot be made; the others' can
             continuation.finish_reason = "error"
             return Delta(error=error)

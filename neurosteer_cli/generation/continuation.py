@@ -75,6 +75,7 @@ class Delta:
     tokens: tuple[Token, ...] = ()  # whose text it is
     finish_reason: str | None = None
     limit: Limit | None = None  # where that is "length"
+    end: Token | None = None  # the model's own token that ended it; no part of the text
     error: BaseException | None = None
 
     def __bool__(self) -> bool:

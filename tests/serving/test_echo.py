@@ -109,3 +109,13 @@ def test_echoes_and_others_share_a_batch(engine: Engine, vectors: dict[str, Stee
         assert [choice.text for choice in together] == [
             p + text for p, text in zip(PROMPTS, alone, strict=True)
         ]
+
+
+def test_the_token_that_ends_a_text_is_told_after_an_echo(client: openai.OpenAI, engine: Engine) -> None:
+    (end,) = engine.stop_ids
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "to be", "max_tokens": 1, "logprobs": 0}
+    found = client.completions.create(**asked, echo=True, logit_bias={str(end): 100}).choices[0]
+    assert found.logprobs is not None
+    assert (found.text, found.finish_reason) == ("to be", "stop")
+    assert found.logprobs.tokens == [*"to be", "</s>"]  # a harness leaves the last one out
+    assert found.logprobs.text_offset == [0, 1, 2, 3, 4, 5]

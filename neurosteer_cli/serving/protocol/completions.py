@@ -74,6 +74,8 @@ class CompletionAnswer(ChoicesAnswer):
 
     def _log_probs(self, deltas: Sequence[Delta]) -> Json:
         tokens = [token for delta in deltas for token in delta.tokens]
+        if self.request.echo and (end := deltas[-1].end):  # harnesses count on a token after the prompt's
+            tokens.append(end._replace(start=len(joined(deltas))))
 
         def named(token: int) -> str:
             return spelled(self.bytes_of(token))
