@@ -9,7 +9,8 @@ import platform
 import torch
 
 from ..errors import NeurosteerError
-from .checkpoints.resolve import DEFAULT_MODEL, is_local
+from .checkpoints.named import NAMED
+from .checkpoints.resolve import is_local
 from .checkpoints.wheels import cache_folder
 from .load import choose_device, choose_dtype
 
@@ -54,7 +55,7 @@ def cache() -> list[str]:
 
 def models_at_hand() -> list[str]:
     """Models that load by their name without a network: the embedded one and those in the Hub's cache."""
-    return [DEFAULT_MODEL] * is_local(DEFAULT_MODEL) + _hub_models()
+    return [*filter(is_local, NAMED), *_hub_models()]
 
 
 def _hub_models() -> list[str]:

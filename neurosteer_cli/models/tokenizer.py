@@ -76,7 +76,8 @@ class Tokenization:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Tokens that are no text: markers, pads, the ends of texts."""
-        return frozenset(self.tokenizer.all_special_ids)
+        added = self.tokenizer.added_tokens_decoder.items()
+        return frozenset(self.tokenizer.all_special_ids) | {token for token, of in added if of.special}
 
     @cached_property
     def _added(self) -> tuple[int, int]:

