@@ -80,11 +80,13 @@ def _of_one_model(
     from ...vectors.vector import SteeringVector
 
     named = [(str(file), vector) for file, vector in found.items() if isinstance(vector, SteeringVector)]
-    first = {str(vector.metadata.model_shape): (file, vector) for file, vector in reversed(named)}
-    if where.model or not named:
+    if where.model:
         return []
-    if len(first) > 1:
-        models = ", ".join(f"{file} of {vector.metadata.model_id!r}" for file, vector in first.values())
+    firsts: dict[str, str] = {}  # the first file of each model
+    for file, vector in named:
+        firsts.setdefault(str(vector.metadata.model_shape), f"{file} of {vector.metadata.model_id!r}")
+    if len(firsts) > 1:
+        models = ", ".join(firsts.values())
         raise InputError(f"vectors of several models: {models}; name one of them by --model")
     return named
 

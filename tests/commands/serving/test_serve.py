@@ -80,13 +80,14 @@ def test_it_serves_a_folder_of_vectors_until_it_is_told_to_stop(
 
 
 @contextmanager
-def streaming(*arguments: object) -> Iterator[tuple[httpx.Response, "subprocess.Popen[str]"]]:
-    """A stream that has begun, of a text that takes long, and the server's process."""
+def streaming(*arguments: object) -> Iterator[tuple[Iterator[str], "subprocess.Popen[str]"]]:
+    """A stream's lines, of which the first has come, of texts that take long; and the server's process."""
     with started("serve", *arguments, "--port", 0, "--no-log") as (address, process):
-        body = {"prompt": "x", "max_tokens": 1000, "temperature": 1.5, "stream": True, "n": 16}
+        body = {"prompt": "x", "max_tokens": 1000, "stream": True, "n": 16, "logit_bias": {"257": -100}}
         with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=60) as answer:
-            next(answer.iter_lines())
-            yield answer, process
+            lines = answer.iter_lines()
+            next(lines)
+            yield lines, process
 
 
 def test_a_second_ctrl_c_ends_it_at_once_and_quietly(vectors: Path, tiny_folder: Path) -> None:
@@ -103,9 +104,9 @@ def test_a_second_ctrl_c_ends_it_at_once_and_quietly(vectors: Path, tiny_folder:
 
 def test_what_cannot_be_finished_in_time_is_given_as_far_as_it_is(vectors: Path, tiny_folder: Path) -> None:
     arguments = ("--vectors", vectors, "--model", long_context(tiny_folder), "--shutdown-time", 0.5)
-    with streaming(*arguments) as (answer, process):
+    with streaming(*arguments) as (lines, process):
         process.send_signal(signal.SIGTERM)
-        streamed = answer.read().decode()
+        streamed = "\n".join(lines)
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert process.stderr.read().splitlines()[-1] == "stopped"
@@ -185,7 +186,8 @@ def test_wrong_options_are_refused_by_name(
 ) -> None:
     (empty := tmp_path / "empty").mkdir()
     given = [str(argument).format(empty=empty) for argument in arguments]
-    found = run("serve", "--model", tiny_folder, "--port", 0, *given)
+    port = () if "--port" in given else ("--port", 0)
+    found = run("serve", "--model", tiny_folder, *port, *given)
     assert found.returncode == code
     assert message in found.stderr
     assert found.stdout == ""

@@ -41,6 +41,25 @@ def test_bodies_that_are_no_request_are_refused(
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"content-type": "application/x-www-form-urlencoded"}, 200),  # curl's, unless it is told
+        ({"content-type": "text/plain"}, 415),
+        ({"origin": "http://elsewhere"}, 415),
+        ({"sec-fetch-site": "cross-site"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded", "origin": "null"}, 415),
+    ],
+)
+def test_ollamas_clients_need_not_say_that_they_send_json_unless_they_are_pages(
+    server: tuple[str, Completions], headers: dict[str, str], status: int
+) -> None:
+    content = b'{"model": "tiny", "prompt": "x", "stream": false, "options": {"num_predict": 2}}'
+    assert httpx.post(f"{server[0]}/api/generate", content=content, headers=headers).status_code == status
+    assert httpx.post(f"{server[0]}/v1/completions", content=content, headers=headers).status_code == 415
+
+
 def test_a_body_that_comes_in_pieces_is_counted_too(server: tuple[str, Completions]) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(30):
@@ -148,18 +167,18 @@ def test_a_line_about_each_request_goes_to_the_log(
         post(address, "/v1/completions", {**PLAIN, **asked, "prompt": "secret"})
         post(address, "/v1/chat/completions", {**CHAT, **asked, "stream": True})
         post(address, "/v1/completions", {**PLAIN, "steering": {"rude": 8}})
-        post(address, "/v1/completions", {**PLAIN, "penalty": 8})
+        post(address, "/v1/completions", {**PLAIN, "zzz": 8})
         post(address, "/api/generate", {"prompt": "x", "steering": {"rude": 8}})
         httpx.get(f"{address}/v1/no%0Athing")
         httpx.head(f"{address}/health/")
     lines = [record.getMessage() for record in caplog.records if record.name == "neurosteer.requests"]
     assert [re.sub(r"^127\.0\.0\.1:\d+ (.*), \d\.\d\d s", r"\1", line)[:70] for line in lines] == [
         "POST /v1/completions 200, read 6, wrote 3, polite:8 happy:-0.5",
-        "POST /v1/chat/completions 200, read 19, wrote 3, polite:8 happy:-0.5",
+        "POST /v1/chat/completions 200, read 20, wrote 3, polite:8 happy:-0.5",
         "POST /v1/completions 404, no vector is named 'rude'; known: happy, pol",
-        "POST /v1/completions 400, penalty",
+        "POST /v1/completions 400, zzz: unknown field",
         "POST /api/generate 404, no vector is named 'rude'; known: happy, polit",
-        "GET /v1/no\\nthing 404, there is no /v1/no\\nthing; there are /v1/models",
+        "GET /v1/no\\nthing 404, there is no /v1/nothing, did you mean /v1/compl",
         "HEAD /health/ 200",
     ]
     assert "secret" not in caplog.text
