@@ -2,11 +2,13 @@
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from neurosteer_cli.errors import InputError, OutputError
@@ -15,30 +17,40 @@ from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED
 from neurosteer_cli.reports.drawing import (
     BASELINES,
     CURVES,
+    Panel,
     as_cost,
     check_suffix,
     draw,
     draw_level,
     figure_of,
-    finished,
     guide,
     inline_svg,
+    key,
     save,
-    style,
+    series_of,
+    stacked,
 )
 
 
-@style()
+def panel(name: str = "first", title: str = "A title") -> Panel:
+    def paint(axes: Axes) -> None:
+        points = [(float(n), Estimate(n, n - 0.5, n + 0.5)) for n in range(3)]
+        draw(axes, points, CURVES[0] | {"label": name}, joined=True)
+        draw(axes, points[:1], BASELINES[RANDOM])
+        draw_level(axes, Estimate(1.0, 0.5, 1.5), BASELINES[UNSTEERED])
+        guide(axes, "x", 1.25, "upright")
+        guide(axes, "y", 1.25, "level")
+        axes.set(xlabel="alpha", ylabel="effect")
+
+    return Panel(title, 2.0, paint)
+
+
 def chart(name: str = "first", title: str = "A title") -> Figure:
-    figure, (axes,) = figure_of([2.0])
-    points = [(float(n), Estimate(n, n - 0.5, n + 0.5)) for n in range(3)]
-    draw(axes, points, CURVES[0] | {"label": name}, joined=True)
-    draw(axes, points[:1], BASELINES[RANDOM])
-    draw_level(axes, Estimate(1.0, 0.5, 1.5), BASELINES[UNSTEERED])
-    guide(axes, "x", 1.25, "upright")
-    guide(axes, "y", 1.25, "level")
-    axes.set(xlabel="alpha", ylabel="effect")
-    return finished(figure, title)
+    return figure_of(panel(name, title), 2)
+
+
+def painted(paint: Callable[[Axes], object]) -> Figure:
+    return figure_of(Panel("", 2.0, lambda axes: (paint(axes), None)[1]), 2)
 
 
 def texts(svg: str) -> list[str]:
@@ -47,25 +59,39 @@ def texts(svg: str) -> list[str]:
 
 def test_text_stays_text() -> None:
     found = {text.strip() for text in texts(inline_svg(chart(), "a"))}
-    assert {
-        "alpha",
-        "effect",
-        "first",
-        "random vector of equal norm",
-        "unsteered",
-        "upright",
-        "level",
-    } <= found
+    assert {"alpha", "effect", "upright", "level"} <= found
+
+
+def test_series_are_told_apart_by_keys_that_look_as_they_do() -> None:
+    series = series_of(figure.axes[0] for figure in (chart(), chart()))
+    assert list(series) == ["unsteered", "first", "random vector of equal norm"]
+    (line,) = key(series["first"], "first").axes[0].lines
+    assert (line.get_color(), line.get_marker()) == (CURVES[0]["color"], CURVES[0]["marker"])
+
+
+def test_panels_in_one_file_have_one_legend() -> None:
+    figure = stacked([panel(), panel("second")], "Both")
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {
+        "unsteered", "first", "second", "random vector of equal norm"
+    }  # fmt: skip
+    assert len(figure.axes) == 2
+
+
+def test_what_a_line_stands_for_is_written_outside_of_the_panel() -> None:
+    upright, level = chart().axes[0].texts
+    assert (upright.get_text(), upright.xy[1], level.get_text(), level.xy[0]) == ("upright", 1, "level", 1)
 
 
 def test_labels_are_neither_formulas_nor_elements() -> None:
     hostile = '<script>$\\frac{1}{0}$ & 漢字 #0072b2 id="x" url(#y)'
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        svg = inline_svg(chart(hostile, title=hostile), "a")
+        svg = inline_svg(painted(lambda axes: axes.set_xlabel(hostile)), "a")
+        titled = inline_svg(chart(title=hostile), "a")
     assert hostile in texts(svg)
-    assert ElementTree.fromstring(svg)[0].text == hostile
-    assert "<script>" not in svg
+    assert ElementTree.fromstring(titled)[0].text == hostile
+    assert "<script>" not in svg + titled
 
 
 def test_ids_of_two_charts_do_not_clash() -> None:
@@ -95,21 +121,23 @@ def test_no_style_or_description_of_its_own_reaches_the_page() -> None:
     assert not {"style", "metadata"} & tags
 
 
-@style()
 def test_what_is_infinite_or_absent_is_left_out() -> None:
-    _, (axes,) = figure_of([2.0])
     infinite = Estimate(float("inf"), 1.0, float("inf"))
-    assert not draw(axes, [(1.0, infinite), (2.0, None), (3.0, float("nan"))], CURVES[0])
-    assert draw(axes, [(0.0, 1.0), (1.0, infinite)], CURVES[0])
-    assert [list(line.get_xdata()) for line in axes.lines] == [[0.0]]
+
+    def paint(axes: Axes) -> None:
+        assert not draw(axes, [(1.0, infinite), (2.0, None), (3.0, float("nan"))], CURVES[0])
+        assert draw(axes, [(0.0, 1.0), (1.0, infinite)], CURVES[0])
+        assert [list(line.get_xdata()) for line in axes.lines] == [[0.0]]
+
+    painted(paint)
 
 
-@style()
 def test_a_wide_range_of_costs_has_ticks_at_1_2_and_5() -> None:
-    figure, (axes,) = figure_of([2.0])
-    draw(axes, [(0.0, 1.0), (1.0, 30.0)], CURVES[0])
-    as_cost(axes, "y", [1.0, 30.0], None)
-    assert {"1", "2", "5", "10", "20"} <= set(texts(inline_svg(finished(figure, ""), "a")))
+    def paint(axes: Axes) -> None:
+        draw(axes, [(0.0, 1.0), (1.0, 30.0)], CURVES[0])
+        as_cost(axes, "y", [1.0, 30.0], None)
+
+    assert {"1", "2", "5", "10", "20"} <= set(texts(inline_svg(painted(paint), "a")))
 
 
 def test_a_person_s_own_settings_are_neither_used_nor_changed() -> None:

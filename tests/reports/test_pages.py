@@ -49,6 +49,7 @@ def made(name: str) -> str:
     return PAGES[name]()
 
 
+NO_ICON = {"rel": "icon", "href": "data:,"}
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -100,14 +101,13 @@ def test_a_page_is_whole_and_loads_nothing(name: str) -> None:
     page = Page(html)
     assert html.startswith("<!DOCTYPE html>")
     assert page.open == []
-    assert {"script", "link", "img", "iframe", "object", "embed", "base"} & {
-        t for t, _ in page.elements
-    } == set()
+    assert {"script", "img", "iframe", "object", "embed", "base"} & {t for t, _ in page.elements} == set()
+    assert [attributes for tag, attributes in page.elements if tag == "link"] == [NO_ICON]
     for _, attributes in page.elements:
         for key, value in attributes.items():
             assert not key.startswith("on")
             assert key != "src"
-            assert key != "href" or (value or "").startswith("#")
+            assert key != "href" or (value or "").startswith(("#", "data:,"))
             assert key == "aria-label" or not re.search(r"https?:", value or "")
     (style,) = re.findall("<style>(.*?)</style>", html, re.DOTALL)
     assert re.findall("@import|@font-face|url|http", style) == []
@@ -162,7 +162,6 @@ def test_every_row_s_numbers_stand_in_the_table() -> None:
         "polite +16",
         "16",
         "16.0 %",
-        "all",
         "95.5 % [92.0, 99.0]",
         "+34.5 [31.0, 38.0]",
         "0.89 [0.85, 0.93]",
@@ -178,7 +177,7 @@ def test_every_row_s_numbers_stand_in_the_table() -> None:
         "60",
         "0",
     ]
-    assert page.row("unsteered")[:6] == ["unsteered", "0", "0.0 %", "all", "61.0 % [52.0, 70.0]", ""]
+    assert page.row("unsteered")[:5] == ["unsteered", "0", "0.0 %", "61.0 % [52.0, 70.0]", ""]
 
 
 @pytest.mark.parametrize("make", EVALUATIONS[:-1])
@@ -253,9 +252,45 @@ def test_an_evaluation_without_judges_has_its_costs() -> None:
 def test_settings_without_an_alpha_are_drawn_by_their_labels() -> None:
     for name in ("two_vectors", "published"):
         html = made(name)
-        assert "Effect and cost of each setting" in html
-        assert "Dose-response" not in html
+        assert "of each setting</title>" in html
+        assert "against alpha</title>" not in html
     assert "$x^2$ &lt;b&gt;.jsonl" in html  # in the drawing, too, no formula and no tag
+
+
+def test_few_prompts_are_called_few_on_the_page() -> None:
+    evaluation = evaluations.working()
+    few = replace(evaluation, results=[replace(one, n_prompts=6) for one in evaluation.results])
+    text = Page(evaluation_page(few, COMMAND)).text
+    assert "too few prompts to tell" in text
+    assert "6 prompts are too few to tell" in text
+    assert "too few" not in Page(made("working")).text
+
+
+def test_a_negative_score_has_a_bar_from_the_middle() -> None:
+    evaluation = evaluations.working()
+    judge = replace(evaluation.judges[0], card={"range": [-1, 1]})
+    scores = [-0.5, 0.25, *[0.0] * (len(evaluation.samples) - 2)]
+    html = evaluation_page(replace(evaluation, judges=[judge], scores={"data": scores}), COMMAND)
+    below = '<span class="bar signed"><span class=below style="left: 25%; width: 25%"></span></span>'
+    above = '<span class="bar signed"><span style="left: 50%; width: 12%"></span></span>'
+    assert re.search(rf"{below}\s*-0.50", html)
+    assert re.search(rf"{above}\s*0.25", html)
+    assert 'class="bar signed"' not in made("working")
+
+
+def test_prompts_that_are_not_shown_are_counted() -> None:
+    evaluation = evaluations.working()
+    prompts = tuple(f"prompt {n}" for n in range(15))
+    many = evaluations.evaluation(evaluation.results, *evaluation.judges, prompts=prompts)  # type: ignore[arg-type]
+    assert "The first 12 prompts; 3 more were written to." in Page(evaluation_page(many, COMMAND)).text
+    assert "more were written to" not in made("working")
+
+
+def test_panels_leave_no_row_half_empty() -> None:
+    for name, columns, n in (("working", 2, 4), ("seven", 3, 6), ("published", 3, 5), ("layers", 2, 4)):
+        html = made(name)
+        assert f'class="figures" style="--columns: {columns}"' in html
+        assert html.count("<figure>") == n
 
 
 # --- calibration, layers ------------------------------------------------------------------------
@@ -263,9 +298,10 @@ def test_settings_without_an_alpha_are_drawn_by_their_labels() -> None:
 
 def test_a_calibration_names_the_recommended_alphas_and_the_expected_rates() -> None:
     page = Page(made("calibration"))
-    assert "Upwards: alpha 16, downwards: alpha -8." in page.text
+    assert "Upwards alpha 16, downwards alpha -8." in page.text
     assert "Tested alphas from -8 to 16 keep the perplexity ratio within 1.25." in page.text
-    assert page.row("-4") == ["-4", "50.0 %"]
+    alphas, expected = page.row("alpha"), page.row("expected")
+    assert dict(zip(alphas, expected, strict=True))["-4"] == "50.0 %"
     assert "up 16" in page.text  # in the drawing
 
 
@@ -273,8 +309,16 @@ def test_a_calibration_that_recommends_nothing_says_so() -> None:
     calibration = evaluations.calibration(None, None)
     alone = calibration.model_copy(update={"curve": [at for at in calibration.curve if at.alpha == 0]})
     text = Page(calibration_page(evaluations.working(), alone, COMMAND)).text
-    assert "Upwards: no alpha, downwards: no alpha." in text
+    assert "No alpha has an effect beyond its interval, so none is recommended." in text
     assert "No tested alpha keeps the perplexity ratio within 1.25." in text
+
+
+def test_an_alpha_that_is_not_recommended_is_not_marked_either() -> None:
+    calibration = evaluations.calibration(16.0, None)
+    html = calibration_page(evaluations.without_effect(), calibration, COMMAND)
+    assert "nothing to recommend" in html
+    assert "up 16" not in html
+    assert "upright lines" not in html
 
 
 def test_layers_show_every_row_and_where_to_steer() -> None:
@@ -289,14 +333,14 @@ def test_layers_show_every_row_and_where_to_steer() -> None:
     ]
     assert page.row("20")[8:10] == ["70.5 % [64.5, 76.5]", "1.06 [1.01, 1.11]"]
     assert page.row("0")[6:] == [""] * 6  # not steered
-    assert "The sides are told apart best after layer 23: AUROC 0.97 [0.94, 0.99]." in page.text
-    assert "layer 17 at alpha 16 gives the most positive texts: 90 % [84, 96]" in page.text
-    assert "layer 17 at alpha -10 gives the fewest positive texts: 25 % [19, 31]" in page.text
+    assert "told apart equally well after layers 13 to 29: AUROC 0.92 to 0.97." in page.text
+    assert "layers 11, 14, 17 and 20 give the most positive texts" in page.text
+    assert "layers 11, 14, 17, 20 and 23 give the fewest positive texts" in page.text
 
 
-def test_layers_that_were_not_steered_have_one_chart() -> None:
+def test_layers_that_were_not_steered_have_no_chart_of_steering() -> None:
     html = made("layers without steering")
-    assert html.count("<svg") == 1
+    assert html.count("<figure>") == 2
     assert "perplexity" not in html.lower()
 
 
@@ -346,14 +390,23 @@ def described(*latents: Description, hook_point: str = "blocks.2.hook_resid_post
 
 def test_the_page_needs_nothing_else_and_holds_every_latent() -> None:
     nasty = Context("</script><b>", " & ", "<!--", 1.0)
-    latents = Description(0, 0.25, (nasty,), ("up",), ("down",)), Description(1, 0.0, (), (), ())
+    latents = Description(0, 0.25, (nasty,), ("up",), ("down",), (3, 1)), Description(1, 0.0, (), (), ())
     text = latents_page([described(*latents)])
-    assert not [attributes for _, attributes in Page(text).elements if {"src", "href"} & set(attributes)]
-    assert "<b>" not in text and "<tiny>" not in text
+    elements = Page(text).elements
+    assert [attributes for _, attributes in elements if {"src", "href"} & set(attributes)] == [NO_ICON]
+    assert text.count("<b>") == 1  # the page's own
+    assert "<tiny>" not in text
     assert "blocks.2.hook_resid_post of &lt;tiny&gt;: 2 latents, contexts from 1,234 tokens" in text
     assert records_of(text) == [
-        {"id": 0, "rate": 0.25, "at": [["</script><b>", " & ", "<!--", 1.0]], "up": ["up"], "down": ["down"]},
-        {"id": 1, "rate": 0.0, "at": [], "up": [], "down": []},
+        {
+            "id": "0",
+            "rate": 0.25,
+            "at": [["</script><b>", " & ", "<!--", 1.0]],
+            "up": ["up"],
+            "down": ["down"],
+            "strengths": [3, 1],
+        },
+        {"id": "1", "rate": 0.0, "at": [], "up": [], "down": [], "strengths": []},
     ]
 
 

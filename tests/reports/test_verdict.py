@@ -11,17 +11,17 @@ from support import evaluations
 from support.evaluations import layer, near
 
 from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation
-from neurosteer_cli.evaluation.layers import Layer, Steered
+from neurosteer_cli.evaluation.layers import Layer, LayerSweep, Steered
 from neurosteer_cli.evaluation.metrics import Estimate
 from neurosteer_cli.evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
-from neurosteer_cli.reports.pages import environment
-from neurosteer_cli.reports.verdict import layers_verdict, verdict
+from neurosteer_cli.reports.render import environment
+from neurosteer_cli.reports.verdict import layers_verdict, recommendations, verdict
 
 
 class Said(NamedTuple):
     """A verdict as a page words it, its blanks made plain."""
 
-    kind: str
+    badge: str
     headline: str
     sentences: list[str]
 
@@ -33,14 +33,28 @@ def plain(html: str) -> str:
 def of(evaluation: Evaluation, judge: str = "data", **options: float) -> Said:
     found = verdict(evaluation.results, judge, **options)
     words: Any = environment().get_template("verdict.html").module
-    sentences = re.findall("<li>(.*?)</li>", words.evidence(found), re.DOTALL)
-    return Said(found.kind, plain(words.headline(found)), list(map(plain, sentences)))
+    card = words.card(found)
+    (badge,) = re.findall('class="badge">(.*?)</span>', card)
+    (headline,) = re.findall('class="headline">(.*?)</p>', card, re.DOTALL)
+    sentences = re.findall("<li>(.*?)</li>", card, re.DOTALL)
+    return Said(badge, plain(headline), list(map(plain, sentences)))
 
 
-def said_of(layers: list[Layer]) -> list[str]:
+def said_of(
+    layers: list[Layer], unsteered: Estimate | None = None, n_prompts: int | None = None
+) -> list[str]:
+    sweep = LayerSweep("", layers, {"prompts": n_prompts}, None, unsteered)
     words: Any = environment().get_template("verdict.html").module
-    html = words.layers(layers_verdict(layers), MAX_PPL_RATIO)
+    html = words.layers(layers_verdict(sweep), MAX_PPL_RATIO)
     return list(map(plain, re.findall("<(?:p|li)[^>]*>(.*?)</(?:p|li)>", html, re.DOTALL)))
+
+
+def recommended(evaluation: Evaluation, up: float | None, down: float | None) -> list[str]:
+    calibration = evaluations.calibration(up, down)
+    shown = verdict(evaluation.results, "data")
+    words: Any = environment().get_template("verdict.html").module
+    html = words.recommended(recommendations(calibration, shown), shown, calibration.allowed())
+    return [plain(re.sub("<[^>]*>", "", part)) for part in re.findall("<p[^>]*>(.*?)</p>", html, re.DOTALL)]
 
 
 def changed(
@@ -64,7 +78,7 @@ def at_alpha(alpha: float, **numbers: Any) -> Callable[[ConditionResult], dict[s
 
 def test_it_works() -> None:
     found = of(evaluations.working())
-    assert found.kind == "works"
+    assert found.badge == "works"
     assert found.headline == (
         "At alpha 16 the judge “data” finds 96 % [92, 99] of texts positive, against 61 % [52, 70] unsteered "
         "(+34 points [31, 38])."
@@ -83,7 +97,7 @@ def test_it_works() -> None:
 
 def test_nothing_goes_beyond_its_interval() -> None:
     found = of(evaluations.without_effect())
-    assert found.kind == "nothing"
+    assert found.badge == "no effect beyond its interval"
     assert found.headline == (
         "The judge “data” finds no effect beyond its interval at any of the 3 settings tried."
     )
@@ -96,7 +110,7 @@ def test_nothing_goes_beyond_its_interval() -> None:
 
 def test_an_effect_that_costs_too_much_is_no_success() -> None:
     found = of(evaluations.costly())
-    assert found.kind == "costly"
+    assert found.badge == "too costly"
     assert found.headline == (
         "The judge “data” finds an effect beyond its interval only where perplexity is more than 1.25 times "
         "the unsteered one."
@@ -112,12 +126,12 @@ def test_an_effect_that_costs_too_much_is_no_success() -> None:
 
 
 def test_what_is_too_costly_is_for_the_caller_to_say() -> None:
-    assert of(evaluations.costly(), max_ratio=2.0).kind == "works"
+    assert of(evaluations.costly(), max_ratio=2.0).badge == "works"
 
 
 def test_one_setting_alone_shows_no_effect() -> None:
     assert of(evaluations.single()) == Said(
-        "open",
+        "cannot be told",
         "No unsteered texts to compare with, so no effect can be shown.",
         ["At alpha 8 the judge “data” finds 79 % [74, 84] of texts positive."],
     )
@@ -139,7 +153,7 @@ def test_unsteered_texts_alone_show_no_effect() -> None:
 
 def test_what_a_random_vector_does_as_well_is_not_the_vector_s_doing() -> None:
     found = of(changed(evaluations.working(), with_judge(rate=near(0.93, 0.04)), RANDOM))
-    assert found.kind == "unspecific"
+    assert found.badge == "not told apart from a random vector"
     assert "A random vector of equal norm: 93 % [89, 97]." in found.sentences
 
 
@@ -155,7 +169,7 @@ def test_an_effect_against_the_sign_of_alpha_is_named() -> None:
         assert one.condition.alphas is not None
         return {"condition": replace(one.condition, alphas=(-one.condition.alphas[0],))}
 
-    assert of(changed(evaluations.working(), turned)).kind == "backwards"
+    assert of(changed(evaluations.working(), turned)).badge == "lowers the rate at positive alpha"
 
 
 def test_an_interval_that_reaches_beyond_the_limit_is_named() -> None:
@@ -188,13 +202,13 @@ def test_an_other_sign_without_effect_is_named() -> None:
 
 def test_several_vectors_are_named_by_their_label() -> None:
     found = of(evaluations.two_vectors())
-    assert found.kind == "works"
+    assert found.badge == "works"
     assert found.headline.startswith("With polite +8, happy +4 the judge “data” finds 70 % [65, 75]")
 
 
 def test_generations_without_an_alpha_are_listed() -> None:
     found = of(evaluations.published(), "llm")
-    assert found.kind == "open"
+    assert found.badge == "cannot be told"
     assert found.sentences[1] == "With system-b.jsonl the judge “llm” finds 60 % [55, 65] of texts positive."
 
 
@@ -207,7 +221,7 @@ def test_many_conditions_that_cannot_be_compared_are_left_to_the_table() -> None
 
 
 def test_a_judge_that_answered_nothing_has_no_verdict() -> None:
-    assert of(evaluations.failed(), "llm") == Said("open", "The judge “llm” judged no text.", [])
+    assert of(evaluations.failed(), "llm") == Said("cannot be told", "The judge “llm” judged no text.", [])
 
 
 def test_failed_answers_are_counted() -> None:
@@ -228,18 +242,152 @@ def test_layers_without_numbers_say_so() -> None:
     assert said_of([]) == ["No layer's separation could be measured."]
 
 
-def test_the_best_layer_is_named_with_those_it_is_not_told_apart_from() -> None:
+def test_the_best_layer_is_named_only_if_it_is_told_apart_from_all_others() -> None:
+    layers = [layer(number, near(value, 0.02)) for number, value in enumerate((0.5, 0.9, 0.95, 0.6))]
+    assert said_of(layers) == ["The sides are told apart best after layer 2: AUROC 0.95 [0.93, 0.97]."]
+
+
+def test_layers_of_the_same_auroc_tie() -> None:
+    values = {2: 0.8, 8: 0.93, 14: 1.0, 20: 1.0, 26: 1.0}
+    layers = [layer(number, Estimate(value, value, value)) for number, value in values.items()]
+    assert said_of(layers) == [
+        "The sides are told apart equally well after layers 14, 20 and 26: AUROC 1.00."
+    ]
+
+
+def test_layers_whose_intervals_overlap_the_highest_tie_as_far_as_intervals_can_say() -> None:
     layers = [layer(number, near(value, 0.02)) for number, value in enumerate((0.5, 0.9, 0.93, 0.6))]
     assert said_of(layers) == [
-        "The sides are told apart best after layer 2: AUROC 0.93 [0.91, 0.95]. The intervals of 1 other "
-        "layer overlap its own."
+        "As far as intervals can say, the sides are told apart equally well after layers 1 and 2: AUROC 0.90 "
+        "to 0.93."
     ]
-    assert said_of([layers[0], layers[2]])[0].endswith("The intervals of no other layers overlap its own.")
+
+
+def steered(number: int, rate: float, alpha: float = 10.0, ratio: float = 1.1) -> Layer:
+    return layer(number, Estimate(0.9), [Steered(alpha, near(rate, 0.05), near(ratio, 0.02))])
 
 
 def test_layers_that_all_cost_too_much_are_no_place_to_steer() -> None:
-    dose = Steered(30.0, rate=near(0.9, 0.05), perplexity_ratio=near(3.0, 0.2))
-    assert said_of([layer(0, Estimate(0.9), [dose])]) == [
+    assert said_of([steered(0, 0.9, 30.0, 3.0)], near(0.5, 0.05)) == [
         "The sides are told apart best after layer 0: AUROC 0.90.",
-        "No layer keeps the perplexity ratio within 1.25 at alphas of that sign.",
+        "At alphas above 0 no layer keeps the perplexity ratio within 1.25.",
     ]
+
+
+def test_one_layer_to_steer_at_is_named() -> None:
+    found = said_of([steered(0, 0.6), steered(1, 0.9)], near(0.5, 0.05), 36)
+    assert found[1:] == [
+        "Steered within a perplexity ratio of 1.25, layer 1 at alpha 10 gives the most positive texts: 90 % "
+        "[85, 95], at a ratio of 1.10 [1.08, 1.12]."
+    ]
+
+
+def test_layers_that_move_texts_as_far_tie() -> None:
+    layers = [steered(n, rate) for n, rate in enumerate((0.6, 0.86, 0.9, 0.84))]
+    assert said_of(layers, near(0.5, 0.05), 36)[1:] == [
+        "Steered at alphas above 0 within a perplexity ratio of 1.25, layers 1 to 3 give the most positive "
+        "texts, equally many as far as intervals can say: 84 % to 90 %."
+    ]
+
+
+def test_no_layer_is_recommended_where_none_has_an_effect() -> None:
+    assert said_of([steered(0, 0.55)], near(0.5, 0.05), 36)[1:] == [
+        "At alphas above 0 steering at no layer moves the rate beyond its interval within a perplexity ratio "
+        "of 1.25."
+    ]
+
+
+def test_few_prompts_at_layers_are_called_too_few() -> None:
+    assert said_of([steered(0, 0.9)], near(0.5, 0.05), 6)[1] == (
+        "Of the steered texts: 6 prompts are too few to tell: intervals are dependable from about 20 on. "
+        "Take this as a hint."
+    )
+
+
+# --- too few, the wanted direction, ties --------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [evaluations.working, evaluations.without_effect, evaluations.costly])
+def test_few_prompts_are_too_few_to_tell_whatever_they_show(make: Callable[[], Evaluation]) -> None:
+    evaluation = make()
+    few = of(replace(evaluation, results=[replace(one, n_prompts=6) for one in evaluation.results]))
+    assert few.badge == "too few prompts to tell"
+    assert few.headline == of(evaluation).headline
+    assert few.sentences[0] == (
+        "6 prompts are too few to tell: intervals are dependable from about 20 on. Take this as a hint."
+    )
+    enough = replace(evaluation, results=[replace(one, n_prompts=20) for one in evaluation.results])
+    assert of(enough).badge == of(evaluation).badge
+
+
+def test_the_headline_is_of_what_is_wanted_not_of_what_moved_furthest() -> None:
+    further = with_judge(rate=near(0.02, 0.01), rate_difference=Estimate(-0.59, -0.62, -0.56))
+    evaluation = changed(
+        evaluations.working(), lambda one: further(one) if one.condition.alphas == (-8.0,) else {}
+    )
+    found = of(evaluation)
+    assert found.badge == "works"
+    assert found.headline.startswith("At alpha 16 the judge “data” finds 96 %")
+    assert found.sentences[-1].startswith("The other way: At alpha -8 the judge “data” finds 2 %")
+
+
+def test_what_only_works_downwards_is_called_that() -> None:
+    nothing = with_judge(rate=near(0.62, 0.04), rate_difference=Estimate(0.01, -0.05, 0.07))
+    evaluation = changed(
+        evaluations.working(), lambda one: nothing(one) if (one.condition.alphas or (0,))[0] > 0 else {}
+    )
+    found = of(evaluation)
+    assert found.badge == "only lowers the rate"
+    assert found.headline.startswith("At alpha -8 ")
+
+
+def test_the_strongest_is_not_called_so_beside_others_that_do_as_well() -> None:
+    cheap = at_alpha(24.0, perplexity_ratio=near(1.1, 0.05))
+    found = of(changed(evaluations.working(), cheap))
+    assert found.headline.startswith("At alpha 24 ")
+    assert not any("it is the strongest" in sentence for sentence in found.sentences)
+    assert (
+        "By its interval it is not told apart from alpha 16, which keeps the ratio within 1.25 too."
+        in found.sentences
+    )
+
+
+# --- what a calibration recommends --------------------------------------------------------------
+
+KEPT = "Tested alphas from -8 to 16 keep the perplexity ratio within 1.25."
+
+
+def test_alphas_with_an_effect_are_recommended() -> None:
+    assert recommended(evaluations.working(), 16.0, -8.0) == [
+        "recommended perplexity ratio at most 1.25",
+        "Upwards alpha 16, downwards alpha -8.",
+        KEPT,
+    ]
+
+
+def test_an_alpha_without_an_effect_is_not_recommended() -> None:
+    difference = with_judge(rate_difference=Estimate(-0.02, -0.1, 0.06))
+    evaluation = changed(
+        evaluations.working(), lambda one: difference(one) if one.condition.alphas == (-8.0,) else {}
+    )
+    assert recommended(evaluation, 16.0, -8.0) == [
+        "recommended perplexity ratio at most 1.25",
+        "Upwards alpha 16, downwards none.",
+        "gen --alpha -auto would take -8, where the fitted curve moves most, but no further than its "
+        "interval: take more prompts.",
+        KEPT,
+    ]
+
+
+def test_nothing_is_recommended_beside_no_effect() -> None:
+    assert of(evaluations.without_effect()).badge == "no effect beyond its interval"
+    assert recommended(evaluations.without_effect(), 16.0, None)[:2] == [
+        "nothing to recommend perplexity ratio at most 1.25",
+        "No alpha has an effect beyond its interval, so none is recommended.",
+    ]
+
+
+def test_what_is_recommended_from_few_prompts_is_called_too_few() -> None:
+    evaluation = evaluations.working()
+    few = replace(evaluation, results=[replace(one, n_prompts=6) for one in evaluation.results])
+    assert recommended(few, 16.0, -8.0)[0] == "too few prompts to tell perplexity ratio at most 1.25"
