@@ -3,7 +3,6 @@
 Knows the caches' keys, values and recurrent states, a row a text; knows nothing of steering or sampling.
 """
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -48,7 +47,7 @@ class Caching:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._takes = inspect.signature(engine.model.forward).parameters.keys()
+        self._takes = engine.takes
         self.argument = next((name for name in ARGUMENTS if name in self._takes), None)
         self.is_own = self.argument is None or not engine.model._supports_default_dynamic_cache()
         layers = [layer for layer in self._layers() if _holds_something(layer)]
@@ -105,9 +104,10 @@ class Caching:
             "logits_to_keep": n_logits,
             self.argument or "": cache,
         }
-        output = self.engine.model(
-            input_ids=ids, **{name: given[name] for name in given if name in self._takes}
-        )
+        with _whole_rows(self.engine.model.get_output_embeddings()):
+            output = self.engine.model(
+                input_ids=ids, **{name: given[name] for name in given if name in self._takes}
+            )
         now = output[self.argument] if self.is_own and self.argument else cache
         return output.logits[:, -n_logits:], now
 

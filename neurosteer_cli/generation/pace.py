@@ -23,8 +23,13 @@ class Pace:
         """A step has given a token to everyone."""
         self._steps.append(seconds)
 
+    @property
+    def step(self) -> float:
+        """Seconds that a step takes; 0 while it is not known."""
+        return statistics.median(self._steps) if self._steps else 0.0
+
     def next_slice(self, n_tokens: int, seconds: float) -> int:
         """How many tokens to read next, at most twice as many, where so many took so long."""
         if not self._steps:
             return FIRST_SLICE
-        return max(SHORTEST_SLICE, int(n_tokens * min(2.0, WAIT * statistics.median(self._steps) / seconds)))
+        return max(SHORTEST_SLICE, int(n_tokens * min(2.0, WAIT * self.step / seconds)))

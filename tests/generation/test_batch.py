@@ -14,7 +14,7 @@ from neurosteer_cli.generation import batch as batch_module
 from neurosteer_cli.generation import cache
 from neurosteer_cli.generation.batch import Batch
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
-from neurosteer_cli.generation.pace import FIRST_SLICE, WAIT, Pace
+from neurosteer_cli.generation.pace import FIRST_SLICE, SHORTEST_SLICE, WAIT, Pace
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
@@ -306,4 +306,4 @@ def test_a_slice_takes_about_as_long_as_those_who_wait_for_it_may() -> None:
     assert pace.next_slice(100, WAIT * 0.1) == 100
     assert pace.next_slice(100, WAIT * 0.2) == 50
     assert pace.next_slice(100, 0.001) == 200
-    assert pace.next_slice(1, 60.0) == 1
+    assert pace.next_slice(100, 60.0) == SHORTEST_SLICE
