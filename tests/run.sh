@@ -14,5 +14,7 @@ echo "== checks: ruff, mypy"
 "$BIN/ruff" check neurosteer_cli tests
 "$BIN/ruff" format --check neurosteer_cli tests
 "$BIN/mypy"
+PYTHON="$BIN/python" sh tests/transformers4.sh "$VENV/transformers4"
+export NEUROSTEER_TRANSFORMERS4="$VENV/transformers4"
 echo "== tests: tiny random models, then the embedded default and sentence encoder (fetched once, 93 and 84 MB)"
 "$BIN/python" -m pytest -m "real or not real" "$@"

@@ -127,6 +127,7 @@ def bake(
     added = {takers[block]: push for block, push in pushes.items()}
     with make_folder(target) as part:
         _copy_rest(folder, part)
+        _write_tokenizer(folder, part)
         biases: list[Tensor] = []
         for file, names in known.items():
             if fresh[file] or added.keys() & names:
@@ -213,14 +214,55 @@ def _write_index(
 
 
 def _write_config(folder: Path, part: Path, config: Any, becomes: Mapping[str, Any]) -> None:
-    """Write the configuration: the file as it was but for the biases, or for what Llama needs to be told."""
+    """Write the configuration: as it was but for the biases, and for what Llama and older readers need."""
     written = _read_json(folder / "config.json")
+    written |= _as_version_4_says_it(config, written)
     if "model_type" in becomes:  # its defaults are not Llama's: say everything
         older = {"rope_theta", "rope_scaling"} & written.keys() and "rope_parameters" not in written
         left_out = {*_NOT_LLAMA, "rope_parameters"} if older else _NOT_LLAMA
         everything = {**config.to_dict(), **written}
         written = {key: value for key, value in everything.items() if key not in left_out}
     (part / "config.json").write_text(json.dumps({**written, **becomes}, indent=2) + "\n")
+
+
+def _as_version_4_says_it(config: Any, written: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration of transformers 5 says, in version 4's names, which vLLM, llama.cpp and more read.
+
+    Version 5 reads both. Without them version 4 takes its own default for the base of rotary embeddings.
+    """
+    older = {"torch_dtype": written["dtype"]} if "dtype" in written else {}
+    if "rope_parameters" not in written:
+        return older
+    rope = dict(config.rope_parameters)
+    base, kind = rope.pop("rope_theta"), rope["rope_type"]
+    older["rope_theta"] = base
+    if (share := rope.pop("partial_rotary_factor", None)) is not None:
+        older["partial_rotary_factor"] = share
+    if config.model_type == "gpt_neox":
+        older |= {"rotary_emb_base": base, "rotary_pct": share}
+    if kind != "default":
+        older["rope_scaling"] = rope
+    trained_on = rope.get("original_max_position_embeddings")
+    if kind == "longrope" and (rope.get("factor") is None or trained_on != config.max_position_embeddings):
+        older["original_max_position_embeddings"] = trained_on
+    return older
+
+
+def _write_tokenizer(folder: Path, part: Path) -> None:
+    """Write what version 5 says of a tokenizer in version 4's words; tokenizer.json says the rest."""
+    name = "tokenizer_config.json"
+    if not (folder / name).is_file() or not (folder / "tokenizer.json").is_file():
+        return
+    config = _read_json(folder / name)
+    if config.get("backend") != "tokenizers":
+        return
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config.setdefault("model_input_names", ["input_ids", "attention_mask"])  # version 4 adds token types
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    if "model_specific_special_tokens" in config:
+        config["extra_special_tokens"] = config.pop("model_specific_special_tokens")
+    (part / name).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

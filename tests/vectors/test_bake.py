@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def test_llama_gets_biases_of_zero_but_for_the_push_and_its_configuration_says_s
     assert not any(bias.any() for bias in fresh.values())
     assert all(torch.equal(after[name], before[name]) for name in before)
     old, new = (json.loads((folder / "config.json").read_text()) for folder in (source, target))
-    assert new == {**old, "mlp_bias": True}
+    older = {"torch_dtype": "float32", "rope_theta": old["rope_parameters"]["rope_theta"]}
+    assert new == {**old, "mlp_bias": True, **older}
 
 
 # Older files leave out what is the family's own default, and say rope_theta by itself.
@@ -258,12 +260,64 @@ def test_all_else_in_the_folder_is_copied_and_other_weights_are_not(tmp_path: Pa
         ["LICENSE", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
          NOTE_FILE, "templates/tool.jinja", "tokenizer.json", "tokenizer_config.json"]
     )  # fmt: skip
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"):
+    for name in ("tokenizer.json", "generation_config.json", "chat_template.jinja"):
         assert (target / name).read_bytes() == (source / name).read_bytes()
     assert json.loads((target / NOTE_FILE).read_text()) == {"alpha": 8.0}
-    assert json.loads((target / "config.json").read_text()) == json.loads(
-        (source / "config.json").read_text()
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (source, target)]
+    assert configs[1] == {**configs[0], "torch_dtype": "float32"}
+
+
+# --- in the words of transformers 4, under which tests/end_to_end/test_transformers4.py reads them ---
+
+
+def changed(tmp_path: Path, name: str, make: Callable[[], Any], **entries: Any) -> tuple[Any, Any]:
+    """A file of JSON before and after, entries put into it first."""
+    source = save(tmp_path / "model", make())
+    said = {**json.loads((source / name).read_text()), **entries}
+    (source / name).write_text(json.dumps(said))
+    return said, json.loads((baked(source, tmp_path / "baked") / name).read_text())
+
+
+def test_scaled_rotary_embeddings_are_told_in_both_forms(tmp_path: Path) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    make = partial(transformers.LlamaConfig, **_SIZES, rope_parameters={**rope, "rope_theta": 5e5})
+    before, after = changed(tmp_path, "config.json", make)
+    assert after["rope_parameters"] == before["rope_parameters"]
+    assert (after["rope_theta"], after["rope_scaling"]) == (5e5, rope)
+
+
+def test_partial_rotary_embeddings_are_told_in_the_familys_own_words(tmp_path: Path) -> None:
+    rope = {"rope_type": "default", "rope_theta": 2e4, "partial_rotary_factor": 0.5}
+    _, after = changed(
+        tmp_path, "config.json", partial(transformers.GPTNeoXConfig, **_SIZES, rope_parameters=rope)
     )
+    assert (after["rotary_emb_base"], after["rotary_pct"], "rope_scaling" in after) == (2e4, 0.5, False)
+
+
+def test_a_configuration_in_version_4s_form_stays_as_it_was(tmp_path: Path) -> None:
+    source = save(tmp_path / "model", FAMILIES["starcoder2"]())
+    config = json.loads((source / "config.json").read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    config["torch_dtype"] = config.pop("dtype")
+    (source / "config.json").write_text(json.dumps(config))
+    assert json.loads((baked(source, tmp_path / "baked") / "config.json").read_text()) == config
+
+
+def test_the_tokenizers_class_and_extra_tokens_are_those_that_both_know(tmp_path: Path) -> None:
+    named, extra = {"image_token": "<image>"}, ["<think>", "</think>"]
+    said = {"extra_special_tokens": extra, "model_specific_special_tokens": named}
+    before, after = changed(tmp_path, "tokenizer_config.json", FAMILIES["gpt2"], **said)
+    assert before["tokenizer_class"] == "TokenizersBackend"
+    assert after["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert after["model_input_names"] == ["input_ids", "attention_mask"]  # version 4 adds token_type_ids
+    assert (after["additional_special_tokens"], after["extra_special_tokens"]) == (extra, named)
+
+
+@pytest.mark.parametrize("backend", ["sentencepiece", None])
+def test_a_tokenizer_of_another_backend_stays_as_it_was(tmp_path: Path, backend: str | None) -> None:
+    said = {"tokenizer_class": "LlamaTokenizer", "backend": backend}
+    before, after = changed(tmp_path, "tokenizer_config.json", FAMILIES["gpt2"], **said)
+    assert after == before
 
 
 def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
