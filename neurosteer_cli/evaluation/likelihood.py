@@ -84,6 +84,7 @@ def _batches(engine: Engine, texts: Sequence[list[int]], share: int) -> Iterator
 
 def _logits(engine: Engine, texts: Sequence[list[int]]) -> Tensor:
     """[batch, pos, d_vocab]; pads stand on the right, where a causal model's real tokens never see them."""
-    ids = padded(texts, value=0).to(engine.device)
-    logits: Tensor = engine.model(input_ids=ids, use_cache=False).logits
+    ids = padded(texts, value=-1).to(engine.device)
+    logits: Tensor = engine.model(input_ids=ids.clamp_min(0), use_cache=False).logits
+    engine.check_finite(logits.amax(-1)[ids >= 0], ids)  # tokens may be ruled out by -inf
     return logits

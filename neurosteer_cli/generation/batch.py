@@ -36,18 +36,18 @@ class Batch:
     arithmetic does.
     """
 
-    def __init__(self, engine: Engine, max_rows: int = 32, *, in_slices: bool = False) -> None:
-        """`in_slices`: those that are being written get a token between two slices of newcomers' prompts.
+    def __init__(self, engine: Engine, max_rows: int = 32, *, pace: Pace | None = None) -> None:
+        """`pace`: those that are being written get a token between two slices of newcomers' prompts.
 
         A slice takes about as long as a token does, so how prompts are cut, and with it the last bits of
         their arithmetic, hangs on the machine's speed.
         """
         self.engine, self.max_rows = engine, max_rows
-        self._caching = Caching(engine)
-        self._rows = Rows.none(self._caching)
+        self.caching = Caching(engine)
+        self._rows = Rows.none(self.caching)
         self._newcomers: list[Continuation] = []
         self._reading: deque[_Reading] = deque()
-        self._pace = Pace() if in_slices else None
+        self.pace = pace
         self._has_read = False  # in the last step
 
     def __len__(self) -> int:
@@ -111,16 +111,16 @@ class Batch:
     def _group_newcomers(self) -> None:
         if self._newcomers and self._takes_rows_in:
             groups = self._read_together(self._newcomers)
-            self._reading += (_Reading(Rows.of(self._caching, group)) for group in groups)
+            self._reading += (_Reading(Rows.of(self.caching, group)) for group in groups)
             self._newcomers = []
 
     @property
     def _takes_rows_in(self) -> bool:
-        return self._caching.can_join or not self._rows.continuations
+        return self.caching.can_join or not self._rows.continuations
 
     def _read_together(self, newcomers: list[Continuation]) -> list[list[Continuation]]:
         """Newcomers in groups, each of which is padded to one length if the cache allows for pads."""
-        if len(newcomers) == 1 or (self._caching.can_pad and not self._pace):
+        if len(newcomers) == 1 or (self.caching.can_pad and not self.pace):
             return [newcomers]
         groups: list[list[Continuation]] = []
         for each in sorted(newcomers, key=lambda one: len(one.ids)):
@@ -131,14 +131,14 @@ class Batch:
         return groups
 
     def _are_alike(self, shorter: Continuation, longer: Continuation) -> bool:
-        if self._caching.can_pad:
+        if self.caching.can_pad:
             return len(longer.ids) <= SIMILAR * len(shorter.ids)
-        return len(longer.ids) == len(shorter.ids) and not self._caching.one_by_one
+        return len(longer.ids) == len(shorter.ids) and not self.caching.one_by_one
 
     def _reads_next(self) -> bool:
         if not self._reading or not self._takes_rows_in:
             return False
-        return not (self._pace and self._has_read and self._rows.continuations)
+        return not (self.pace and self._has_read and self._rows.continuations)
 
     def _read(self) -> Told:
         """Read those prompts that have waited longest, or on in them; at their end choose first tokens."""
@@ -148,9 +148,9 @@ class Batch:
         logits = self._logits(rows, n)  # [batch, d_vocab]
         if n is not None:
             float(logits[0, 0])  # an accelerator's time is over once there is a number
-            if self._pace:
+            if self.pace:
                 n_tokens = n * len(rows.continuations)
-                reading.n_tokens = self._pace.next_slice(n_tokens, time.perf_counter() - start)
+                reading.n_tokens = self.pace.next_slice(n_tokens, time.perf_counter() - start)
             self._reading.append(reading)
             return []
         told = self._choose(rows, logits)
@@ -177,9 +177,9 @@ class Batch:
     def _n_columns(self, reading: "_Reading") -> int | None:
         """Tokens of each prompt to read now; None if it is all that are left."""
         scores = _scores_prompts(reading.rows)
-        if not (self._caching.can_slice and (self._pace or scores)):
+        if not (self.caching.can_slice and (self.pace or scores)):
             return None
-        n_tokens = reading.n_tokens if self._pace and self._rows.continuations else SLICE_ALONE
+        n_tokens = reading.n_tokens if self.pace and self._rows.continuations else SLICE_ALONE
         if scores:
             n_tokens = min(n_tokens, LOGITS_AT_ONCE // self.engine.shape.d_vocab)
         n = max(1, n_tokens // len(reading.rows.continuations))
@@ -190,8 +190,8 @@ class Batch:
             return []
         start = time.perf_counter()
         told = self._choose(self._rows, self._rows.forward()[:, -1])
-        if self._pace:
-            self._pace.note_step(time.perf_counter() - start)
+        if self.pace:
+            self.pace.note_step(time.perf_counter() - start)
         return told
 
     def _choose(self, rows: Rows, logits: Tensor) -> Told:
@@ -215,6 +215,15 @@ class Batch:
         except Exception as error:  # its text cannot be made; the others' can
             continuation.finish_reason = "error"
             return Delta(error=error)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether there are prompts that are not read to their ends."""
+        return bool(self._reading or self._newcomers)
+
+    def let_wait(self) -> None:
+        """Something else has taken a slice's time: in the next step it is the others' turn, not prompts'."""
+        self._has_read = True
 
     def _drop_finished(self) -> None:
         self._rows = _unfinished(self._rows)

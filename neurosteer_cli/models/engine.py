@@ -3,16 +3,21 @@
 Knows transformers; knows nothing of labels, SAEs or how a vector is fitted.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoints.resolve import DEFAULT_MODEL, resolve
+from ..errors import InputError, ModelError
+from .architectures.decoder import text_part
+from .checkpoints.named import DEFAULT_MODEL, NAMED
+from .checkpoints.resolve import resolve
 from .finite import not_finite
 from .hooks import HookPoint, capture
 from .load import choose_device, choose_dtype, load_weights, read_config
@@ -64,7 +69,7 @@ class Engine(Tokenization):
         """Load a model, or only as much of it as is needed.
 
         Args:
-            model: `smollm2`, a Hub id, a local folder or a `.gguf` file.
+            model: `smollm2`, `gemma3-270m`, a Hub id, a local folder or a `.gguf` file.
             points: load the decoder blocks up to the last of these hook points only; None loads all.
             head: whether the output head is needed.
             dtype, device: `auto` takes what the machine does fastest.
@@ -83,7 +88,7 @@ class Engine(Tokenization):
         wanted = shape.n_layers if points is None else max((point.layer + 1 for point in points), default=0)
         loaded, blocks = load_weights(folder, config, wanted, head=head, dtype=number_type, device=place)
         tokenizer = load_tokenizer(folder)
-        is_path = model != DEFAULT_MODEL and os.path.exists(model)  # kept whole: found from any folder
+        is_path = model not in NAMED and os.path.exists(model)  # kept whole: found from any folder
         return cls(
             model_id=str(Path(model).resolve()) if is_path else model,
             shape=shape,
@@ -111,6 +116,14 @@ class Engine(Tokenization):
         """Whether blocks remove the mean over d_model (LayerNorm), as GPT-2's do, or not (RMSNorm)."""
         return any(isinstance(module, nn.LayerNorm) for module in self.blocks.modules())
 
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """What the model's call can be given by name, its own or handed on to its text part."""
+        own = inspect.signature(self.model.forward).parameters
+        if all(each.kind != each.VAR_KEYWORD for each in own.values()):
+            return frozenset(own)
+        return frozenset(own) | frozenset(inspect.signature(text_part(self.model).forward).parameters)
+
     @torch.inference_mode()
     def residuals(
         self, texts: Sequence[Tokens], points: Sequence[HookPoint], tokens_per_batch: int | None = None
@@ -129,14 +142,24 @@ class Engine(Tokenization):
     ) -> ResidualBatch:
         ids = padded([texts[row].ids for row in rows], value=-1)  # [batch, pos]
         counts = padded([texts[row].counts for row in rows], value=0).bool()  # [batch, pos]
-        with capture(self.blocks, points) as seen:
-            # Pads stand on the right: a causal model's real tokens never see them, so no mask is needed.
-            self.model(input_ids=ids.clamp_min(0).to(self.device), use_cache=False)
+        # Pads stand on the right: a causal model's real tokens never see them, so no mask is needed.
+        seen = self.read(ids.clamp_min(0).to(self.device), points)
+        if unseen := [point for point in points if point not in seen]:
+            raise InputError(f"{unseen[0]}: the model does not run this block for text alone; name another")
         places = counts.nonzero()  # [n, 2]
         resid = {point: all_tokens[counts.to(self.device)].float() for point, all_tokens in seen.items()}
         for each in resid.values():
             self.check_finite(each, ids)
         return ResidualBatch(rows, places[:, 0].to(self.device), resid, places, ids)
+
+    def read(self, ids: Tensor, points: Sequence[HookPoint]) -> dict[HookPoint, Tensor]:
+        """Residuals [batch, pos, d_model] of token ids [batch, pos], with nothing before them."""
+        with capture(self.blocks, points) as seen:
+            self.model(input_ids=ids, use_cache=False)
+        return seen
+
+    def pause(self) -> None:
+        """Called between the parts of a long computation: where the model is shared, it is others' turn."""
 
     def check_finite(self, numbers: Tensor, ids: Tensor) -> None:
         """Raise ModelError if a pass over tokens [batch, pos], pads -1, gave numbers that are not finite.
@@ -145,6 +168,10 @@ class Engine(Tokenization):
         """
         if not bool(numbers.isfinite().all()):
             raise not_finite(self.model_id, self.model, self.blocks, ids.to(self.device))
+
+    def not_finite(self, ids: list[int]) -> ModelError:
+        """What to say where a pass over one text's tokens gave numbers that are not finite."""
+        return not_finite(self.model_id, self.model, self.blocks, torch.tensor([ids], device=self.device))
 
 
 def batches(order: list[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

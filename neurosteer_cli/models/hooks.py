@@ -112,9 +112,12 @@ def _hook(
     block = blocks[point.layer]
 
     def edited(resid: Tensor) -> Tensor | None:
-        if resid.dim() == 3:
-            return edit(resid, None)
-        return edit(resid, 0 if hasattr(block, "altup") else 2)  # Gemma 3n has its streams first
+        if resid.dim() == 4:
+            return edit(resid, 0 if hasattr(block, "altup") else 2)  # Gemma 3n has its streams first
+        if n_streams := getattr(getattr(block, "attn_hyper_connection", None), "hc_count", None):
+            new = edit(resid.unflatten(-1, (n_streams, -1)), 2)  # Qwen 4 has them end to end
+            return None if new is None else new.flatten(-2)
+        return edit(resid, None)
 
     def before(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         new = edited(args[0] if args else kwargs["hidden_states"])
@@ -123,9 +126,10 @@ def _hook(
         return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
     def after(_block: nn.Module, _args: Any, output: Any) -> Any:
-        # transformers 4 blocks return a tuple, transformers 5 blocks a bare tensor
-        new = edited(output[0] if isinstance(output, tuple) else output)
-        return (new, *output[1:]) if new is not None and isinstance(output, tuple) else new
+        if isinstance(output, Tensor):
+            return edited(output)
+        new = edited(output[0])  # transformers 4 blocks, and old families' in 5, return several things
+        return output if new is None else type(output)([new, *output[1:]])
 
     if point.kind == RESID_PRE:
         return block.register_forward_pre_hook(before, with_kwargs=True)

@@ -143,4 +143,5 @@ def _loss(engine: Engine, ids: Tensor, pushes: dict[HookPoint, Tensor]) -> float
     ids = ids.to(engine.device)
     with add(engine.blocks, pushes):
         logits = engine.model(input_ids=ids.clamp_min(0), use_cache=False).logits[:, :-1].float()
+    engine.check_finite(logits.amax(-1)[ids[:, 1:] >= 0], ids)
     return float(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-1, reduction="sum"))

@@ -123,8 +123,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen2_5_omni_text": _MROPE,
     "glm_ocr_text": _MROPE,
     "attn_config": {"rope_theta": 10_000.0, "clip_qkv": 8.0},  # of DBRX
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "mllama_text_model": {"cross_attention_layers": [2]},
+    "modernbert-decoder": {"layer_types": _IN_TURNS},
     "bamba": {"attn_layer_indices": [1, 3]},
-    "aria": {"projector_patch_to_query_dict": {"16": 4}},
+    "aria": {"projector_patch_to_query_dict": {16: 4}},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", *["sparse"] * 3]},
     "dots3_note_audio_encoder": {"adapter_input_size": 32},
     "dots3_note_vision_encoder": {"adapter_in_dim": 32},
@@ -138,7 +142,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "dots3_note": _DOTS3,
     "dots3_note_text": _DOTS3,
     "emu3": {"vocabulary_map": {"<image>": 299}},
-    "ernie4_5_vl_moe_text": _MROPE | {"moe_intermediate_size": [48, 48]},
+    "ernie4_5_vl_moe_text": {
+        "rope_parameters": _ROPE | {"mrope_section": [3, 3, 2]},
+        "moe_intermediate_size": [48, 48],
+    },
     "gemma3n_text": {
         **_SHARED_KEYS,
         "laurel_rank": 4,

@@ -6,6 +6,7 @@ Each check returns None where neurosteer is right, and else one line that says w
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from neurosteer_cli.data.records import Passage
-from neurosteer_cli.errors import NeurosteerError
+from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.generate import Job, generate
 from neurosteer_cli.generation.sampling import Sampling
@@ -23,6 +24,7 @@ from neurosteer_cli.models.architectures.families import check_steered
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.logit_lens import promoted_tokens
+from neurosteer_cli.models.tokenizer import Tokens
 
 from .engines import load
 from .families import FIRST, N_BLOCKS, save_family, silence, tiny_config
@@ -45,35 +47,37 @@ class Whole:
     def load(cls, folder: Path, class_name: str) -> "Whole":
         with silence():
             model = getattr(transformers, class_name).from_pretrained(folder, dtype=torch.float32).eval()
-        text_model = model.get_decoder()
         if (part := getattr(model, "language_model", None)) is not None and part.can_generate():
             model = part  # a composite whose text part writes by itself
-        lists = [m for m in text_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == N_BLOCKS]
-        return cls(model, lists[0])
+        return cls(model, _blocks(model))
 
-    def residuals(self, ids: list[int]) -> list[Tensor]:
-        """What leaves each block, [pos, d_model]."""
-        seen: list[Tensor] = []
+    def residuals(self, ids: list[int]) -> dict[int, Tensor]:
+        """What leaves each block that runs, [pos, d_model]."""
+        seen: dict[int, Tensor] = {}
 
-        def read(block: Any, _args: Any, output: Any) -> None:
+        def read(layer: int, block: Any, _args: Any, output: Any) -> None:
             resid = _first(output)
             if resid.dim() == 4:  # several streams, Gemma 3n's first
                 resid = resid.mean(0 if hasattr(block, "altup") else 2)
-            seen.append(resid)
+            if resid.shape[-1] != (d_model := self.model.config.get_text_config(decoder=True).hidden_size):
+                resid = resid.unflatten(-1, (-1, d_model)).mean(2)  # several streams end to end
+            seen[layer] = resid[0]
 
-        handles = [block.register_forward_hook(read) for block in self.blocks]
+        handles = [
+            block.register_forward_hook(partial(read, layer)) for layer, block in enumerate(self.blocks)
+        ]
         try:
             with torch.no_grad(), silence():
                 self.model(input_ids=torch.tensor([ids]), use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
-        return [resid[0] for resid in seen]
+        return seen
 
     def greedy(self, ids: list[int], layer: int, push: Tensor, stops: set[int]) -> list[int]:
         """Tokens written with a push added to what leaves a block, each from a pass over all before."""
         handle = self.blocks[layer].register_forward_hook(
-            lambda _m, _a, out: _with_first(out, _first(out) + push)
+            lambda _m, _a, out: _with_first(out, _first(out) + _fitting(push, out))
         )
         written: list[int] = []
         try:
@@ -91,8 +95,9 @@ class Whole:
 
     def logits_of(self, resid: Tensor) -> Tensor:
         """Logits where a residual [d_model] leaves the last block."""
-        handle = self.blocks[-1].register_forward_hook(
-            lambda _m, _a, out: _with_first(out, resid.expand_as(_first(out)))
+        last = self.blocks[max(self.residuals([5, 6]))]
+        handle = last.register_forward_hook(
+            lambda _m, _a, out: _with_first(out, _fitting(resid, out).expand_as(_first(out)))
         )
         try:
             with torch.no_grad(), silence():
@@ -101,12 +106,30 @@ class Whole:
             handle.remove()
 
 
+def _blocks(model: Any) -> Any:
+    """The first list of N_BLOCKS modules that text alone runs."""
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == N_BLOCKS]
+    run: list[Any] = []
+    handles = [each[0].register_forward_hook(lambda *_, of=each: run.append(of)) for each in lists]
+    with torch.no_grad(), silence():
+        model(input_ids=torch.tensor([[5, 6]]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return next(each for each in lists if any(each is ran for ran in run))
+
+
+def _fitting(vector: Tensor, output: Any) -> Tensor:
+    """A vector [d_model] as often as a block's output has streams end to end."""
+    return vector.repeat(_first(output).shape[-1] // vector.shape[-1])
+
+
 def _first(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _with_first(output: Any, resid: Tensor) -> Any:
-    return (resid, *output[1:]) if isinstance(output, tuple) else resid
+    """A block's output with another residual [..., d_model] in place of its first part."""
+    return resid if isinstance(output, Tensor) else type(output)([resid, *output[1:]])
 
 
 def refusal(family: str) -> str | None:
@@ -148,16 +171,26 @@ def _told(check: Callable[[Path, Whole], str | None], folder: Path, reference: W
 
 def _residuals(folder: Path, reference: Whole, layer: int) -> str | None:
     engine = load(folder, points=[HookPoint(layer)], head=False)
+    if layer not in reference.residuals([5, 6]):
+        return _refused(engine, layer)
     tokens = [engine.tokenize(Passage("texts.jsonl:1", text)) for text in TEXTS]
     for batch in engine.residuals(tokens, [HookPoint(layer)]):
         for row, text in enumerate(batch.texts):
             kept = torch.tensor(tokens[text].counts)
-            expected = reference.residuals(tokens[text].ids)[layer]
-            expected = expected[kept]
+            expected = reference.residuals(tokens[text].ids)[layer][kept]
             ours = batch.resid[HookPoint(layer)][batch.text_index == row]
             if ours.shape != expected.shape or not torch.allclose(ours, expected, **CLOSE):
                 return f"residuals differ: {_apart(ours, expected)}"
     return None
+
+
+def _refused(engine: Engine, layer: int) -> str | None:
+    """A block that does not run without an image must be named."""
+    try:
+        list(engine.residuals([Tokens([5, 6], [False, True])], [HookPoint(layer)]))
+    except InputError:
+        return None
+    return "a block that does not run is not named"
 
 
 def _apart(ours: Tensor, expected: Tensor) -> str:

@@ -6,16 +6,24 @@ Knows modules; knows nothing of files or of how a family computes.
 from collections import deque
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from ...errors import ModelError
+from ..shape import n_blocks_of
+
+
+def text_part(model: Any) -> Any:
+    """The part of a model that reads and writes text, without its output head."""
+    text = model.get_decoder()
+    return text if isinstance(text, PreTrainedModel) else model.base_model  # ModernBERT's head is a `decoder`
 
 
 def text_blocks(model: Any) -> nn.ModuleList:
     """The decoder blocks of a whole model, found in its text part; ModelError as `find_blocks`."""
-    text = model.get_decoder()
-    return find_blocks(text, text.config.get_text_config(decoder=True).num_hidden_layers)
+    text = text_part(model)
+    return find_blocks(text, n_blocks_of(text.config.get_text_config(decoder=True)))
 
 
 def writer(model: Any, blocks: nn.ModuleList) -> Any:
@@ -51,10 +59,10 @@ def reduce_to(model: Any, n_blocks: int, *, head: bool) -> nn.ModuleList:
     """
     blocks = text_blocks(model)
     del blocks[n_blocks:]
-    text = set(model.get_decoder().modules())
+    text = set(text_part(model).modules())
     for name, module in list(model.named_modules()):
         if isinstance(module, PreTrainedModel) and module not in text and text.isdisjoint(module.modules()):
-            model.set_submodule(name, nn.Identity())
+            model.set_submodule(name, _Absent(blocks))
     if not head:
         _drop_head(model)
     left = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -62,6 +70,22 @@ def reduce_to(model: Any, n_blocks: int, *, head: bool) -> nn.ModuleList:
         target: source for target, source in model.all_tied_weights_keys.items() if {target, source} <= left
     }
     return blocks
+
+
+class _Absent(nn.Module):
+    """In place of an encoder that text does not need: some models ask where it computes."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        super().__init__()
+        self.parameters_of_text = blocks.parameters  # no module of its own
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters_of_text()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters_of_text()).dtype
 
 
 def _drop_head(model: Any) -> None:

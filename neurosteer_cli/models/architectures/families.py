@@ -25,6 +25,7 @@ _THINKS = "it writes sound as well; what writes text in it is a model of its own
 _IMAGE_FIRST = "it takes no text without an image or sound"
 _ENCODERS = {"bert-generation"}  # besides those that transformers trains on masked words
 _REFUSED = {
+    "blip": _IMAGE_FIRST,
     "blt": "it writes bytes from patches of them, and most of its blocks see patches",
     "cpmant": "it puts 32 tokens of its own before a text",
     "diffusion_gemma": "it writes by diffusion, not token after token",
