@@ -9,7 +9,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -18,10 +18,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import error_body
+from .errors import OLLAMA, error_body
 
 SECONDS_FOR_A_BODY = 30.0
-GUARDED = ("/v1", "/api")  # paths that need the key, if there is one
+JSON_TYPE = (b"content-type", b"application/json")
+UNTYPED = ("", "application/x-www-form-urlencoded")  # what a body is sent as unless something is said
+GUARDED = ("/v1", OLLAMA)  # paths that need the key, if there is one
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # seconds
 LONGEST_REASON = 500  # characters of a refusal that the log repeats
 requests_log = logging.getLogger("neurosteer.requests")  # INFO: a line a request
@@ -139,9 +141,10 @@ class RequestCheck:
     """Refuses by status and name: 401 no key, 403 another host, 415 not JSON, 413 too large, 408 too slow.
 
     A body is read whole, once. That it must say it is JSON also keeps other sites' pages out: a browser
-    sends such a body elsewhere only after asking for permission, which few are given, or none. Where
-    `hosts` are given it may be asked for under these names alone: another site's name can be made to lead
-    here, and its pages would then be free to ask.
+    sends such a body elsewhere only after asking for permission, which few are given, or none. Ollama's
+    clients do not say it, and need not, as long as they are no page: a browser says where a page is from.
+    Where `hosts` are given it may be asked for under these names alone: another site's name can be made to
+    lead here, and its pages would then be free to ask.
     """
 
     def __init__(
@@ -157,6 +160,7 @@ class RequestCheck:
                 self._check_key(scope["path"], request.headers.get("authorization", ""))
                 if request.method == "POST":
                     receive = _replayed(await self._body(request), receive)
+                    scope = {**scope, "headers": [*_without_type(scope["headers"]), JSON_TYPE]}
             except RefusedError as refused:
                 await refused.response(scope, receive, send)
                 return
@@ -175,7 +179,7 @@ class RequestCheck:
             raise RefusedError(401, message, "invalid_api_key")
 
     async def _body(self, request: Request) -> bytes:
-        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        if not _is_json(request):
             message = "send JSON, with Content-Type: application/json"
             raise RefusedError(415, message, "unsupported_media_type")
         try:
@@ -194,6 +198,17 @@ class RequestCheck:
             if len(body) > self.max_bytes:
                 raise too_large
         return bytes(body)
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    is_page = "origin" in request.headers or "sec-fetch-site" in request.headers
+    is_ollamas = request.url.path.startswith(OLLAMA) and kind in UNTYPED and not is_page
+    return kind == "application/json" or is_ollamas
+
+
+def _without_type(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    return ((name, value) for name, value in headers if name != JSON_TYPE[0])
 
 
 def _without_port(host: str) -> str:
