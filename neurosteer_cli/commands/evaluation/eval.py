@@ -14,6 +14,7 @@ from ..shared import console, options, results
 from ..shared.load import load_engine
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
 from ..shared.parse import check_paired, parse_alphas
+from . import lm_eval as harness
 
 DEFAULT_ALPHA = "4,8,16"
 OF_GENERATION = ("alpha", "prompts", "n", "random", "baseline_prompt", "save", "resume")  # and its group
@@ -60,6 +61,9 @@ def eval_(
         bool, typer.Option("--resume", help="Go on with the run that --save has begun.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write a page with curves and texts there.")] = None,
+    lm_eval: harness.Tasks = None,
+    lm_eval_limit: harness.Limit = None,
+    lm_eval_include: harness.Include = None,
     generation: GenerationOptions,
     where: ModelOptions,
     json: options.Json = False,
@@ -74,6 +78,11 @@ def eval_(
     paths = vector or []
     if bool(generations) == bool(paths):
         raise InputError("give either GENERATIONS (`-` is stdin) or --vector with what to generate")
+    if lm_eval:
+        tasks = harness.check_options(ctx, lm_eval, lm_eval_limit)
+        of_tasks, batch_size = (lm_eval_limit, lm_eval_include), generation.batch_size
+        harness.run_tasks(tasks, paths, _alphas(paths, alpha or []), *of_tasks, batch_size, where, json=json)
+        return
     results.check_judges(judging, "the label of the vector" if paths else None)
     results.check_targets(report)
     if generations:
