@@ -12,7 +12,7 @@ import neurosteer_cli
 PACKAGE = Path(neurosteer_cli.__file__).parent
 HEAVY = {
     "torch", "transformers", "sae_lens", "sklearn", "scipy", "vaderSentiment", "profanity_check", "openai",
-    "httpx", "httpx2", "matplotlib", "jinja2", "fastapi", "uvicorn", "prometheus_client",
+    "httpx", "httpx2", "pyarrow", "matplotlib", "jinja2", "fastapi", "uvicorn", "prometheus_client",
 }  # fmt: skip
 
 # --- the house ---------------------------------------------------------------------------------

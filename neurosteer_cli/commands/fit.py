@@ -1,5 +1,6 @@
 """neurosteer fit: two sides of labelled texts, or chosen latents, to one vector file."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -49,7 +50,7 @@ def fit_(
         ),
     ] = "neurosteer",
     sae: Annotated[
-        str | None, typer.Option(help="bundled, a sae-lens folder, or RELEASE/SAE_ID of sae-lens's registry.")
+        str | None, typer.Option(help="bundled, an SAE's folder, RELEASE/SAE_ID or OWNER/REPO/FOLDER.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="SAE latents to keep at a block.")] = 100,
     latent: Annotated[
@@ -143,7 +144,7 @@ def _target(out: Path | None, texts: Sequence[str], label: str | None) -> Path:
     stem = label if label is not None else "vector" if is_pipe(texts[0]) else stem_of(texts[0])
     file = out or Path(f"{stem}.st")
     check_target(file)
-    if any(Path(text) == file for text in texts):
+    if os.path.exists(file) and any(os.path.exists(text) and file.samefile(text) for text in texts):
         raise InputError(f"-o {file}: is one of the texts; name another file")
     return file
 

@@ -145,6 +145,25 @@ def test_labels_are_known_as_json_writes_them_under_any_key(write: Write) -> Non
         open_sides([name], "True", "false", text_key="review", label_key="good").__enter__()
 
 
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        ("01", "01"),
+        (1, "1"),
+        (-1, "-1"),
+        (1.5, "1.5"),
+        (True, "true"),
+        (None, "null"),
+        ("😀", "😀"),
+        ('a b:"c', 'a b:"c'),
+    ],
+)
+def test_labels_of_every_kind_are_known(write: Write, value: Any, label: str) -> None:
+    records = [{"text": t, "label": n} for n, side in ((value, UP), ("other", DOWN)) for t in side]
+    with open_sides([write("all.jsonl", records)], label, "other") as sides:
+        assert texts_of(sides) == [UP, DOWN]
+
+
 def test_a_side_is_called_as_its_file_without_its_endings(write: Write) -> None:
     Path("up.jsonl.gz").write_bytes(gzip.compress(Path(write("up.jsonl", UP)).read_bytes()))
     Path("v1.2.jsonl").write_bytes(Path(write("down.jsonl", DOWN)).read_bytes())

@@ -414,6 +414,8 @@ SIDES: list[Case] = [
      "error: --target and --source name two labels of one file; two files need neither"),
     ("fit up.jsonl down.jsonl -o down.jsonl", 2,
      "error: -o down.jsonl: is one of the texts; name another file"),
+    ("fit up.jsonl down.jsonl -o ./tiny/../down.jsonl", 2,
+     "error: -o tiny/../down.jsonl: is one of the texts; name another file"),
     ("fit up.jsonl down.jsonl few.jsonl -o kept.st", 2,
      "error: give two files (towards, away from), or one with --target and --source"),
     ("fit - - -o kept.st", 2,
