@@ -15,7 +15,7 @@ from .completions import Completions, TooLongError
 from .protocol.embeddings import EmbeddingRequest
 from .protocol.fields import Json, places
 from .registry import UnknownVectorError
-from .scheduler import ClosedError
+from .sharing import SharedEngine, Turns
 
 
 class Embedding:
@@ -29,24 +29,23 @@ class Embedding:
         if request.dimensions not in (None, d_model := self.engine.d_model):
             raise InputError(f"dimensions: the residual has {d_model}, and a part of them means little")
         self.texts = list(map(self._tokens, request.texts, places("input", len(request.texts))))
-        self._is_wanted = True
+        self._turns = Turns(self.scheduler)
 
     def compute(self) -> Json:
-        """The answer; for the model's thread, where others' texts go on between two batches."""
+        """The answer; for the model's thread, where others' texts go on between its parts."""
         means = [torch.empty(0)] * len(self.texts)
-        for batch in self.engine.residuals(self.texts, [self.point]):
+        engine = SharedEngine.of(self.engine, self._turns)
+        for batch in engine.residuals(self.texts, [self.point]):
             resid = batch.resid[self.point]
             for row, text in enumerate(batch.texts):
                 means[text] = resid[batch.text_index == row].mean(0)
-            if not self._is_wanted:
-                raise ClosedError("nobody waits for these numbers any more")
-            self.scheduler.yield_to_batch()
+            engine.pause()
         n_read = sum(len(tokens.ids) for tokens in self.texts)
         return self.request.answer(self.model, str(self.point), [mean.tolist() for mean in means], n_read)
 
     def abandon(self) -> None:
         """Go on no further."""
-        self._is_wanted = False
+        self._turns.abandon()
 
     def _point(self, model_id: str) -> HookPoint:
         """Where a model's name says; else two thirds of the way up, where text's meaning is."""

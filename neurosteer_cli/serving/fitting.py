@@ -18,7 +18,8 @@ from ..errors import InputError
 from ..vectors.from_texts import fit
 from .completions import Completions
 from .protocol.vectors import FitRequest, TextsRequest
-from .scheduler import BusyError, ClosedError
+from .scheduler import BusyError
+from .sharing import SharedEngine, Turns
 
 MAX_FITTED = 100
 
@@ -29,9 +30,9 @@ class Fitting:
     def __init__(self, completions: Completions) -> None:
         self.engine, self.registry = completions.engine, completions.registry
         self.scheduler = completions.scheduler
+        self._turns = Turns(self.scheduler)  # of what is being fitted
         self._n_fitted = 0
         self._current: Future[dict[str, Any]] | None = None
-        self._is_wanted = True  # what is being fitted
         self._progress: dict[str, Any] = {}
 
     @property
@@ -46,13 +47,13 @@ class Fitting:
         self.registry.check_free(request.name, "name")
         if self._n_fitted >= MAX_FITTED:
             raise InputError(f"{MAX_FITTED} vectors were fitted already; start the server anew to go on")
-        self._is_wanted, self._progress = True, {"name": request.name, "n_read": 0, "n_texts": 0}
+        self._turns, self._progress = Turns(self.scheduler), {"name": request.name, "n_read": 0, "n_texts": 0}
         self._current = self.scheduler.call(lambda: self._fit(request))
         return self._current
 
     def abandon(self) -> None:
         """Go on with the fit that is under way no further."""
-        self._is_wanted = False
+        self._turns.abandon()
 
     def file(self, name: str) -> bytes:
         """The file of a vector in the registry."""
@@ -67,16 +68,14 @@ class Fitting:
         sides = sides_of(request.positive, request.negative, (positive, negative), files)
         n_texts = sum(side.n_texts for side in sides)
         self._progress = {"name": request.name, "n_read": 0, "n_texts": n_texts}
-        vector, report = fit(self.engine, sides, method=request.method, advance=self._advance)
+        engine = SharedEngine.of(self.engine, self._turns)
+        vector, report = fit(engine, sides, method=request.method, advance=self._advance)
         self.registry.add(request.name, vector, "name")
         self._n_fitted += 1
         return {"seconds": round(report.seconds, 2), "warnings": report.warnings}
 
     def _advance(self, n: int) -> None:
         self._progress["n_read"] += n
-        if not self._is_wanted:
-            raise ClosedError("nobody waits for this vector any more")
-        self.scheduler.yield_to_batch()
 
 
 def texts_of(request: TextsRequest) -> list[Record]:

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 from ..errors import NeurosteerError
 from ..generation.batch import Batch
+from ..generation.cache import Caching
 from ..generation.continuation import Continuation, Delta, Limit
+from ..generation.pace import Pace
 from ..models.engine import Engine
 
 SECONDS_TO_GIVE_UP = 5.0
@@ -44,15 +46,15 @@ class Scheduler:
     def __init__(self, engine: Engine, *, max_batch: int = 32, max_waiting: int = 64) -> None:
         """Start the thread: continuations written at a time, and those that may wait for a place."""
         self.engine, self.max_batch, self.max_waiting = engine, max_batch, max_waiting
-        self._batch = Batch(engine, max_batch, in_slices=True)
+        self.pace = Pace()
+        self._batch = Batch(engine, max_batch, pace=self.pace)
         self._waiting: deque[Continuation] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._closing = self._given_up = False
         self._seconds_to_close = 0.0
         self._is_calling = False
-        self._has_admitted = False  # in the last round
         self._seconds_each = 1.0  # between two ends of continuations, of late
-        self._last_end = time.monotonic()
+        self._last_end = self._last_round = time.monotonic()
         self._changed = threading.Condition(threading.RLock())
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
@@ -115,11 +117,25 @@ class Scheduler:
         self._given_up = True
         self._thread.join(SECONDS_TO_GIVE_UP)
 
+    @property
+    def caching(self) -> Caching:
+        return self._batch.caching
+
     def yield_to_batch(self) -> None:
-        """For a long call, between its parts: write a token of what is being written, or give the call up."""
+        """For a long call, between its parts: give what is being written a token, or give the call up.
+
+        Of prompts that wait a slice is read as well. A call whose part was short goes on at once.
+        """
         if self._given_up:
             raise ClosedError("shut down before it was finished")
+        if time.monotonic() - self._last_round < self.pace.step / 2:
+            return
+        self._batch.let_wait()
         self._round()
+        if self._batch.is_reading:
+            self._round()
+            self._batch.let_wait()
+            self._round()
 
     def _check_open(self) -> None:
         if self._closing:
@@ -159,11 +175,12 @@ class Scheduler:
         """Let go of those whose time is over, let in others, write a token."""
         with self._changed:
             self._expire()
-            self._admit()
+            self._batch.admit(self._waiting)
         if self._batch:
             n_running = self.n_running
             self._step()
             self._note_ends(n_running - self.n_running)
+        self._last_round = time.monotonic()
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -172,18 +189,13 @@ class Scheduler:
                 _cut_off(continuation, Limit("time_limit", continuation.time_limit))
         self._waiting = deque(each for each in self._waiting if not each.finish_reason)
 
-    def _admit(self) -> None:
-        """Newcomers hold up the others for a step, so between two lots of them the others have one."""
-        may_join = not (self._has_admitted and self._batch)
-        self._has_admitted = may_join and bool(self._batch.admit(self._waiting))
-
     def _step(self) -> None:
         try:
             deltas = self._batch.step()
         except Exception as error:  # a bug, or no memory: those being written are lost, the rest goes on
             logger.exception("a step of the model failed")
             deltas = [(continuation, Delta(error=error)) for continuation in self._batch.continuations]
-            self._batch = Batch(self.engine, self.max_batch, in_slices=True)
+            self._batch = Batch(self.engine, self.max_batch, pace=self.pace)
         for continuation, delta in deltas:
             _tell(continuation, delta)
 
@@ -208,7 +220,7 @@ class Scheduler:
         self._forget_all()
 
     def _forget_all(self) -> None:
-        self._batch = Batch(self.engine, self.max_batch, in_slices=True)
+        self._batch = Batch(self.engine, self.max_batch, pace=self.pace)
         self._waiting.clear()
 
 

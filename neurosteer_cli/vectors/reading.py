@@ -36,8 +36,16 @@ Item = tuple[int, int, Tokens]  # side (0 positive, 1 negative), ordinal within 
 class PointReading:
     """What is collected at one hook point while the texts go by."""
 
-    def __init__(self, d_model: int, sae: SparseAutoencoder | None, *, pairs: bool) -> None:
-        self.sae = sae
+    def __init__(
+        self,
+        d_model: int,
+        sae: SparseAutoencoder | None,
+        *,
+        pairs: bool,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`pause` is called between parts of what takes long."""
+        self.sae, self._pause = sae, pause
         self.peaks = Peaks(sae.d_sae if sae else 0, before=BEFORE, after=AFTER)
         self.norms = MedianNorm()
         # Texts fitted on and texts held out; both together are all.
@@ -67,6 +75,7 @@ class PointReading:
         """The activations of residuals [n, d_model], folded over texts a bounded number at a time."""
 
         def folded(some: slice) -> TextFold:
+            self._pause()
             activations = sae.encode(resid[some]).mul_(sae.raw_scale(resid[some]))
             self.peaks.add(activations, batch.places[some], batch.ids)
             return fold(activations, batch.text_index[some], len(batch.texts))
@@ -84,7 +93,10 @@ class Reading:
         self, engine: Engine, sides: Sides, points: Sequence[HookPoint], saes: SAEs, *, pairs: bool = False
     ) -> None:
         self.engine, self.sides, self._pairs = engine, sides, pairs
-        self.at = {point: PointReading(engine.d_model, saes.get(point), pairs=pairs) for point in points}
+        self.at = {
+            point: PointReading(engine.d_model, saes.get(point), pairs=pairs, pause=engine.pause)
+            for point in points
+        }
         self.n_tokens = torch.zeros(2, dtype=torch.int64)  # that count, a side
         self.n_tokens_run = 0
         self.n_without_tokens = 0  # texts
@@ -142,6 +154,7 @@ def _chunks(engine: Engine, sides: Sides) -> Iterator[list[Item]]:
 
     def tokenized(number: int, side: Side) -> Iterator[Item]:
         for ordinal, passage in side.passages():
+            engine.pause()
             yield number, ordinal, engine.tokenize(passage)
 
     def stretch(item: Item) -> int:

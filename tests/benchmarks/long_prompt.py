@@ -15,6 +15,7 @@ from record import recorded
 
 from neurosteer_cli.generation.batch import Batch
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
+from neurosteer_cli.generation.pace import Pace
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 
@@ -43,7 +44,7 @@ def main() -> None:
 
 def stream(engine: Engine, long: list[int], n_new: int, *, in_slices: bool) -> tuple[list[float], float]:
     """Seconds between two tokens of the stream, and until the first token of the other."""
-    batch = Batch(engine, in_slices=in_slices)
+    batch = Batch(engine, pace=Pace() if in_slices else None)
     one, other = greedy(engine.prompt_ids("Once upon a time"), N_TOKENS), greedy(long, n_new)
     batch.join([one])
     times: list[float] = []
@@ -63,7 +64,7 @@ def stream(engine: Engine, long: list[int], n_new: int, *, in_slices: bool) -> t
 
 
 def alone(engine: Engine, long: list[int], *, in_slices: bool) -> float:
-    batch, one = Batch(engine, in_slices=in_slices), greedy(long, 1)
+    batch, one = Batch(engine, pace=Pace() if in_slices else None), greedy(long, 1)
     batch.join([one])
     start = time.perf_counter()
     while len(batch):

@@ -251,7 +251,7 @@ def test_prompts_that_are_read_in_slices_are_continued_as_if_read_whole(
     draw = random.Random(schedule)
     waiting = [(number, continuation(number)) for number in range(schedule, schedule + 14)]
     everyone = list(waiting)
-    batch = Batch(engine, in_slices=True)
+    batch = Batch(engine, pace=Pace())
     while waiting or len(batch):
         n = draw.choice([0, 0, 0, 1, 2, 5])
         newcomers, waiting = waiting[:n], waiting[n:]
@@ -265,7 +265,7 @@ def test_prompts_that_are_read_in_slices_are_continued_as_if_read_whole(
 def test_those_being_written_get_a_token_between_two_slices(llama: Engine) -> None:
     old = continuation(0, ids=[5, 6], max_new_tokens=40)
     long, short = (continuation(n, ids=[7] * length, max_new_tokens=3) for n, length in ((1, 90), (2, 3)))
-    batch = Batch(llama, in_slices=True)
+    batch = Batch(llama, pace=Pace())
     batch.join([old])
     batch.step()
     batch.join([long])
@@ -285,7 +285,7 @@ def test_those_being_written_get_a_token_between_two_slices(llama: Engine) -> No
 def test_who_leaves_while_prompts_are_read_changes_nothing_for_the_others(engine: Engine) -> None:
     lengths = (40, 50, 60, 70)
     several = [continuation(n, ids=[n + 3] * length, max_new_tokens=6) for n, length in enumerate(lengths)]
-    batch = Batch(engine, in_slices=True)
+    batch = Batch(engine, pace=Pace())
     batch.join(several)
     batch.step()
     several[3].cancel()  # the longest: the columns that only it had go, read or not

@@ -207,7 +207,7 @@ def test_if_the_models_thread_ends_nobody_waits_for_ever(
             def fail(_scheduler: Scheduler) -> None:
                 raise RuntimeError("a bug")
 
-            patch.setattr(Scheduler, "_admit", fail)
+            patch.setattr(Scheduler, "_expire", fail)
             assert post(address, "/v1/completions", PLAIN).status_code == 500
         assert post(address, "/v1/completions", PLAIN).status_code == 503
         assert httpx.get(f"{address}/health").status_code == 503
