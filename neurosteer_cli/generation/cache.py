@@ -33,7 +33,7 @@ JOINED = (
     LinearAttentionAndSlidingWindowAttentionLayer,
 )
 # Two ways of reading one text leave the same state, but for rounding, or states that have little in common.
-SAME_STATE = 0.05
+SAME_STATE = 0.01
 
 
 class Caching:
@@ -54,19 +54,35 @@ class Caching:
         self._is_recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
         self._has_attention = self.is_own or any(isinstance(layer, CacheLayerMixin) for layer in layers)
         self.can_pad = not self.is_own and all(type(layer) in PADDED for layer in layers)
-        self.can_join = not self.is_own and all(type(layer) in JOINED for layer in layers)
+        self._is_known = not self.is_own and all(type(layer) in JOINED for layer in layers)
 
     def _layers(self) -> list[Any]:
-        return [] if self.is_own else self.new().layers
+        return [] if self.is_own else self._empty().layers
+
+    def _empty(self) -> DynamicCache:
+        return DynamicCache(config=self.engine.model.config)
 
     def new(self) -> Any:
         """A cache of no rows; None where the model makes its own."""
-        return None if self.is_own else DynamicCache(config=self.engine.model.config)
+        if self._is_in_modules:  # which forget in a pass that is to leave nothing behind
+            ids = torch.zeros(1, 1, dtype=torch.int64, device=self.engine.device)
+            self.engine.model(input_ids=ids, use_cache=False)
+        return None if self.is_own else self._empty()
 
     @cached_property
+    def _is_in_modules(self) -> bool:
+        """Whether states are nowhere in the cache after a token has been read."""
+        return self._is_recurrent and not self._states_of([1])
+
+    @property
     def one_by_one(self) -> bool:
         """Whether no row can be taken from what the model remembers of several."""
-        return self.is_own or (self._is_recurrent and not self._states_of([1]))
+        return self.is_own or self._is_in_modules
+
+    @property
+    def can_join(self) -> bool:
+        """Whether rows can be put beside others that have been read."""
+        return self._is_known and not self.one_by_one
 
     @cached_property
     def can_slice(self) -> bool:
@@ -74,7 +90,7 @@ class Caching:
 
         Some recurrent layers begin anew in each pass of several tokens: that is tried out.
         """
-        if self.can_pad or not self.can_join or self.one_by_one:
+        if self.can_pad or not self.can_join:
             return self.can_pad
         whole, parts = self._states_of([8]), self._states_of([6, 2])
         return all((a - b).norm() <= SAME_STATE * a.norm() for a, b in zip(whole, parts, strict=True))
@@ -82,7 +98,7 @@ class Caching:
     @torch.inference_mode()
     def _states_of(self, lengths: list[int]) -> list[Tensor]:
         """The states of the first recurrent layer after a text that is read in parts of these lengths."""
-        cache, mask = self.new(), torch.ones(1, 0, dtype=torch.int64, device=self.engine.device)
+        cache, mask = self._empty(), torch.ones(1, 0, dtype=torch.int64, device=self.engine.device)
         ids = torch.arange(sum(lengths), device=self.engine.device)[None]
         for part in torch.split(ids, lengths, dim=1):
             mask = torch.cat([mask, torch.ones_like(part)], dim=1)

@@ -28,12 +28,12 @@ class Rows:
     ids: Tensor  # [batch, pos] int64: the tokens that are not yet in the cache
     mask: Tensor  # [batch, all pos] int64
     pushes: Pushes  # [batch, 1, d_model]: of the tokens that come next
-    cache: Any
+    cache: Any = None  # until something is read
 
     @classmethod
     def none(cls, caching: Caching) -> "Rows":
         empty = torch.empty(0, 0, dtype=torch.int64)
-        return cls(caching, [], empty, empty, {}, None)
+        return cls(caching, [], empty, empty, {})
 
     @classmethod
     def of(cls, caching: Caching, continuations: list[Continuation]) -> "Rows":
@@ -41,7 +41,7 @@ class Rows:
         device = caching.engine.device
         ids = padded([each.ids for each in continuations], value=-1, side="left").to(device)
         pushes = _stacked(continuations, "generated", device)
-        return cls(caching, continuations, ids.clamp_min(0), (ids >= 0).long(), pushes, caching.new())
+        return cls(caching, continuations, ids.clamp_min(0), (ids >= 0).long(), pushes)
 
     @property
     def n_unread(self) -> int:
@@ -53,6 +53,8 @@ class Rows:
         ids = self.ids[:, :n]
         n_read = self.mask.shape[1] - self.n_unread
         mask = self.mask[:, : n_read + ids.shape[1]]
+        if not n_read:
+            self.cache = self.caching.new()
         with add(self.caching.engine.blocks, self._pushes(mask[:, n_read:])):
             logits, self.cache = self.caching.forward(ids, mask, self.cache, n_logits)
         if self.caching.argument:  # else nothing is remembered
