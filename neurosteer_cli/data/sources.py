@@ -26,7 +26,6 @@ _BY_NAME = {
 }  # fmt: skip
 # How JSON that holds records begins: an object with a key, even in single quotes; a list of objects or texts.
 _JSON_START = re.compile(r"""\{\s*["'}]|\[\s*[{"'\]]""")
-_TWO_SIGNS = re.compile(rb"\S\s*\S[^\n]*\n")  # and the end of the second one's line
 Say = Callable[[str], None]
 
 
@@ -81,12 +80,8 @@ def read_records(
     with opened(source, name) as found:
         number = 0
         for where, record in _records_of(found, name, plain_key, text_key, say):
-            number += 1
-            yield (
-                Located(where, record)
-                if text_key is None
-                else keyed(Located(where, record), text_key, plain_key)
-            )
+            number, located = number + 1, Located(where, record)
+            yield located if text_key is None else keyed(located, text_key, plain_key)
     if not number:
         raise InputError(f"{name}: no records; give a JSON object or a text a line, CSV or Parquet")
 
@@ -119,7 +114,7 @@ def _records_of(
 
 def _head(stream: Stream) -> str:
     """As much as tells what a text is: of an object its first line, of what is no JSON some more."""
-    start = stream.look(lambda head: len(head) >= HEAD or _TWO_SIGNS.search(head) is not None)
+    start = stream.look(lambda head: len(head) >= HEAD or b"\n" in head.lstrip()[1:].lstrip())
     if _JSON_START.match(_shown(start)):
         is_list = _shown(start).startswith("[")
         return _shown(start if is_list else stream.look(_has_record))

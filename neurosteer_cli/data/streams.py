@@ -102,6 +102,8 @@ def opened(source: str, name: str) -> Iterator[Opened]:
 def _whole(name: str) -> Iterator[None]:
     try:
         yield
+    except UnicodeError as error:  # of another encoding than UTF-8, whose faults are told by line
+        raise InputError(f"{name}: its text is damaged ({one_line(error)}); save it as UTF-8") from error
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if getattr(error, "errno", None) is not None:  # a disk's, not a decompressor's
             raise InputError(f"{name}: cannot be read ({one_line(error)})") from error
@@ -144,12 +146,9 @@ def _has_line(head: bytearray) -> bool:
 def lines(stream: Stream, name: str) -> Iterator[tuple[str, str]]:
     """Yield (file:line, line) of all lines, empty ones too, line feeds kept."""
     read = partial(stream.buffered().readline, MAX_LINE_BYTES + 1)
-    try:
-        for number, raw in enumerate(iter(read, b""), start=1):
-            where = f"{name}:{number}"
-            yield where, _decoded(raw, where)
-    except UnicodeError as error:
-        raise InputError(f"{name}: its text is damaged ({one_line(error)}); save it as UTF-8") from error
+    for number, raw in enumerate(iter(read, b""), start=1):
+        where = f"{name}:{number}"
+        yield where, _decoded(raw, where)
 
 
 def _decoded(raw: bytes, where: str) -> str:

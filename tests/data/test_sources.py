@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,22 @@ def test_texts_are_decoded_by_their_mark_or_their_zeros(encoding: str) -> None:
     assert texts(write("a.jsonl", jsonl().encode(encoding))) == TEXTS
     assert texts(write("a.csv", table().encode(encoding))) == TEXTS
     assert texts(write("a.txt", "one\r\ntwo".encode(encoding))) == ["one", "two"]
+
+
+def test_text_that_is_cut_within_a_character_is_named() -> None:
+    for encoding in ("utf-16", "utf-32"):
+        message = refusal(write("a.txt", "one\ntwo".encode(encoding)[:-1]))
+        assert message.startswith("a.txt: its text is damaged (")
+    assert refusal(write("a.json", '[{"text": "caf\xe9"}]'.encode("latin-1"))).startswith(
+        "a.json: not UTF-8 ("
+    )
+
+
+def test_a_long_line_alone_is_looked_at_once() -> None:
+    line = '{"text": "' + "a" * 60_000 + '"}'
+    start = time.monotonic()
+    assert len(texts(write("a.jsonl", line))[0]) == 60_000
+    assert time.monotonic() - start < 1
 
 
 def test_a_byte_order_mark_in_the_middle_is_no_part_of_a_text() -> None:
