@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..models.architectures.head import FinalStates
 from ..models.engine import TOKENS_PER_BATCH, Engine, batches, padded
 from ..models.hooks import HookPoint, add
 from .metrics import kl_divergence, mean_log_prob
@@ -24,17 +25,23 @@ def log_probs(
 
     `pairs` are (prompt ids, at least one; continuation ids); `advance` is told how many are done.
     """
-    found: list[Tensor] = [torch.empty(0)] * len(pairs)
-    texts = [prompt + continuation for prompt, continuation in pairs]
-    for rows in _batches(engine, texts, 2):
-        logits = _logits(engine, [texts[row] for row in rows])  # [batch, pos, d_vocab]
-        for row, of_text in zip(rows, logits, strict=True):
-            prompt, continuation = pairs[row]
-            predicted = of_text[len(prompt) - 1 : len(texts[row]) - 1].float()  # [n_tokens, d_vocab]
-            targets = torch.tensor(continuation, dtype=torch.int64, device=engine.device)
-            found[row] = predicted.log_softmax(-1).gather(-1, targets[:, None])[:, 0].cpu()
+    found: dict[int, Tensor] = {}
+    for rows in _batches(engine, [prompt + continuation for prompt, continuation in pairs]):
+        found.update(zip(rows, _of_batch(engine, [pairs[row] for row in rows]), strict=True))
         advance(len(rows))
-    return found
+    return [found[row] for row in range(len(pairs))]
+
+
+def _of_batch(engine: Engine, pairs: Sequence[tuple[list[int], list[int]]]) -> Sequence[Tensor]:
+    ids = padded([prompt + continuation for prompt, continuation in pairs], value=-1).to(engine.device)
+    predicting = [range(len(prompt) - 1, len(prompt + after) - 1) for prompt, after in pairs]
+    places = [(row, position) for row, positions in enumerate(predicting) for position in positions]
+    at = torch.tensor(places, dtype=torch.int64, device=engine.device).reshape(-1, 2)
+    targets = ids[at[:, 0], at[:, 1] + 1]
+    found = torch.empty(len(at))
+    for some, logits in _logits(engine, FinalStates(engine.model, ids.clamp_min(0)), ids, at):
+        found[some] = logits.log_softmax(-1).gather(-1, targets[some, None])[:, 0].cpu()
+    return torch.split(found, [len(after) for _, after in pairs])
 
 
 def perplexities(
@@ -64,27 +71,33 @@ def damage(
     at every position. `advance` is told how many pushes times texts are done.
     """
     totals = [0.0] * len(pushes)
-    for rows in _batches(engine, texts, 4):
-        batch = [texts[row] for row in rows]
-        counted = padded([[0] + [1] * (len(ids) - 1) for ids in batch], value=0).bool().to(engine.device)
-        unsteered = _logits(engine, batch)[counted].float()  # [n, d_vocab]
+    for rows in _batches(engine, texts):
+        ids = padded([texts[row] for row in rows], value=-1).to(engine.device)
+        places = (ids[:, 1:] >= 0).nonzero() + torch.tensor([0, 1], device=ids.device)
+        unsteered = FinalStates(engine.model, ids.clamp_min(0))
         for number, push in enumerate(pushes):
             with add(engine.blocks, push):
-                steered = _logits(engine, batch)[counted].float()
-            totals[number] += float(kl_divergence(steered, unsteered).double().sum())
+                steered = FinalStates(engine.model, ids.clamp_min(0))
+            both = (_logits(engine, states, ids, places) for states in (steered, unsteered))
+            for (_, moved), (_, plain) in zip(*both, strict=True):
+                totals[number] += float(kl_divergence(moved, plain).double().sum())
             advance(len(rows))
     return [total / sum(len(ids) - 1 for ids in texts) for total in totals]
 
 
-def _batches(engine: Engine, texts: Sequence[list[int]], share: int) -> Iterator[list[int]]:
-    """Rows of texts of similar length, each batch one of `share` parts of what the device holds."""
+def _batches(engine: Engine, texts: Sequence[list[int]]) -> Iterator[list[int]]:
+    """Rows of texts of similar length, as many as the device reads at a time."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    return batches(order, [len(ids) for ids in texts], TOKENS_PER_BATCH[engine.device.type] // share)
+    return batches(order, [len(ids) for ids in texts], TOKENS_PER_BATCH[engine.device.type])
 
 
-def _logits(engine: Engine, texts: Sequence[list[int]]) -> Tensor:
-    """[batch, pos, d_vocab]; pads stand on the right, where a causal model's real tokens never see them."""
-    ids = padded(texts, value=-1).to(engine.device)
-    logits: Tensor = engine.model(input_ids=ids.clamp_min(0), use_cache=False).logits
-    engine.check_finite(logits.amax(-1)[ids >= 0], ids)  # tokens may be ruled out by -inf
-    return logits
+def _logits(
+    engine: Engine, states: FinalStates, ids: Tensor, places: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """As `FinalStates.logits`, held to be finite, of tokens [batch, pos] with -1 for pads.
+
+    Pads stand on the right, where a causal model's real tokens never see them.
+    """
+    for some, logits in states.logits(places):
+        engine.check_finite(logits.amax(-1), ids)  # tokens may be ruled out by -inf
+        yield some, logits

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..errors import InputError
+from ..models.architectures.head import FinalStates
 from ..models.engine import Engine, ResidualBatch
 from ..models.hooks import HookPoint, add
 from ..models.residuals import MedianNorm, read, usual
@@ -141,7 +142,12 @@ def _placed(batch: ResidualBatch, difference: Tensor) -> Tensor:
 def _loss(engine: Engine, ids: Tensor, pushes: dict[HookPoint, Tensor]) -> float:
     """Summed cross-entropy of each next token, in nats."""
     ids = ids.to(engine.device)
+    places = (ids[:, 1:] >= 0).nonzero()
+    targets = ids[places[:, 0], places[:, 1] + 1]
     with add(engine.blocks, pushes):
-        logits = engine.model(input_ids=ids.clamp_min(0), use_cache=False).logits[:, :-1].float()
-    engine.check_finite(logits.amax(-1)[ids[:, 1:] >= 0], ids)
-    return float(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-1, reduction="sum"))
+        states = FinalStates(engine.model, ids.clamp_min(0))
+    total = 0.0
+    for some, logits in states.logits(places):
+        engine.check_finite(logits.amax(-1), ids)
+        total += float(cross_entropy(logits, targets[some], reduction="sum"))
+    return total
