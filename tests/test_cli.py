@@ -1,5 +1,6 @@
 """The program as a whole: its version, its examples, and what becomes of errors."""
 
+import json
 import os
 import shlex
 import signal
@@ -12,7 +13,7 @@ import pytest
 import torch
 import typer
 from support.cli import refused, run
-from support.tiny import D_MODEL, tiny_vector
+from support.tiny import D_MODEL, save_tiny, tiny_vector
 from typer.testing import CliRunner
 
 from neurosteer_cli import __version__
@@ -100,6 +101,20 @@ def test_a_stdout_that_takes_nothing_is_named(
     done = program(*typed.split(), shell=shell, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"error: <stdout>: cannot write ({why})"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_records_are_utf_8_and_texts_what_the_terminal_can_show(encoding: str, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "tiny")
+    asked = ["gen", "-m", "tiny", "--greedy", "--max-new-tokens", "1", "\u65e5\u672c \u00e9"]
+    settings: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "PYTHONIOENCODING": encoding}}
+    command = [sys.executable, "-m", "neurosteer_cli"]
+    records = subprocess.run([*command, *asked, "--json"], capture_output=True, **settings)
+    assert json.loads(records.stdout.decode())["prompt"] == "\u65e5\u672c \u00e9"
+    texts = subprocess.run([*command, *asked], capture_output=True, **settings)
+    assert texts.returncode == 0
+    shown = "\u65e5\u672c \u00e9".encode(encoding, "backslashreplace").removeprefix(b"\xff\xfe")
+    assert shown in texts.stdout
 
 
 @pytest.mark.parametrize("shell", ["2>&-", "<&-", "<&- 2>&-"])

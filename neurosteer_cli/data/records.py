@@ -256,9 +256,10 @@ def _shortest(record: Record) -> str | None:
 
 
 def write_record(record: Record) -> None:
-    """Write one JSONL record to stdout and flush, so that a pipe sees it as soon as it is known."""
-    with jsonlines.Writer(sys.stdout, dumps=dumps, flush=True) as writer:
-        writer.write(record)
+    """Write one JSONL record to stdout, in UTF-8 whatever the locale, so that a pipe sees it at once."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(f"{dumps(record)}\n".encode())
+    sys.stdout.buffer.flush()
 
 
 @contextmanager
