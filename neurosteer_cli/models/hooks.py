@@ -115,7 +115,8 @@ def _hook(
         if resid.dim() == 4:
             return edit(resid, 0 if hasattr(block, "altup") else 2)  # Gemma 3n has its streams first
         if n_streams := getattr(getattr(block, "attn_hyper_connection", None), "hc_count", None):
-            new = edit(resid.unflatten(-1, (n_streams, -1)), 2)  # Qwen 4 has them end to end
+            apart = resid.view(*resid.shape[:2], n_streams, -1)  # Qwen 4 has them end to end
+            new = edit(apart, 2)
             return None if new is None else new.flatten(-2)
         return edit(resid, None)
 

@@ -131,20 +131,29 @@ def _read(folder: Path, reduced: Any, config: Any, dtype: torch.dtype, device: t
     except Exception as error:  # of transformers, and of the packages that read quantised weights
         raise ModelError(f"{folder}: {_why_not(config, error)}") from error
     if missing := sorted(info["missing_keys"]):
-        raise ModelError(
-            f"{folder}: weights are missing from its .safetensors files: {', '.join(missing[:3])}"
-        )
+        raise ModelError(f"{folder}: {_missing(config, missing)}")
     return model
+
+
+def _missing(config: Any, names: list[str]) -> str:
+    """What to say of weights that a checkpoint has not."""
+    where = f"its .safetensors files: {', '.join(names[:3])}"
+    if method := _quantised(config):
+        return f"its weights are quantised ({method}), which transformers cannot read; missing from {where}"
+    return f"weights are missing from {where}"
+
+
+def _quantised(config: Any) -> str | None:
+    """The method by which a checkpoint's weights are quantised, if they are."""
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return None
+    return str(quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method)
 
 
 def _why_not(config: Any, error: Exception) -> str:
     """Why a model cannot be built from its configuration and weights."""
-    if quantised := getattr(config, "quantization_config", None):
-        method = (
-            quantised.get("quant_method", "unknown")
-            if isinstance(quantised, dict)
-            else quantised.quant_method
-        )
+    if method := _quantised(config):
         return f"its weights are quantised ({method}), and cannot be read here: {one_line(error)}"
     if "mismatch" in str(error):
         return "the shapes of its weights do not fit its config.json"

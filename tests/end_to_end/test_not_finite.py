@@ -66,4 +66,4 @@ def test_an_overflow_ends_a_command_in_one_line(
         "from block 1 on its numbers are not finite in float16: they are too large for float16; "
         "pass --dtype float32 or bfloat16"
     )
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").is_file()

@@ -13,7 +13,7 @@ from support.tiny import D_MODEL, D_VOCAB, FAMILIES, save_tiny, tiny_model, tiny
 
 from neurosteer_cli.errors import InputError, ModelError
 from neurosteer_cli.models.engine import Engine
-from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
+from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, capture
 from neurosteer_cli.models.load import choose_device, choose_dtype
 
 WEIGHTS = "model.safetensors"
@@ -231,3 +231,66 @@ def test_an_encoder_decoder_is_refused(copied: Path, head: bool) -> None:
     transformers.T5ForConditionalGeneration(config).save_pretrained(copied)
     with pytest.raises(ModelError, match=rf"^{copied}: not a decoder-only language model"):
         load(copied, head=head)
+
+
+# --- quantised weights -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("quantised", "method", "names"),
+    [
+        (
+            {"quant_method": "awq", "bits": 4, "group_size": 8, "zero_point": True, "version": "gemm"},
+            "awq",
+            "gptqmodel",
+        ),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 8}, "gptq", "optimum"),
+        (
+            {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}},
+            "compressed-tensors",
+            "compressed-tensors",
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes", "bitsandbytes"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes", "bitsandbytes"),
+        ({"quant_method": "hqq"}, "hqq", ""),
+        ({"quant_method": "exl2", "bits": 4}, "exl2", ""),
+    ],
+)
+@pytest.mark.parametrize("head", [True, False])
+def test_weights_quantised_for_another_package_are_named_with_it(
+    copied: Path, quantised: dict[str, object], method: str, names: str, head: bool
+) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "quantization_config": quantised}))
+    tensors = load_file(copied / WEIGHTS)
+    name = "model.layers.0.mlp.up_proj."
+    tensors[name + "qweight"] = tensors.pop(name + "weight").to(torch.int32)
+    save_file(tensors, copied / WEIGHTS, metadata={"format": "pt"})
+    message = rf"^{copied}: its weights are quantised \({method}\), (and|which transformers) cannot (be )?read.*{names}"
+    with pytest.raises(ModelError, match=message):
+        load(copied, head=head)
+
+
+def test_float8_weights_are_read_as_what_they_stand_for(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    quantised = {"quant_method": "fp8", "weight_block_size": [8, 8], "activation_scheme": "dynamic"}
+    (copied / "config.json").write_text(json.dumps({**config, "quantization_config": quantised}))
+    tensors, plain = load_file(copied / WEIGHTS), load_file(copied / WEIGHTS)
+    for name, tensor in list(tensors.items()):
+        if "_proj" in name:
+            scales = torch.rand(tensor.shape[0] // 8, tensor.shape[1] // 8) / 8 + 0.1
+            spread = scales.repeat_interleave(8, 0).repeat_interleave(8, 1)
+            tensors[name] = (tensor / spread).to(torch.float8_e4m3fn)
+            tensors[name.replace("weight", "weight_scale_inv")] = scales
+            plain[name] = tensors[name].float() * spread
+    save_file(tensors, copied / WEIGHTS, metadata={"format": "pt"})
+    reference = tiny_model("llama")
+    reference.load_state_dict(plain, strict=False)
+    ids = torch.tensor([[5, 99, 7, 20]])
+    with torch.no_grad():
+        whole, part = load(copied), load(copied, points=[HookPoint(1)], head=False)
+        expected = reference(input_ids=ids, output_hidden_states=True)
+        torch.testing.assert_close(whole.model(input_ids=ids).logits, expected.logits, rtol=1e-3, atol=1e-3)
+        with capture(part.blocks, [HookPoint(1)]) as seen:
+            part.model(input_ids=ids)
+        torch.testing.assert_close(seen[HookPoint(1)], expected.hidden_states[2], rtol=1e-3, atol=1e-3)
