@@ -102,7 +102,7 @@ def _converted(
         )
     engine, _ = load_engine_with({}, where, points)
     with console.progress("measuring", len(passages)) as advance:
-        norms = median_norms(engine, points, passages, texts or "the neutral texts", advance)
+        norms = median_norms(engine, points, passages, texts or "the neutral texts", advance, console.warn)
     vector = from_control_vector(control, origin, norms, engine, texts=texts or "neutral")
     console.note(
         f"{len(points)} of {len(found)} directions, {points[0]} to {points[-1]}; the median residual is "

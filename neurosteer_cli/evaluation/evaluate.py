@@ -89,6 +89,7 @@ def evaluate(
     judges: Sequence[Judge] = (),
     *,
     ppl_engine: Engine | None = None,
+    warn: Callable[[str], None] = lambda _warning: None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score continuations condition by condition: behaviour, fluency, damage, with 95 % intervals.
@@ -106,6 +107,7 @@ def evaluate(
         run: the continuations; `Comparison.write` makes them, `recorded` takes those that exist.
         judges: what to look for, see `load_judge`; without one only fluency is scored.
         ppl_engine: gives the log-probabilities in place of the run's own engine, which is not steered.
+        warn: told of texts too long for the model that gives the log-probabilities.
         progress: opens a bar (label, total) and yields what advances it.
 
     Returns:
@@ -116,7 +118,7 @@ def evaluate(
         ModelError: a judge behind an endpoint cannot be reached any more.
     """
     with progress("perplexity", len(run.samples)) as advance:
-        texts = _token_log_probs(ppl_engine or run.engine, run.samples, advance)
+        texts = _token_log_probs(ppl_engine or run.engine, run.samples, warn, advance)
     prompts, written = [sample.prompt for sample in run.samples], [sample.text for sample in run.samples]
     scores = {}
     for judge in judges:
@@ -138,12 +140,20 @@ def stamp() -> dict[str, str]:
     return {"program_version": __version__, "date": now()}
 
 
-def _token_log_probs(engine: Engine, samples: Sequence[Sample], advance: Advance) -> list[Tensor]:
-    pairs = []
+def _token_log_probs(
+    engine: Engine, samples: Sequence[Sample], warn: Callable[[str], None], advance: Advance
+) -> list[Tensor]:
+    pairs, n_cut = [], 0
     for sample in samples:
         prompt = engine.prompt_ids(sample.prompt, rendered=sample.rendered)[: engine.max_tokens]
         written = engine.continuation_ids(sample.prompt, prompt, sample.text, rendered=sample.rendered)
-        pairs.append((prompt, written[: engine.max_tokens - len(prompt)]))
+        room = engine.max_tokens - len(prompt)
+        n_cut += len(written) > room
+        pairs.append((prompt, written[:room]))
+    if n_cut:
+        warn(
+            f"{n_cut} of {len(pairs)} texts were cut to the model's {engine.max_tokens} tokens for perplexity"
+        )
     return log_probs(engine, pairs, advance)
 
 

@@ -95,7 +95,7 @@ def sweep_layers(
         sides: as `open_sides` gives them.
         layers: blocks, from 0; None is all.
         sources: where the texts were read, for a reader.
-        warn: told if the bundled SAEs were trained on a model of another name.
+        warn: told if the bundled SAEs were trained on a model of another name, and of texts that were cut.
         progress: opens a bar (label, total) and yields what advances it.
 
     Raises:
@@ -112,6 +112,8 @@ def sweep_layers(
     reading = Reading(engine, sides, points, saes, pairs=False)
     with progress("reading", sum(side.n_texts for side in sides)) as advance:
         reading.run(advance)
+    for shortfall in reading.shortfall.warnings(engine.max_tokens):
+        warn(shortfall)
     vectors = [build(reading, [point], STEERED_WITH, TOP_K) for point in points]
     steered_by = dict.fromkeys(("steered_by", "prompts", "n"))
     sweep = LayerSweep(

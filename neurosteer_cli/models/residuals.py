@@ -13,7 +13,7 @@ from ..data.records import Passage
 from ..errors import InputError
 from .engine import Engine, ResidualBatch
 from .hooks import HookPoint
-from .tokenizer import Tokens
+from .tokenizer import Shortfall, Tokens
 
 DOCUMENTS_AT_ONCE = 256  # tokenized together
 TEXTS_AT_ONCE = 512  # sorted by length together
@@ -91,26 +91,31 @@ def median_norms(
     texts: Iterable[Passage],
     name: str,
     advance: Callable[[int], None] = lambda _n: None,
+    warn: Callable[[str], None] = lambda _warning: None,
 ) -> dict[HookPoint, float]:
     """The median residual norm at each hook point over the tokens that count, in raw units.
 
-    name: what errors call the texts; advance: told how many texts have been read.
+    name: what errors call the texts; advance: told how many texts have been read; warn: told of texts
+    that were cut.
     """
 
     def tokenized() -> Iterator[Tokens]:
         for passage in texts:
             tokens = engine.tokenize(passage)
+            shortfall.add(tokens)
             if not any(tokens.counts):
                 advance(1)  # it will be in no batch
             yield tokens
 
     norms = {point: MedianNorm() for point in points}
-    n_tokens = 0
+    n_tokens, shortfall = 0, Shortfall()
     for batch in read(engine, tokenized(), points):
         n_tokens += len(batch.places)
         advance(len(batch.texts))
         for point, resid in batch.resid.items():
             norms[point].add(resid)
+    for line in shortfall.warnings(engine.max_tokens):
+        warn(line)
     if not n_tokens:
         raise InputError(f"{name}: every text is a single token; nothing to measure the residual on")
     return {point: norm.median for point, norm in norms.items()}

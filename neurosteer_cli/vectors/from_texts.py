@@ -109,7 +109,7 @@ def fit(
         n_held_out=tuple(map(len, reading.at[points[0]].held_out)),
         n_duplicates=sum(len(side.duplicates) for side in sides),
         n_without_tokens=reading.n_without_tokens,
-        warnings=[*warnings, *_warnings(sides, vector)],
+        warnings=[*warnings, *reading.shortfall.warnings(engine.max_tokens), *_warnings(sides, vector)],
         strongest={str(at): _strongest(reading.at[at], vector.latents.get(at), engine) for at in points},
     )
     return vector, report

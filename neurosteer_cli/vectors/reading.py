@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..models.engine import Engine, ResidualBatch
 from ..models.hooks import HookPoint
 from ..models.residuals import MedianNorm
-from ..models.tokenizer import Tokens
+from ..models.tokenizer import Shortfall, Tokens
 from ..saes.load import SAEs
 from ..saes.peaks import Peaks
 from ..saes.sae import SparseAutoencoder
@@ -100,6 +100,7 @@ class Reading:
         self.n_tokens = torch.zeros(2, dtype=torch.int64)  # that count, a side
         self.n_tokens_run = 0
         self.n_without_tokens = 0  # texts
+        self.shortfall = Shortfall()
 
     def run(self, advance: Callable[[int], None] = lambda _n: None) -> None:
         """Read both sides; `advance` is told how many texts have been read."""
@@ -123,6 +124,8 @@ class Reading:
         side_of, held = torch.tensor(sides), torch.tensor(ordinals) % stride == stride - 1
         means = {point: torch.zeros(len(texts), self.engine.d_model) for point in self.at}
         seen = torch.zeros(len(texts), dtype=torch.bool)
+        for tokens in texts:
+            self.shortfall.add(tokens)
         for batch in self.engine.residuals(texts, list(self.at)):
             rows = torch.tensor(batch.texts)
             seen[rows] = True

@@ -88,6 +88,14 @@ def test_intervals_come_from_resampling_whole_prompts(engine: Engine) -> None:
     assert (difference.low, difference.high) == pytest.approx((0.5, 0.5))
 
 
+def test_texts_that_are_cut_for_perplexity_are_told(engine: Engine) -> None:
+    samples = [sample(UNTOUCHED, "a", n, "b" * length) for n, length in enumerate((127, 128, 300))]
+    warnings: list[str] = []
+    found = evaluate(Run(engine, samples), warn=warnings.append).results[0]
+    assert warnings == ["2 of 3 texts were cut to the model's 128 tokens for perplexity"]
+    assert value(found.length) == 127
+
+
 def test_perplexity_is_the_mean_over_texts_and_drops_nothing_but_empty_ones(engine: Engine) -> None:
     unsteered, steered = results(engine)
     losses = {

@@ -40,6 +40,13 @@ def test_without_steering_nothing_is_written(engine: Engine) -> None:
     assert (sweep.judge, sweep.unsteered_rate, sweep.layers[0].steer) == (None, None, [])
 
 
+def test_texts_that_are_cut_are_told(engine: Engine) -> None:
+    long = [f"aaa bbb number {n} {'!' * 128}" for n in range(5)]
+    warnings: list[str] = []
+    sweep_layers(engine, sides_of([*SIDES[0], *long], SIDES[1]), [1], warn=warnings.append)
+    assert warnings == ["5 of 45 texts were cut to the model's 128 tokens"]
+
+
 def test_a_block_that_the_model_lacks_is_refused(engine: Engine) -> None:
     with pytest.raises(InputError, match="the model has 4 blocks"):
         sweep_layers(engine, sides_of(*SIDES), [4])

@@ -115,6 +115,13 @@ def test_many_texts_are_read_a_group_at_a_time(engine: Engine) -> None:
     assert sum(n for drawn, n in seen if drawn == TEXTS_AT_ONCE) == TEXTS_AT_ONCE
 
 
+def test_texts_that_are_cut_are_told(engine: Engine) -> None:
+    texts = [Passage("here", text) for text in ("some words", "x" * 128, "x" * 129)]
+    warnings: list[str] = []
+    median_norms(engine, POINTS, texts, "texts", warn=warnings.append)
+    assert warnings == ["1 of 3 texts were cut to the model's 128 tokens"]
+
+
 def test_texts_of_a_single_token_are_refused(engine: Engine) -> None:
     texts = [Passage("letters:1", "a"), Passage("letters:2", "b")]
     with pytest.raises(InputError, match="^letters: every text is a single token; nothing to measure the"):

@@ -424,6 +424,18 @@ def test_few_texts_are_warned_of_side_by_side(
     assert report.warnings == [FEW.format("few", 49)]
 
 
+def test_texts_that_are_cut_are_warned_of(
+    engine: Engine, write_texts: Callable[[str, list[str]], Path]
+) -> None:
+    long = [text + "x" * 128 for text in noisy("abcd", 1, 3)]
+    sources = (
+        write_texts("a.jsonl", [*noisy("abcd", 1, 57), *long]),
+        write_texts("b.jsonl", noisy("wxyz", 2, 60)),
+    )
+    _, report = fitted(engine, sources, method="diffmean")
+    assert report.warnings == ["3 of 120 texts were cut to the model's 128 tokens"]
+
+
 def test_texts_that_do_not_separate_are_warned_of(
     engine: Engine, write_texts: Callable[[str, list[str]], Path]
 ) -> None:

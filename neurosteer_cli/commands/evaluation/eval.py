@@ -108,7 +108,7 @@ def eval_(
             engine, records, save=save, resume=resume, say=console.note, progress=console.progress
         )
     run = replace(run, provenance={**run.provenance, "ppl_model": ppl_model})
-    evaluation = evaluate(run, judges, ppl_engine=ppl_engine, progress=console.progress)
+    evaluation = evaluate(run, judges, ppl_engine=ppl_engine, warn=console.warn, progress=console.progress)
     results.announce(evaluation.judges, evaluation.n_prompts)
     results.show(evaluation.results, json)
     if report is not None:

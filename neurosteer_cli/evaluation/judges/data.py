@@ -62,7 +62,8 @@ def train(
     positive, negative = _read_sides(sources, frozenset(leave_out), text_key, say)
     encoder = load_encoder(minilm_folder(say), max_tokens=MINILM_TOKENS)
     say(f"training the data judge on {len(positive.texts)} and {len(negative.texts)} texts")
-    embeddings = embed(encoder, [*positive.texts, *negative.texts]).numpy()  # [n_texts, d_model]
+    texts = [*positive.texts, *negative.texts]
+    embeddings = embed(encoder, texts).numpy()  # [n_texts, d_model]
     labels = [True] * len(positive.texts) + [False] * len(negative.texts)
     classifier, accuracies = _fitted(embeddings, labels)
     card = {
@@ -75,7 +76,8 @@ def train(
         **accuracies,
         "threshold": THRESHOLD,
     }
-    return Judge("data", _limits(card), card, partial(_scores, encoder, classifier), _warnings(card))
+    warnings = _warnings(card, encoder.n_cut(texts), len(texts))
+    return Judge("data", _limits(card), card, partial(_scores, encoder, classifier), warnings)
 
 
 def _limits(card: Card) -> str:
@@ -87,13 +89,15 @@ def _limits(card: Card) -> str:
     )
 
 
-def _warnings(card: Card) -> list[str]:
+def _warnings(card: Card, n_cut: int, n_texts: int) -> list[str]:
+    cut = [f"{n_cut} of {n_texts} texts were cut to {MINILM}'s {MINILM_TOKENS} tokens"] if n_cut else []
     if (balanced := card["balanced_accuracy"]) >= LOW_ACCURACY:
-        return []
+        return cut
     return [
+        *cut,
         f"the data judge is right on only {balanced:.0%} of held-out texts (each side counted the same; "
         f"50% is chance, {LOW_ACCURACY:.0%} the least to rely on): its scores say little; "
-        "give --judge-data more, or more clearly different, texts"
+        "give --judge-data more, or more clearly different, texts",
     ]
 
 

@@ -49,6 +49,14 @@ class Encoder:
     model: Any
     max_tokens: int  # of a text, special tokens included; what is longer is cut at the end
 
+    def n_cut(self, texts: Texts) -> int:
+        """How many of some texts are too long to be read whole."""
+        long = [
+            text for text in texts if len(text.encode()) > self.max_tokens - 2
+        ]  # a token is a byte or more
+        ids = self.tokenizer(long, verbose=False)["input_ids"] if long else []
+        return sum(len(of_text) > self.max_tokens for of_text in ids)
+
     def batches(self, texts: Texts, advance: Advance) -> "Iterator[tuple[list[int], Any, Tensor]]":
         """Run texts of similar length together: their places, the model's output, its mask [batch, pos]."""
         import torch

@@ -232,6 +232,12 @@ def test_sentences_that_mean_the_same_are_near_one_another(minilm: Encoder) -> N
     torch.testing.assert_close(upper, food)  # the checkpoint is uncased
 
 
+def test_texts_too_long_to_be_read_whole_are_counted(tmp_path: Path) -> None:
+    encoder = load_encoder(save_tiny_bert(tmp_path), max_tokens=10)  # a byte each, and what begins a text
+    assert encoder.n_cut(["a" * 9, "a" * 10, "\u20ac" * 4, "\u20ac" * 3, "a" * 500]) == 3
+    assert encoder.n_cut([]) == 0
+
+
 @pytest.mark.real
 def test_the_true_encoder_agrees_with_the_formula_in_batches_too(minilm: Encoder) -> None:
     long = "The ferry was late again. " * 100
