@@ -182,7 +182,8 @@ def _series(results: Results) -> Iterator[tuple[str | None, Look, list[Condition
     several = len({result.condition.positions for result in steered}) > 1
     curves: dict[str, list[ConditionResult]] = defaultdict(list)
     for result in steered:
-        name = " + ".join(result.condition.vectors) or "generations"
+        files = [name.rsplit("/", 1)[-1] for name in result.condition.vectors]
+        name = " + ".join(files) or "generations"
         curves[f"{name}, {result.condition.positions}" if several else name].append(result)
     for look, (name, group) in zip(cycle(CURVES), curves.items(), strict=False):
         yield None, look | {"label": _short(name, 40)}, group
