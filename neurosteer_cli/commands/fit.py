@@ -14,7 +14,7 @@ from ..errors import InputError
 from .shared import console
 from .shared.command import completing
 from .shared.load import load_engine_with
-from .shared.options import Json, LabelKey, ModelOptions, TextKey, model_options
+from .shared.options import Json, LabelKey, ModelOptions, TextKey, chat_model_options
 from .shared.parse import parse_layers
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..vectors.vector import SteeringVector
 
 
-@model_options
+@chat_model_options
 def fit_(
     texts: Annotated[
         list[str] | None,

@@ -27,7 +27,7 @@ AUTO, AUTO_AWAY = "auto", "-auto"
 
 
 @options.generation_options()
-@options.model_options
+@options.chat_model_options
 def gen(
     prompts: Annotated[
         list[str] | None,

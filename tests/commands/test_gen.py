@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import rows, run
+from support.cli import refused, rows, run
 from support.tiny import save_tiny
 from typer.testing import CliRunner
 
@@ -217,6 +217,18 @@ def test_a_system_message_comes_first_and_implies_chat(tmp_path: Path) -> None:
     assert system["text"] != plain["text"]
     added = rows(run(*GEN, "-m", "tiny", "--system", "be kind", str(path), "--json"))
     assert added[1]["text"] == whole["text"]
+
+
+def test_arguments_reach_the_chat_template(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "thinker")
+    template = "{{ messages[0].content }} {{ enable_thinking | tojson }} {{ effort }}"
+    (folder / "chat_template.jinja").write_text(template)
+    given = ("--template-arg", "enable_thinking=false", "--template-arg", "effort=low")
+    (record,) = rows(run(*GEN, "-m", str(folder), "--chat", "hi", "--json", *given))
+    assert record["rendered"] == "hi false low"
+    for wrong in ("enable_thinking", "=1", "a b=1"):
+        said = refused(*GEN, "-m", str(folder), "--chat", "hi", "--template-arg", wrong)
+        assert said == f"error: --template-arg {wrong}: give KEY=VALUE, each key once"
 
 
 def test_positions_are_recorded() -> None:

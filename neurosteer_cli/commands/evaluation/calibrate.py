@@ -24,7 +24,7 @@ DEFAULT_ALPHA = "-24,-20,-16,-12,-8,-4,4,8,12,16,20,24"
 
 @options.judge_options(only_one=True)
 @results.generation_options(without=["n", "top_k", "repetition_penalty", "greedy"])
-@options.model_options
+@options.chat_model_options
 def calibrate_(
     vector: Annotated[Path, typer.Argument(help="Vector file; the calibration is written into it.")],
     prompts: options.Prompts = None,

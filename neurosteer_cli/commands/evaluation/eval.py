@@ -22,7 +22,7 @@ OF_GENERATION = ("alpha", "prompts", "n", "random", "baseline_prompt", "save", "
 
 @options.judge_options()
 @results.generation_options(without=["n"])
-@options.model_options
+@options.chat_model_options
 def eval_(
     ctx: typer.Context,
     generations: Annotated[

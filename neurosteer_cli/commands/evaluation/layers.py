@@ -24,7 +24,7 @@ FIXED = ("chat", "system", "temperature", "top_p", "top_k", "repetition_penalty"
 
 @options.judge_options()
 @results.generation_options(without=[*FIXED, "batch_size"])
-@options.model_options
+@options.chat_model_options
 def layers_(
     texts: Annotated[
         list[str], typer.Argument(metavar="POS NEG", help="Texts of the two sides, as for `fit`.")
@@ -76,7 +76,7 @@ def layers_(
             console.warn(warning)
         fitted_on = {text for side in sides for text in side.hashes}
         judges = results.load_judges(judging, sides[0].label, fitted_on)
-        engine = Engine.load(where.name, head=steer, dtype=where.dtype, device=where.device, say=console.note)
+        engine = Engine.load(where.name, head=steer, **where.loading, say=console.note)
         how = Steering(alphas=alphas, prompts=records, judge=judges[0], config=config, n=n) if steer else None
         sweep = sweep_layers(
             engine, sides, chosen, how, sources=texts, warn=console.warn, progress=console.progress

@@ -27,7 +27,7 @@ def load_engine(where: ModelOptions, vectors: "Sequence[tuple[str, SteeringVecto
         shape = model_shape(name, console.note)
         for vector_name, vector in vectors:
             vector.check_fits(shape, name, vector_name, console.warn)
-    return Engine.load(name, dtype=where.dtype, device=where.device, say=console.note)
+    return Engine.load(name, **where.loading, say=console.note)
 
 
 def load_engine_with(
@@ -40,7 +40,5 @@ def load_engine_with(
 
     if saes:
         check_fit(saes, model_shape(where.name, console.note), where.name)
-    engine = Engine.load(
-        where.name, points=points, head=head, dtype=where.dtype, device=where.device, say=console.note
-    )
+    engine = Engine.load(where.name, points=points, head=head, **where.loading, say=console.note)
     return engine, open_saes(saes, engine, name=where.name, warn=console.warn)

@@ -22,6 +22,7 @@ import typer
 from ...errors import InputError
 from ...evaluation.judges.judge import FORMS
 from .command import completing
+from .parse import parse_template_args
 
 if TYPE_CHECKING:
     from ...generation.continuation import GenerationConfig
@@ -47,6 +48,14 @@ Device = Annotated[
     str,
     typer.Option(
         help="auto, cpu, cuda, cuda:1, mps.", autocompletion=completing("auto", "cpu", "cuda", "mps")
+    ),
+]
+TemplateArgs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-arg",
+        metavar="KEY=VALUE",
+        help="Argument of the model's chat template, such as enable_thinking=false; may be repeated.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for programs.")]
@@ -176,6 +185,13 @@ class ModelOptions:
     model: Model = None
     dtype: Dtype = "auto"
     device: Device = "auto"
+    template_arg: TemplateArgs = None
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What `Engine.load` takes of them, besides the name."""
+        template_args = parse_template_args(self.template_arg or ())
+        return {"dtype": self.dtype, "device": self.device, "template_args": template_args}
 
     @property
     def name(self) -> str:
@@ -187,6 +203,11 @@ class ModelOptions:
 
 def model_options(command: Command) -> Command:
     """Give a command, as `where`, the options of a model."""
+    return grouped(command, "where", ModelOptions, without={"template_arg"})
+
+
+def chat_model_options(command: Command) -> Command:
+    """Give a command, as `where`, the options of a model that may read chats."""
     return grouped(command, "where", ModelOptions)
 
 

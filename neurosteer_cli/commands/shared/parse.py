@@ -3,11 +3,13 @@
 Knows lists, ranges and units; knows nothing of typer.
 """
 
+import json
 import math
 import re
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 
@@ -57,6 +59,24 @@ def check_paired(vectors: Sequence[Path], alphas: Sequence[str]) -> None:
         raise InputError(
             f"{len(vectors)} --vector and {len(alphas)} --alpha: give one --alpha for each --vector"
         )
+
+
+def parse_template_args(texts: Sequence[str]) -> dict[str, Any]:
+    """Read `enable_thinking=false`: a value is JSON, or a text as it stands.
+
+    Raises:
+        InputError: no name, or one that is given twice.
+    """
+    args: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.isidentifier() or name in args:
+            raise InputError(f"--template-arg {text}: give KEY=VALUE, each key once")
+        try:
+            args[name] = json.loads(value)
+        except ValueError:
+            args[name] = value
+    return args
 
 
 def parse_count(text: str, option: str) -> int:
