@@ -215,6 +215,7 @@ def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
 
 def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> list[LatentRow]:
     """The first latents of either sign in the method's own order, those turned up first."""
+    engine.pause()
     if latents is None or at.sae is None:
         return []
     ids, weights = latents.ids, latents.weights
