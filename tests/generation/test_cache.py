@@ -53,6 +53,7 @@ FAMILIES = {
     "recurrent_gemma": ("RecurrentGemmaForCausalLM", False, False, False, True),
     "minimax": ("MiniMaxForCausalLM", False, False, False, True),
     "rwkv": ("RwkvForCausalLM", False, False, False, True),
+    "xlstm": ("xLSTMForCausalLM", False, False, False, True),
     "openai-gpt": ("OpenAIGPTLMHeadModel", False, False, False, True),
 }
 
