@@ -231,6 +231,8 @@ def _as_version_4_says_it(config: Any, written: Mapping[str, Any]) -> dict[str, 
     Version 5 reads both. Without them version 4 takes its own default for the base of rotary embeddings.
     """
     older = {"torch_dtype": written["dtype"]} if "dtype" in written else {}
+    if config.model_type == "gpt2":
+        older["n_ctx"] = config.n_positions  # which llama.cpp's converter asks for
     if "rope_parameters" not in written:
         return older
     rope = dict(config.rope_parameters)

@@ -493,11 +493,13 @@ SAES: list[Case] = [
     (f"{SAE} sae --hook-point blocks.2.hook_resid_pre", 1, "error: SAE 'sae' belongs to "
      "blocks.2.hook_resid_post, not to blocks.2.hook_resid_pre; leave out --hook-point, "
      "or choose another SAE"),
-    (f"{SAE} emptyfolder", 1, "error: emptyfolder: no cfg.json; not a folder saved by sae-lens"),
+    (f"{SAE} emptyfolder", 1, "error: emptyfolder: no SAE of the residual stream in it, nor in folders "
+     "of it; known are sae_weights.safetensors (sae-lens), sae.safetensors (sparsify), ae.pt "
+     "(dictionary_learning), params.npz or params.safetensors (Gemma Scope)"),
     (f"{SAE} configlesssae", 1,
-     "error: configlesssae: no cfg.json; not a folder saved by sae-lens"),
+     "error: configlesssae: no cfg.json; not a whole SAE"),
     (f"{SAE} weightlesssae", 1,
-     "error: weightlesssae: no sae_weights.safetensors; not a folder saved by sae-lens"),
+     "error: weightlesssae: no sae_weights.safetensors; not a whole SAE"),
     (f"{SAE} brokensae", 1, like(r"error: brokensae: cannot read the SAE \([^\n]+\)")),
     (f"{SAE} cutsae", 1, like(r"error: cutsae: cannot read the SAE \([^\n]+\)")),
     (f"{SAE} listsae", 1, like(r"error: (SAE '[^\n']*)?listsae'?: [^\n]+")),
@@ -519,7 +521,8 @@ SAES: list[Case] = [
      "normalize_activations='expected_average_only_in' has not been folded into the weights, and "
      "the factor for it is not in the file; save it again with sae-lens after folding"),
     (f"{SAE} nosuch", 1,
-     "error: 'nosuch' is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry"),
+     "error: 'nosuch' is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry, nor "
+     "OWNER/REPO/FOLDER of the Hub"),
     (f"{SAE} gpt2-small-res-jc/x", 1, "error: 'gpt2-small-res-jc/x' is neither a folder nor a "
      "RELEASE/SAE_ID of sae-lens's registry; did you mean gpt2-small-res-jb?"),
     (f"{SAE} gpt2-small-res-jb/blocks.88", 1, "error: release 'gpt2-small-res-jb' has no SAE "
@@ -873,10 +876,11 @@ TRAINING: list[Case] = [
     (f"{TRAIN} --context 64 --disk 1k", 2,
      "error: --batch-size 1024: more than --tokens 3M, or than --disk 1k has room for"),
     (f"{TRAIN} --init none", 1,
-     "error: 'none' is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry"),
+     "error: 'none' is neither a folder nor a RELEASE/SAE_ID of sae-lens's registry, nor "
+     "OWNER/REPO/FOLDER of the Hub"),
     (f"{TRAIN} --init sae", 2, "error: --init sae: it has 64 latents; give --d-sae as many"),
-    (f"{TRAIN} --init narrowsae --d-sae 64", 1, "error: SAE '{here}/narrowsae' has d_model=8 and was trained on "
-     "'tiny'; model 'tiny' has d_model=16: choose the SAE of this model"),
+    (f"{TRAIN} --init narrowsae --d-sae 64", 1, "error: SAE '{here}/narrowsae' has d_model=8 and was "
+     "trained on 'tiny'; model 'tiny' has d_model=16: choose the SAE of this model"),
     (f"{TRAIN} --init sae --d-sae 64 --architecture jumprelu", 2,
      "error: --init: not with --architecture jumprelu, which needs thresholds as well"),
     ("sae train words.txt -m tiny --layers 1,1 -o new", 2,

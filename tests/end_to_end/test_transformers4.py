@@ -127,7 +127,7 @@ def read_in_version_4(folders: Mapping[str, Path], place: Path, *, prompt: str =
     (place / "task.json").write_text(json.dumps(task))
     done = subprocess.run(
         [sys.executable, version4.__file__, place / "task.json"], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(VERSION_4), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": os.path.abspath(str(VERSION_4)), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
 

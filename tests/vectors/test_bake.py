@@ -264,7 +264,7 @@ def test_all_else_in_the_folder_is_copied_and_other_weights_are_not(tmp_path: Pa
         assert (target / name).read_bytes() == (source / name).read_bytes()
     assert json.loads((target / NOTE_FILE).read_text()) == {"alpha": 8.0}
     configs = [json.loads((folder / "config.json").read_text()) for folder in (source, target)]
-    assert configs[1] == {**configs[0], "torch_dtype": "float32"}
+    assert configs[1] == {**configs[0], "torch_dtype": "float32", "n_ctx": CONTEXT}
 
 
 # --- in the words of transformers 4, under which tests/end_to_end/test_transformers4.py reads them ---

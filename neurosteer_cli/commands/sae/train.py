@@ -180,23 +180,18 @@ def _find_init(
 ) -> "tuple[SAEs, list[HookPoint]]":
     """What each hook point starts from, by --init, and all that are read for it; held against the model."""
     from ...models.load import model_shape
-    from ...saes.load import nearest_saes
+    from ...saes.load import check_fit, nearest_saes
 
     init = training.init
     found = {} if init is None else nearest_saes(init, model_id=model, points=points)
     shape = model_shape(model, console.note)
-    needed = [*points, *(sae.hook_point for sae in found.values())]
-    for point in needed:
+    for point in points:
         point.check(shape.n_layers)
+    check_fit(found, shape, model)
     for sae in found.values():
         if sae.d_sae != training.d_sae:
             raise InputError(f"--init {init}: it has {sae.d_sae} latents; give --d-sae as many")
-        if sae.d_model != shape.d_model:
-            raise InputError(
-                f"--init: SAE {sae.sae_id!r} has d_model={sae.d_model}, model {model!r} has {shape.d_model}; "
-                "choose an SAE of this model"
-            )
-    return found, needed
+    return found, [*points, *(sae.hook_point for sae in found.values())]
 
 
 def _quality(progress: "Progress") -> str:

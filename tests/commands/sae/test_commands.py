@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.tiny import save_tiny_sae
+import torch
+from support.saes import B_DEC, B_ENC, D_SAE, THRESHOLD, W_DEC, W_ENC, K, write
+from support.tiny import D_MODEL, save_tiny_sae
 from typer.testing import CliRunner, Result
 
 from neurosteer_cli.cli import app
@@ -181,3 +184,54 @@ def test_descriptions_of_a_registry_sae_are_kept_in_the_cache(
     sae = load_sae(str(save_tiny_sae(tmp_path / "sae")), model_id="tiny")
     file = file_for(sae, "gpt2-small-res-jb/blocks.8.hook_resid_pre", "tiny")
     assert file == tmp_path / "cache" / "descriptions" / f"{sae.sha256[:16]}.jsonl.gz"
+
+
+# --- SAEs that other libraries saved -----------------------------------------------------------
+
+
+MATRICES = {"W_enc": W_ENC, "b_enc": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC}
+FLAT = {
+    "d_in": D_MODEL, "d_sae": D_SAE, "model_name": "tiny", "hook_name": "blocks.2.hook_resid_post",
+    "activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}, "apply_b_dec_to_input": True,
+    "sae_lens_training_version": "5.11.0",
+}  # fmt: skip
+FORMS: dict[str, dict[str, Any]] = {
+    "older sae-lens": {"cfg.json": FLAT, "sae_weights.safetensors": MATRICES},
+    "sparsify": {
+        "layers.2/cfg.json": {"d_in": D_MODEL, "num_latents": D_SAE, "k": K, "activation": "topk"},
+        "layers.2/sae.safetensors": {
+            "encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC
+        },
+    },
+    "dictionary_learning": {
+        "config.json": {"trainer": {"dict_class": "BatchTopKSAE", "layer": 2, "lm_name": "tiny"}},
+        "ae.pt": {
+            "k": torch.tensor(K), "threshold": torch.tensor(0.5), "encoder.weight": W_ENC.T,
+            "encoder.bias": B_ENC, "decoder.weight": W_DEC.T, "b_dec": B_DEC,
+        },
+    },
+    "gemma scope 2": {
+        "config.json": {
+            "hf_hook_point_in": "model.layers.2.output", "architecture": "jump_relu", "model_name": "tiny"
+        },
+        "params.safetensors": {
+            "w_enc": W_ENC, "b_enc": B_ENC, "w_dec": W_DEC, "b_dec": B_DEC, "threshold": THRESHOLD
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_sae_of_another_library_goes_through_every_command(
+    form: str, corpus: Path, tiny_folder: Path, two_sides: tuple[Path, Path], tmp_path: Path
+) -> None:
+    sae, file, model = write(tmp_path / "sae", FORMS[form]), tmp_path / "v.st", ("-m", tiny_folder)
+    info = json.loads(run("sae", "info", sae, corpus, *model, "--tokens", "1k", "--json").stdout)
+    assert (info["hook_point"], info["d_sae"]) == (POINTS[1], D_SAE)
+    assert info["l0"] > 1
+    run("sae", "describe", sae, corpus, *model, "--tokens", "1k")
+    assert POINTS[1] in run("sae", "search", sae, "corpus", *model).stdout
+    run("fit", *two_sides, "--sae", sae, *model, "--top-k", "20", "-o", file)
+    assert [str(point) for point in SteeringVector.load(file).pushes] == [POINTS[1]]
+    assert "described as" in run("inspect", file).stdout
+    run(*TRAIN, corpus, *model, "--init", sae, "-o", tmp_path / "trained")
