@@ -3,12 +3,10 @@
 Knows generation, vectors and records; knows nothing of scores, options or the terminal.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -19,7 +17,6 @@ from torch import Tensor
 
 from ..data.json_text import Record
 from ..data.records import Located, appending
-from ..files import file_sha256
 from ..generation.continuation import GenerationConfig
 from ..generation.generate import Completion, Job, generate
 from ..generation.prompts import Prompt, tokenize
@@ -27,6 +24,7 @@ from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..vectors.metadata import PointMetadata
 from ..vectors.vector import SteeringVector, mean_norms, total_dose, total_pushes
+from .provenance import of_settings, of_vector, sha256_of
 from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, as_sample, check_save, kept_records
 
 # The keys of a continuation. A prompt's own of these names stand under "record"; those of an earlier
@@ -229,7 +227,7 @@ class Comparison:
         check_save(save, resume)
         plan = self.plan(engine, prompts)
         provenance = self.provenance(engine, prompts)
-        run = _sha256(provenance)[:16]
+        run = sha256_of(provenance)[:16]
         records = kept_records(save, run) if save is not None and resume else {}
         if records:
             say(f"{save}: {len(records)} continuations are there already")
@@ -266,23 +264,19 @@ class Comparison:
 
     def provenance(self, engine: Engine, prompts: Sequence[Located]) -> dict[str, Any]:
         """Everything needed to repeat the run; by it a run is known again."""
-        config = asdict(self.config)
-        del config["batch_size"]
-        stops = {"stops": config.pop("stops")} if self.config.stops else {}  # older runs name none
         return {
             "model": engine.model_id,
             "dtype": str(engine.dtype),
-            "vectors": [_origin(name, vector) for name, vector in self.vectors],
+            "vectors": [of_vector(name, vector) for name, vector in self.vectors],
             "alphas": self.alphas,
             "n_prompts": len(prompts),
-            "prompts_sha256": _sha256([located.record for located in prompts]),
+            "prompts_sha256": sha256_of([located.record for located in prompts]),
             "n": self.n,
             "random": self.random,
             "baseline_prompt": self.instruction,
             "chat": self.as_chat,
             "system": self.system,
-            **config,
-            **stops,
+            **of_settings(self.config),
         }
 
     def _strongest(self, vectors: Sequence[SteeringVector]) -> list[Alphas]:
@@ -291,21 +285,3 @@ class Comparison:
         if len(vectors) == 1:
             groups = [[a for a in groups[0] if a[0] < 0], [a for a in groups[0] if a[0] > 0]]
         return [max(group, key=lambda alphas: total_dose(vectors, alphas)) for group in groups if group]
-
-
-def _origin(name: str, vector: SteeringVector) -> dict[str, Any]:
-    """How a vector was fitted, and its file's hash, if it is in one."""
-    metadata, of_side = vector.metadata, {"label", "n_texts", "sha256"}
-    sides = {"positive": metadata.positive, "negative": metadata.negative}
-    return {
-        "name": name,
-        "sha256": file_sha256(Path(name)) if os.path.isfile(name) else None,
-        "method": metadata.method,
-        "parameters": metadata.parameters,
-        "points": list(metadata.points),
-        **{which: side.model_dump(include=of_side) for which, side in sides.items() if side is not None},
-    }
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -42,6 +42,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
@@ -60,7 +61,7 @@ POINT = "blocks.2.hook_resid_post"
 
 COMMANDS = (
     "", "fit", "gen", "combine", "inspect", "eval", "calibrate", "layers", "export", "import", "serve",
-    "demo", "sae", "sae train", "sae info", "sae describe", "sae search",
+    "demo", "doctor", "help", "sae", "sae train", "sae info", "sae describe", "sae search",
 )  # fmt: skip
 
 CPU = "--dtype float32 --device cpu"
@@ -73,10 +74,8 @@ EVAL = f"eval -v v.st -a -20,20 {WRITE} --judge regex:[a-m]"
 EVAL_MORE = f"{EVAL} --judge sentiment --baseline-prompt 'be nice' -n 2"
 CALIBRATE = f"calibrate out/v.st {WRITE} --judge regex:[a-m] -a -200,-100,100,200 --max-ppl-ratio 1000 -n 4"
 LAYERS = f"layers up.jsonl down.jsonl {TINY}"
-STEER = (
-    f"--layers 1,2 --steer -a -20,20 --prompts prompts.jsonl --judge regex:[a-m] --max-new-tokens 6 {TINY}"
-)
-TRAIN = f"sae train words.txt {TINY} --d-sae 32 --k 4 --tokens 1k --epochs 2 --batch-size 128 --context 64"
+STEER = "--layers 1,2 --steer -a -20,20 --prompts prompts.jsonl --judge regex:[a-m] --max-new-tokens 6"
+TRAIN = f"sae train words.txt {TINY} --k 4 --tokens 1k --epochs 2 --batch-size 128 --context 64 --d-sae"
 
 
 class Case(NamedTuple):
@@ -177,12 +176,12 @@ CASES = [
     Case("pages/layers.txt", f"{LAYERS} --report out/page.html", "out/page.html"),
     Case("pages/layers_steer.txt", f"{LAYERS} {STEER} --report out/page.html", "out/page.html"),
     # sae
-    *(Case(f"json/sae_train_{kind}.jsonl", f"{TRAIN} --layers 1,2 --architecture {kind} -o out/saes --json")
+    *(Case(f"json/sae_train_{kind}.jsonl", f"{TRAIN} 32 --layers 1,2 --architecture {kind} -o out/saes --json")
       for kind in ("topk", "batchtopk", "jumprelu", "matryoshka")),
-    Case("json/sae_train_init.jsonl", f"{TRAIN} --layers 3 --init family --d-sae 64 -o out/saes --json"),
-    Case("files/sae_config.jsonl", f"{TRAIN} --layers 1 -o out/saes",
+    Case("json/sae_train_init.jsonl", f"{TRAIN} 64 --layers 3 --init family -o out/saes --json"),
+    Case("files/sae_config.jsonl", f"{TRAIN} 32 --layers 1 -o out/saes",
          "out/saes/blocks.1.hook_resid_post/cfg.json"),
-    Case("shown/sae_train.txt", f"{TRAIN} --layers 1 -o out/saes"),
+    Case("shown/sae_train.txt", f"{TRAIN} 32 --layers 1 -o out/saes"),
     Case("json/sae_info.jsonl", f"sae info family {TINY} --json"),
     Case("json/sae_info_measured.jsonl", f"sae info family words.txt --loss-tokens 500 {TINY} --json"),
     Case("shown/sae_info.txt", f"sae info family {TINY}"),
@@ -476,6 +475,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         validate_repo_id(model)
         raise LocalEntryNotFoundError("not cached, and no network")
 
+    def serving(*_arguments: Any, **_options: Any) -> Any:
+        pytest.fail("a server has begun")
+
+    monkeypatch.setattr(uvicorn.Server, "run", serving)
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: Could not find a version\n")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", no_hub)
     monkeypatch.setattr(subprocess, "run", lambda *_arguments, **_options: failed)

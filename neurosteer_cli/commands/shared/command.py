@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+KINDS = {"valid integer": "a whole number", "valid number": "a number"}  # by a validator's words
 WIDTH = 76  # of an example, beside the indentation of a help text in 80 columns
 
 
@@ -43,7 +44,14 @@ class Command(TyperCommand):
             raise
         self._check_pairs(ctx, values)
         self._check_repeats(ctx, order)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            kind = next((kind for words, kind in KINDS.items() if words in error.message), None)
+            if kind is None or error.param is None:
+                raise
+            given = values.get(error.param.name or "")
+            raise UsageError(f"{'/'.join(error.param.opts)} {given!r}: not {kind}", ctx=ctx) from None
 
     def _without_equals(self, args: list[str]) -> list[str]:
         """`-a=8` as `-a8`; what stands after `--` is nobody's option."""
