@@ -12,7 +12,7 @@ from ..errors import InputError, NeurosteerError
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
 from ..saes.descriptions import Descriptions, find
-from ..vectors.vector import DEFAULT_ALPHA, MAX_REQUEST_ALPHA, SteeringVector
+from ..vectors.vector import DEFAULT_ALPHA, MAX_REQUEST_ALPHA, Latents, SteeringVector
 
 VECTOR_NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 N_LATENTS = 24  # told of a vector
@@ -124,24 +124,33 @@ def strongest_latents(vector: SteeringVector) -> list[dict[str, Any]]:
     Their names and where they fire are told as far as the SAE's descriptions are at hand.
     """
     found = [
-        (abs(weight) / float(latents.weights.abs().sum()), point, latent, weight, *rates)
+        (abs(weight) / float(latents.weights.abs().sum()), point, latent)
         for point, latents in vector.latents.items()
-        for latent, weight, *rates in latents.first(len(latents.ids))
+        for latent, weight in zip(latents.ids.tolist(), latents.weights.tolist(), strict=True)
     ]
     found = sorted(found, key=lambda each: each[0], reverse=True)[:N_LATENTS]
-    described = {point: _descriptions(vector, point) for point in {point for _, point, *_ in found}}
+    points = {point for _, point, _ in found}
+    described = {point: _descriptions(vector, point) for point in points}
+    numbers = {point: _numbers(vector.latents[point]) for point in points}
     return [
         {
             "hook_point": str(point),
             "latent_id": latent,
-            "weight": round(weight, 4),
             "share": round(share, 4),
-            "fires_towards": round(towards, 4),
-            "fires_away": round(away, 4),
+            **numbers[point][latent],
             **_shown(described[point], latent),
         }
-        for share, point, latent, weight, towards, away in found
+        for share, point, latent in found
     ]
+
+
+def _numbers(latents: Latents) -> dict[int, dict[str, float]]:
+    """Of each latent its weight, and the share of tokens of either side at which it fires."""
+    names = ("weight", "fires_towards", "fires_away")
+    return {
+        latent: {name: round(number, 4) for name, number in zip(names, numbers, strict=True)}
+        for latent, *numbers in latents.first(len(latents.ids))
+    }
 
 
 def _shown(descriptions: Descriptions | None, latent: int) -> dict[str, Any]:

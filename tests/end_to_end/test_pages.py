@@ -129,7 +129,7 @@ def test_latents_are_compact_and_open(browser: Any, pages: Path) -> None:
     assert page.run("return document.documentElement.scrollHeight") < 3000
     assert page.text("#count") == "64 latents"
     assert page.text("#latent-0 summary .token") == "⏎"
-    assert page.text("#latent-0 summary .after") == "⏎ after⏎it"
+    assert page.all("#latent-0 summary .after")[0].get_property("textContent") == "⏎ after⏎it"
     page.click("#latent-0 summary")
     assert page.texts("#latent-0 .contexts .value") == ["7.00", "5.00", "3.00"]
     assert page.texts("#latent-0 .chip.up") == ["·up", "⏎"]

@@ -1,8 +1,11 @@
 """Log-probabilities of texts, and how far a push moves next-token distributions."""
 
+import math
+
+import pytest
 import torch
 
-from neurosteer_cli.evaluation.likelihood import damage, log_probs
+from neurosteer_cli.evaluation.likelihood import damage, log_probs, perplexities
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 
@@ -28,6 +31,15 @@ def test_log_probs_of_nothing_written_are_none(engine: Engine) -> None:
     found = log_probs(engine, [([1, 2], []), ([1, 2], [3])])
     assert [len(values) for values in found] == [0, 1]
     assert log_probs(engine, []) == []
+
+
+def test_perplexities_are_those_of_the_continuations_alone(engine: Engine) -> None:
+    found = perplexities(engine, "to be", [" or not", "", " or not"])
+    prompt = engine.prompt_ids("to be")
+    (expected,) = log_probs(
+        engine, [(prompt, engine.continuation_ids("to be", prompt, " or not", rendered=False))]
+    )
+    assert found == [pytest.approx(math.exp(-float(expected.double().mean()))), None, found[0]]
 
 
 def test_no_push_does_no_damage(engine: Engine) -> None:

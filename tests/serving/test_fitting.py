@@ -1,5 +1,7 @@
 """Vectors fitted while the server runs."""
 
+import base64
+import gzip
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -128,3 +130,68 @@ def test_a_fit_ends_when_the_server_does(
         completions.scheduler.close(0.1)
         assert time.monotonic() - start < 3
         assert fitted.result().status_code == 503
+
+
+def test_how_far_a_fit_is_is_told(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    yield_to_batch = Scheduler.yield_to_batch
+
+    def noted(scheduler: Scheduler) -> None:
+        told.append(httpx.get(f"{address}/v1/fitting").json())
+        yield_to_batch(scheduler)
+
+    monkeypatch.setattr(Scheduler, "yield_to_batch", noted)
+    with served(engine, vectors, fitting=True) as (address, _):
+        assert httpx.get(f"{address}/v1/fitting").json() == {}
+        assert post(
+            address, "/v1/vectors", {**LONG, "positive": TEXTS[:40], "negative": LONG["negative"][:40]}
+        )
+        assert httpx.get(f"{address}/v1/fitting").json() == {}
+    assert {(one["name"], one["n_texts"]) for one in told} == {("ab", 80)}
+    read = [one["n_read"] for one in told]
+    assert read == sorted(read)
+    assert read[-1] == 80
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b'{"text": "one"}\n{"text": "two"}\n'),
+        ("a.csv", b"text,stars\none,1\ntwo,2\n"),
+        ("a.txt", b"one\ntwo\n"),
+        ("a.json.gz", gzip.compress(b'[{"text": "one"}, {"text": "two"}]')),
+    ],
+)
+def test_texts_are_read_out_of_files_and_fitted(
+    engine: Engine, vectors: dict[str, SteeringVector], name: str, content: bytes
+) -> None:
+    with served(engine, vectors, fitting=True) as (address, _):
+        form = {"name": name, "content": base64.b64encode(content).decode()}
+        found = post(address, "/v1/texts", form).json()
+        assert [record["text"] for record in found["records"]] == ["one", "two"]
+
+
+def test_records_are_fitted_as_texts_are(engine: Engine, vectors: dict[str, SteeringVector]) -> None:
+    few = {**LONG, "positive": [{"text": text} for text in TEXTS[:10]], "negative": LONG["negative"][:10]}
+    with served(engine, vectors, fitting=True) as (address, _):
+        assert post(address, "/v1/vectors", few).json()["n_texts"] == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("AA=A", "content: not base64"),
+        (base64.b64encode(b'{"text": 3}\n').decode(), "a.jsonl:1: 'text' must be a string"),
+        (base64.b64encode(b'{"text": "x"}\n{"other": "x"}\n').decode(), "a.jsonl:2: no 'text'"),
+        ("", "a.jsonl: no records"),
+    ],
+)
+def test_a_file_that_holds_no_texts_is_refused_by_its_line(
+    engine: Engine, vectors: dict[str, SteeringVector], content: str, message: str
+) -> None:
+    with served(engine, vectors, fitting=True) as (address, _):
+        refused = post(address, "/v1/texts", {"name": "a.jsonl", "content": content})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["message"].startswith(message)
