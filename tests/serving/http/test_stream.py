@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from starlette.responses import StreamingResponse
 from support.serving import (
     CHAT,
@@ -23,6 +24,7 @@ from support.serving import (
 
 from neurosteer_cli.generation.text import TextStream
 from neurosteer_cli.models.engine import Engine
+from neurosteer_cli.serving.completions import Completions
 from neurosteer_cli.serving.http import stream
 from neurosteer_cli.vectors.vector import SteeringVector
 
@@ -156,3 +158,37 @@ def test_a_token_that_is_no_text_ends_its_request_and_no_other(
     with served(engine, vectors) as (address, _):
         assert post(address, "/v1/completions", {**PLAIN, "stop": "x"}).status_code == 500
         assert post(address, "/v1/completions", PLAIN).status_code == 200
+
+
+SCRIPTS = (
+    "naïve café, plain words", "Привет, мир", "你好世界,今天", "こんにちは", "안녕하세요", "नमस्ते दुनिया",
+    "مرحبا بالعالم", "שלום עולם", "👩‍👩‍👧‍👦 family", "🇩🇪🇫🇷 flags", "e\u0301a\u0308 combining",
+    "\ufeffbom\u2028line", "𝓶𝓪𝓽𝓱 𝔽",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_streamed_is_the_whole_in_every_script(
+    server: tuple[str, Completions], engine: Engine, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    ids = [token for token in engine.prompt_ids(script) if token not in engine.special_ids]
+
+    def as_told(_logits: Any, continuations: Any) -> torch.Tensor:
+        return torch.tensor([ids[len(each.written) % len(ids)] for each in continuations])
+
+    monkeypatch.setattr("neurosteer_cli.generation.batch._chosen", as_told)
+    client, address = httpx.Client(timeout=60), f"{server[0]}/v1/completions"
+    for length in (1, 2, 3, 5, 11, len(ids) + 2):
+        full = engine.decode(engine.prompt_ids("x"), (ids * 2)[:length])
+        for stop in ([], [script[:1]], [script[2:4], "never"], [script[-1:]]):
+            asked = {"prompt": "x", "max_tokens": length, "stop": stop, "logprobs": 0}
+            (whole,) = client.post(address, json=asked).json()["choices"]
+            chunks = events(client.post(address, json={**asked, "stream": True}).text)
+            parts = [choice for chunk in chunks for choice in chunk["choices"]]
+            assert "".join(part["text"] for part in parts) == whole["text"]
+            assert [part["finish_reason"] for part in parts][-1] == whole["finish_reason"]
+            for told in ("tokens", "text_offset"):
+                streamed = [each for part in parts for each in part["logprobs"][told]]
+                assert streamed == whole["logprobs"][told]
+            assert full.startswith(whole["text"])
+            assert whole["text"] == full or any(full[len(whole["text"]) :].startswith(each) for each in stop)
