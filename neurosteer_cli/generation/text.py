@@ -26,26 +26,29 @@ class TextStream:
     """
 
     def __init__(self, engine: Engine, prompt_ids: list[int], stops: Sequence[str] = ()) -> None:
-        self._engine, self._prompt, self._stops = engine, prompt_ids, tuple(stops)
-        tail = prompt_ids[-TAIL:]
-        while engine.decode([], tail).endswith(HALF):  # half a character is not the text's to complete
-            tail = tail[:-1]
-        self._stream = DecodeStream(tail, skip_special_tokens=True)
-        self._written: list[int] = []
+        self._engine, self._stops = engine, tuple(stops)
+        self._before = prompt_ids[-TAIL:]  # tokens whose text the next ones' goes on from
+        while engine.decode([], self._before).endswith(HALF):  # half a character is not for text to complete
+            self._before.pop()
+        self._stream = DecodeStream(self._before, skip_special_tokens=True)
+        self._held: list[int] = []  # tokens that are no text yet
         self.text = ""  # decoded so far
         self.n_given = 0  # characters of it given out
         self.stopped = False  # a stop string has come; nothing is read any more
 
     def take(self, token: int) -> str:
         """Read a token; the text that can be given out now."""
-        self._written.append(token)
-        self.text += self._step(token) or ""
+        self._held.append(token)
+        if text := self._step(token):
+            self.text += text
+            self._before, self._held = [*self._before, *self._held][-TAIL:], []
         return self._release(len(self.text) - self._n_open())
 
     def finish(self) -> str:
         """The rest, once no token comes any more."""
         if not self.stopped:
-            self.text = self._engine.decode(self._prompt, self._written)
+            self.text += self._engine.decode(self._before, self._held)
+            self._held = []
         return self._release(len(self.text))
 
     def _step(self, token: int) -> str | None:
@@ -54,7 +57,8 @@ class TextStream:
             return self._stream.step(tokenizer, token)
         except Exception:  # half a character that another follows may take back the one before it
             self._stream = DecodeStream(skip_special_tokens=True)
-            return self._stream.step(tokenizer, token)
+            pieces = [self._stream.step(tokenizer, each) for each in self._held]
+            return "".join(filter(None, pieces))
 
     def _release(self, end: int) -> str:
         places = [place for stop in self._stops if (place := self.text.find(stop)) >= 0]

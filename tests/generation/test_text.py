@@ -1,5 +1,6 @@
 """Text is given out as soon as it can be, and up to a stop string alone."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -120,9 +121,31 @@ def test_bytes_that_fall_back_are_held_till_they_are_a_character(engine: Engine)
 def test_a_decoder_that_takes_text_back_does_not_end_the_stream(engine: Engine) -> None:
     llama, written = with_byte_fallback(engine), [1, 2, 3, 5, 4]  # half a character spoils the one before it
     stream = TextStream(llama, [0])
-    assert [stream.take(token) for token in written] == ["", "", "€", "", "b"]
-    stream.finish()
-    assert stream.text == llama.decode([0], written) == "\ufffd\ufffd\ufffd\ufffd b"
+    assert [stream.take(token) for token in written] == ["", "", "€", "", "\ufffd b"]
+    assert stream.finish() == ""
+    assert stream.text == "€\ufffd b"
+    assert llama.decode([0], written) == "\ufffd\ufffd\ufffd\ufffd b"
+
+
+@pytest.mark.parametrize("decoder", ["bytes", "byte fallback"])
+def test_whatever_is_written_after_whatever_prompt_the_pieces_are_the_text(
+    engine: Engine, decoder: str
+) -> None:
+    """Prompts and texts that begin and end within characters, and what is no text at all."""
+    chosen = random.Random(0)
+    tokenized, n_tokens = (engine, 258) if decoder == "bytes" else (with_byte_fallback(engine), 6)
+    for _ in range(500):
+        ids = [chosen.randrange(n_tokens) for _ in range(chosen.randrange(1, 12))]
+        if decoder == "bytes" and chosen.random() < 0.7:
+            ids = tokens_of(engine, "naïve 日本 👍🏽 \ufffd".encode())
+        start = chosen.randrange(len(ids) + 1)
+        stream = TextStream(tokenized, ids[:start], ("\U0001f3fd", "xyz"))
+        pieces = []
+        for token in ids[start:]:
+            pieces.append(stream.take(token))
+            if stream.stopped:
+                break
+        assert "".join([*pieces, stream.finish()]) == stream.text
 
 
 def test_every_byte_has_its_token(engine: Engine) -> None:
