@@ -1,13 +1,18 @@
 """Requests for text, by the official client: what they write, and what is refused by name."""
 
+import re
+from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
-from support.serving import CHAT, PLAIN, post, written
+from support.engines import load
+from support.serving import CHAT, PLAIN, post, served, written
+from support.tiny import save_tiny
 
 from neurosteer_cli.models.engine import Engine
-from neurosteer_cli.serving.completions import Completions
+from neurosteer_cli.serving.completions import Completions, Limits
 from neurosteer_cli.vectors.vector import SteeringVector
 
 
@@ -106,6 +111,7 @@ def test_positions_decide_where_a_request_is_steered(client: openai.OpenAI) -> N
         ({"steering": {"polite": "much"}}, 400, "steering.polite: must be a number, got 'much'"),
         ({"model": "gpt-4"}, 404, "model 'gpt-4' is not served; ask for 'tiny'"),
         ({"model": "tiny+polite"}, 400, "give the alpha of 'polite', as polite:8"),
+        ({"model": "tiny+polite:"}, 400, "give the alpha of 'polite', as polite:8"),
         ({"model": "tiny+polite:x"}, 400, "alpha 'x' is not a number"),
         ({"model": "tiny+polite:nan"}, 400, "alpha of 'polite' must be a number"),
         ({"model": "tiny+polite:1+polite:2"}, 400, "vector 'polite' is named twice"),
@@ -145,3 +151,53 @@ def test_other_bad_requests_are_refused_by_name(
     found = post(server[0], f"/v1/{path}", body)
     assert (found.status_code, found.json()["error"]["type"]) == (status, "invalid_request_error")
     assert message in found.json()["error"]["message"]
+
+
+def test_a_missing_model_is_the_one_there_is(server: tuple[str, Completions]) -> None:
+    for model in ({}, {"model": None}, {"model": ""}):
+        found = post(server[0], "/v1/completions", {"prompt": "x", "max_tokens": 1, **model}).json()
+        assert found["model"] == "tiny"
+        assert found["steering"] == {"alphas": {}, "dose": 0.0}
+        assert re.fullmatch("cmpl-[0-9a-f]{24}", found["id"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [({"max_tokens": 4096}, 60), ({"max_tokens": -1}, 60), ({"prompt": "x" * 100, "max_tokens": 90}, 28)],
+)
+def test_more_tokens_than_there_is_room_for_are_cut_down(
+    engine: Engine, vectors: dict[str, SteeringVector], asked: dict[str, Any], most: int
+) -> None:
+    with served(engine, vectors, limits=Limits(max_new_tokens=60)) as (address, _):
+        for path, form in (("completions", PLAIN), ("chat/completions", CHAT)):
+            if path == "chat/completions" and "prompt" in asked:
+                continue
+            body = {**form, "temperature": 0, **asked, "logit_bias": {"257": -100}}
+            found = post(address, f"/v1/{path}", body).json()
+            (choice,) = found["choices"]
+            assert (choice["finish_reason"], found["usage"]["completion_tokens"]) == ("length", most)
+            assert choice["limit"] == {"name": "max_tokens", "tokens": most}
+
+
+def test_any_number_of_stops_and_more_prompts_than_are_written_at_a_time(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "to be", "max_tokens": 30, "seed": 5}
+    free = client.completions.create(**asked).choices[0].text
+    stops = [f"never{n}" for n in range(40)] + [free[12:14]]
+    assert client.completions.create(**asked, stop=stops).choices[0].text == free[: free.find(free[12:14])]
+    many = client.completions.create(model="tiny", prompt=["x"] * 40, max_tokens=2, n=1)
+    assert len(many.choices) == 40
+
+
+def test_where_the_server_keeps_its_model_is_told_to_nobody(tmp_path: Path) -> None:
+    engine = load(save_tiny(tmp_path / "nochat", chat=False))
+    with served(engine, {}) as (address, _):
+        found = post(address, "/v1/chat/completions", CHAT)
+        told = found.json()["error"]["message"]
+        assert (found.status_code, str(tmp_path) in told) == (400, False)
+        assert told == (
+            "model 'tiny' has no chat template: to go on from plain text ask /v1/completions, or "
+            '/api/generate with "raw": true'
+        )
+        assert post(address, "/api/generate", {"prompt": "x", "stream": False}).json()["response"]
+        for path in ("/v1/models", "/api/tags", "/v1", "/", "/v1/vectors"):
+            assert str(tmp_path) not in httpx.get(f"{address}{path}").text

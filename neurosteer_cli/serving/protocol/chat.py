@@ -109,7 +109,7 @@ class ChatAnswer(ChoicesAnswer):
 class ChatRequest(OpenAIRequest):
     """Answering in a chat."""
 
-    prefix = "chatcmpl"
+    prefix = "chatcmpl-"
     answer = ChatAnswer
 
     messages: list[Message] = Field(min_length=1)

@@ -94,7 +94,7 @@ class CompletionAnswer(ChoicesAnswer):
 class CompletionRequest(OpenAIRequest):
     """Going on from prompts."""
 
-    prefix = "cmpl"
+    prefix = "cmpl-"
     answer = CompletionAnswer
 
     prompt: Texts

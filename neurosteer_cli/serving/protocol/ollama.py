@@ -94,7 +94,7 @@ class GenerateAnswer(OllamaAnswer):
 class OllamaRequest(TextRequest):
     """What both share."""
 
-    prefix = "ollama"
+    prefix = "ollama-"
     ignored = frozenset({"keep_alive", "truncate", "shift", "user"})
     unserved: ClassVar = {
         "tools": only(),

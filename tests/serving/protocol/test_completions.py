@@ -1,4 +1,4 @@
-"""Answers in the form that OpenAI's clients read: log-probabilities."""
+"""Log-probabilities, in the forms that OpenAI's clients read."""
 
 from typing import Any
 
