@@ -198,6 +198,13 @@ async function generate() {
   if (done.every(Boolean) && offered.judges) await score(cards, asked);
 }
 
+/** Write, and have it seen: on a phone texts and buttons may be screens apart. */
+function generateInView() {
+  generate();
+  const { top } = at("texts").getBoundingClientRect();
+  if (top < 0 || top > innerHeight - 150) at("what").scrollIntoView({ behavior: "smooth", block: "start" });
+}
+
 let soon = 0;
 function generateSoon() {
   clearTimeout(soon);
@@ -352,12 +359,12 @@ function restoreDefaults() {
   at("settings-said").textContent = `${at("tokens").value} tokens, temperature ${at("temperature").value}, seed ${at("seed").value}${at("chat").checked ? ", as a chat" : ""}`;
 }
 
-at("ask").addEventListener("submit", (event) => { event.preventDefault(); generate(); });
+at("ask").addEventListener("submit", (event) => { event.preventDefault(); generateInView(); });
 at("ask").addEventListener("change", restoreDefaults);
 at("stop").addEventListener("click", () => running?.abort());
-at("again").addEventListener("click", () => { at("seed").value = +at("seed").value + 1; generate(); });
-at("prompt").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); generate(); } });
-for (const one of document.querySelectorAll(".try")) one.addEventListener("click", () => { at("prompt").value = one.textContent; generate(); });
+at("again").addEventListener("click", () => { at("seed").value = +at("seed").value + 1; generateInView(); });
+at("prompt").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); generateInView(); } });
+for (const one of document.querySelectorAll(".try")) one.addEventListener("click", () => { at("prompt").value = one.textContent; generateInView(); });
 for (const button of document.querySelectorAll("[data-view]")) {
   button.addEventListener("click", () => {
     view = button.dataset.view;

@@ -48,10 +48,13 @@ function followProgress() {
   say("soft", "finding the SAEs…");
   const timer = setInterval(async () => {
     const now = await (await ask("/v1/fitting")).json().catch(() => ({}));
-    if (bar.hidden || !now.n_texts || !now.n_read) return;
-    bar.max = now.n_texts;
-    bar.value = now.n_read;
-    say("soft", now.n_read < now.n_texts ? `${now.n_read} of ${now.n_texts} texts read` : "making the vector…");
+    if (bar.hidden || !now.n_texts) return;
+    if (now.n_read) {
+      bar.max = now.n_texts;
+      bar.value = now.n_read;
+    }
+    say("soft", !now.n_read ? `reading ${now.n_texts} texts…` :
+      now.n_read < now.n_texts ? `${now.n_read} of ${now.n_texts} texts read` : "making the vector…");
   }, 250);
   return () => { clearInterval(timer); bar.hidden = true; };
 }
@@ -72,7 +75,7 @@ async function fitVector() {
       ...found.warnings.map((text) => element("p", { textContent: text })));
     touched = found.id;
     await loadVectors({ [found.id]: found.suggested_alpha });
-    generate();
+    generateInView();
   } catch (error) {
     end();
     say("error", error.message);
