@@ -333,7 +333,7 @@ function origin(one, latents) {
   const parts = [`Added after ${after}`];
   if (one.n_texts) parts.push(`made from ${one.n_texts} texts`);
   if (one.auroc !== null) parts.push(`tells the two sides apart with AUROC ${one.auroc.toFixed(2)} on texts held out`);
-  const what = latents.length ? `Its ${latents.length} strongest latents, with their shares of the push after their block: to the right those turned up, to the left those turned down; and where each fires most.` :
+  const what = latents.length ? `Its ${latents.length} strongest latents, with their shares of all weight after their block: to the right those turned up, to the left those turned down; and where each fires most.` :
     `Its method, ${one.method}, uses no latents.`;
   return `${parts.join("; ")}. ${what}`;
 }
