@@ -102,6 +102,20 @@ def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[N
         yield
 
 
+@contextmanager
+def replace(blocks: nn.ModuleList, point: HookPoint, resid: Tensor) -> Iterator[None]:
+    """Put `resid` [batch, pos, d_model], in its own dtype, in the residual's place while the context is open.
+
+    Where blocks pass on several streams, it is put into each.
+    """
+
+    def put(old: Tensor, streams: int | None) -> Tensor:
+        return (resid if streams is None else resid.unsqueeze(streams)).expand_as(old).clone()
+
+    with _hook(blocks, point, put):
+        yield
+
+
 def _hook(
     blocks: nn.ModuleList, point: HookPoint, edit: Callable[[Tensor, int | None], Tensor | None]
 ) -> RemovableHandle:

@@ -57,15 +57,16 @@ def inspect(
 
 
 def _engine(vector: "SteeringVector") -> "Engine | None":
-    """The model's output head, where it is at hand; without, promoted tokens are left out."""
+    """The model with its first block and its head, where it is at hand; without, promoted tokens are left out."""
     from ...models.checkpoints.resolve import is_local
     from ...models.engine import Engine
+    from ...models.hooks import HookPoint
 
     model_id = vector.metadata.model_id
     reason = "is not on this machine"
     if is_local(model_id):
         try:
-            engine = Engine.load(model_id, points=[], say=console.note)
+            engine = Engine.load(model_id, points=[HookPoint(0)], say=console.note)
         except NeurosteerError as error:
             console.note(f"promoted tokens are left out: {error}")
             return None
