@@ -71,7 +71,7 @@ def config_of(model_type: str, d_model: int = 4) -> Any:
         num_hidden_layers=6,
         vocab_size=300,
     )
-    config.get_text_config = lambda: config
+    config.get_text_config = lambda **_options: config
     return config
 
 

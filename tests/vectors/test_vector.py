@@ -320,10 +320,13 @@ def test_a_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
     ("head", "kind"),
     [
         (
-            b"GGUF\3\0\0\0 general.architecture controlvector",
+            b"GGUF\3\0\0\0 general.architecture\x08\0\0\0\x0d\0\0\0\0\0\0\0controlvector",
             "a GGUF control vector; `neurosteer import` makes",
         ),
-        (b"GGUF\3\0\0\0 general.architecture llama", "a GGUF model; give it with --model"),
+        (
+            b"GGUF\3\0\0\0 general.architecture\x08\0\0\0\5\0\0\0\0\0\0\0llama",
+            "a GGUF model; give it with --model",
+        ),
         (b'{"text": "a"}\n', "a text file; `neurosteer fit` makes a vector of texts"),
     ],
 )
