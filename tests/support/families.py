@@ -168,7 +168,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "molmo2_adapter": {"vision_feature_layer": [3, 1]},
     "nemotron_h_omni": {"video_temporal_patch_size": 2},
     "radio": {"video_temporal_patch_size": 2},
-    "fun_asr_nano_adaptor": {"intermediate_size": 8},
+    "adaptor_config": {"intermediate_size": 8},  # of Fun-ASR-Nano
+    "mimi": {"upsample_groups": 1},
+    "vibevoice_asr": {"acoustic_tokenizer_chunk_size": 3200 * 128},
+    "wavtokenizer_encoder": {"codebook_dim": 32},
     "mimo_v2_flash": {"num_key_value_heads": 1},
     "qwen4_exp": _QUERY_SPARSE,
     "qwen4_exp_text": _QUERY_SPARSE,
@@ -240,7 +243,8 @@ def _kept_layers(per_layer: list[list[Any]], n_layers: int) -> list[int]:
     return sorted(first + others[: N_BLOCKS - len(first)])
 
 
-def _small(name: str, value: Any) -> Any:
+def _small(name: Any, value: Any) -> Any:
+    name = str(name)
     if isinstance(value, dict):
         return _shrunk(value, name)
     if isinstance(value, list) and name == "mrope_section":

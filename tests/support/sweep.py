@@ -30,10 +30,21 @@ from .engines import load
 from .families import FIRST, N_BLOCKS, save_family, silence, tiny_config
 from .tiny import tiny_vector
 
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "families.md"
 TEXTS = ["to be or not to be", "that is the question, whether"]
 PROMPTS = ["ab cd", "e", "cgf dakspltsn", "ffsvduakyhrykavomacv mvbcpyk ygt"]
 N_NEW = 12
 CLOSE = dict(rtol=2e-4, atol=2e-4)
+
+
+class NotBuilt(Exception):
+    """A family that the small configuration does not fit."""
+
+
+def recorded() -> dict[tuple[str, str], str]:
+    """What the table of results says of each family and class."""
+    rows = [line.strip("| ").split(" | ") for line in RESULTS.read_text().splitlines()]
+    return {(row[0], row[1]): row[2] for row in rows if len(row) == 3 and row[0] != "family"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,7 @@ def _with_first(output: Any, resid: Tensor) -> Any:
 
 
 def refusal(family: str) -> str | None:
-    """What is said where a family is refused; None where it is not."""
+    """Why a family is refused; None where it is not."""
     try:
         config = tiny_config(family)
     except Exception:  # a family that cannot be built small
@@ -141,13 +152,21 @@ def refusal(family: str) -> str | None:
     try:
         check_steered(config, "FOLDER")
     except NeurosteerError as error:
-        return str(error)
+        return str(error).split(f"({family}: ")[-1].removesuffix(")")
     return None
 
 
 def sweep(folder: Path, family: str, class_name: str) -> dict[str, str | None]:
-    """Save a small model of a family into `folder` and check it in everything, by the check's name."""
-    save_family(folder, family, class_name)
+    """Save a small model of a family into `folder` and check it in everything, by the check's name.
+
+    Raises:
+        NotBuilt: transformers does not build it from the small configuration.
+    """
+    try:
+        save_family(folder, family, class_name)
+    except Exception as error:  # each family has demands of its own on a configuration's sizes
+        first = f"{type(error).__name__}: {error}".replace(str(folder), "FOLDER").split("\n")
+        raise NotBuilt(" ".join(line.strip() for line in first[:2])[:160]) from error
     reference = Whole.load(folder, class_name)
     checks: dict[str, Callable[[Path, Whole], str | None]] = {
         **{f"fit {layer}": lambda f, w, at=layer: _residuals(f, w, at) for layer in range(N_BLOCKS)},

@@ -18,11 +18,13 @@ _WRITERS = (
     modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING,
 )
 
+_BOTH_WAYS = "its tokens see those after them"
 _LOOPED = "its blocks run several times a pass, so that none has one residual to read or steer"
 _DRAFTS = "it drafts for another model, whose keys it reads"
 _SOUND = "it writes sound"
 _THINKS = "it writes sound as well; what writes text in it is a model of its own, its thinker"
 _IMAGE_FIRST = "it takes no text without an image or sound"
+_PROMPT_ENCODED = "an encoder reads its prompt"
 _ENCODERS = {"bert-generation"}  # besides those that transformers trains on masked words
 _REFUSED = {
     "blip": _IMAGE_FIRST,
@@ -30,8 +32,10 @@ _REFUSED = {
     "cpmant": "it puts 32 tokens of its own before a text",
     "diffusion_gemma": "it writes by diffusion, not token after token",
     "dory": _LOOPED,
+    "evolla": "it takes no text without a protein",
     "gemma4_assistant": _DRAFTS,
     "gemma4_unified_assistant": _DRAFTS,
+    "git": _IMAGE_FIRST,
     "hrm_text": _LOOPED,
     "idefics": _IMAGE_FIRST,
     "inkling2_loop": _LOOPED,
@@ -45,9 +49,10 @@ _REFUSED = {
     "qwen2_5_omni": _THINKS,
     "qwen3_omni_moe": _THINKS,
     "reformer": "its blocks pass on two streams, which are one another's inverses",
-    "trocr": "an encoder of images reads its prompt",
+    "shieldgemma2": "it judges images",
+    "trocr": _PROMPT_ENCODED,
     "voxtral_realtime": _IMAGE_FIRST,
-    "xlnet": "its tokens see those after them",
+    "xlnet": _BOTH_WAYS,
 }
 
 
@@ -62,14 +67,24 @@ def check_steered(config: Any, name: str) -> None:
 def _why_not(config: Any) -> str | None:
     if reason := _REFUSED.get(config.model_type):
         return reason
-    if config.is_encoder_decoder or config.get_text_config(decoder=True).is_encoder_decoder:
-        return "an encoder reads its prompt"
-    is_encoder = type(config) in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING or config.model_type in _ENCODERS
-    if is_encoder and not getattr(config, "is_decoder", False):
-        return "an encoder, whose tokens see those after them"
+    if config.is_encoder_decoder or type(config).is_encoder_decoder:  # as it is, or as its family is
+        return _PROMPT_ENCODED
     if not _classes(config):
         return "transformers has no class that writes text with it"
+    text = config.get_text_config(decoder=True)
+    if text.is_encoder_decoder:
+        return _PROMPT_ENCODED
+    if type(config) in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING or config.model_type in _ENCODERS:
+        return "it is of a family of encoders"
+    if _sees_both_ways(text):
+        return _BOTH_WAYS
     return None
+
+
+def _sees_both_ways(text: Any) -> bool:
+    """Whether a decoder's configuration makes an encoder of it, as EmbeddingGemma's does."""
+    both_ways = getattr(text, "use_bidirectional_attention", None)  # Gemma 4's may be for images alone
+    return both_ways in (True, "all") or getattr(text, "is_causal", True) is False
 
 
 def model_class(config: Any) -> tuple[Any, Any]:
@@ -80,7 +95,8 @@ def model_class(config: Any) -> tuple[Any, Any]:
     classes = _classes(config)
     named = set(config.architectures or ())
     chosen = next((each for each in classes if each.__name__ in named), classes[0])
-    return chosen, config if isinstance(config, chosen.config_class) else config.get_text_config()
+    text = config.get_text_config(decoder=True)
+    return chosen, text if chosen.config_class is type(text) else config
 
 
 def _classes(config: Any) -> list[Any]:
