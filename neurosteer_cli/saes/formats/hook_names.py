@@ -11,9 +11,10 @@ from ...models.hooks import RESID_POST, RESID_PRE, HookPoint
 
 # `model.layers.20`, `transformer.h.20.output`: a block is a numbered member of the one list of them.
 _BLOCK = re.compile(r"(?:[a-z_]+\.)*?(?:layers?|h|blocks?)\.([0-9]{1,6})(?:\.(input|output))?")
-_FOLDER = re.compile(r"(?<![a-z])(?:layers?[._]|blocks?[._]|h\.)([0-9]{1,6})(?![0-9])")
-_ELSEWHERE = re.compile(
-    r"(?<![a-z])(mlp|attn|att|attention|resid_mid|transcoders?|crosscoders?|clt|hook_z|embedding|embed_tokens|wte)(?![a-z])"
+_FOLDER = re.compile(r"(?<![a-z])(?:layers?[._]?|blocks?[._]?|h\.)([0-9]{1,6})(?![0-9])")
+_PLACE = re.compile(
+    r"(?<![a-z])(?:(?P<residual>res|resid|residual)(?!_?mid)|mlp|att|attn|attention|resid_?mid|hook_z|clt|"
+    r"transcoders?|crosscoders?|embedding|embed_tokens)(?![a-z])"
 )
 
 
@@ -50,9 +51,11 @@ def hook_name_of(place: Path, layer: int | None, said: str = "", kind: str = RES
     Raises:
         SAEError: nothing tells the block, or what is told is another place in it.
     """
-    names = said or "/".join(_near(place))
-    if match := _ELSEWHERE.search(names.lower()):
-        raise SAEError(f"{place}: an SAE of {match[1]} ({names}), not of the residual stream")
+    for words in [said] if said else reversed(_near(place)):
+        if match := _PLACE.search(words.lower()):
+            if not match["residual"]:
+                raise SAEError(f"{place}: an SAE of {match[0]} ({words}), not of the residual stream")
+            break
     if layer is None:
         raise SAEError(f"{place}: nothing in it says which block it belongs to; name it with --layers")
     return str(HookPoint(layer, kind))

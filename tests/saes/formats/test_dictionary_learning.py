@@ -131,6 +131,7 @@ def test_half_precision_and_a_row_of_zeros(tmp_path: Path, resid: Tensor) -> Non
         ("trainer_0", {"buffer": {"io": "in"}}, HookPoint(2, RESID_PRE)),
         ("resid_post_layer_7/trainer_0", {"submodule_name": None, "layer": None}, HookPoint(7)),
         ("resid_post_layer_7/trainer_0", {"submodule_name": None, "layer": -1}, HookPoint(7)),
+        ("attention-study/resid_out_layer7/10_32768", {"submodule_name": None, "layer": None}, HookPoint(7)),
     ],
 )  # fmt: skip
 def test_the_configuration_or_the_folder_tells_the_place(
