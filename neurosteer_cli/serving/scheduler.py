@@ -53,7 +53,7 @@ class Scheduler:
         self._closing = self._given_up = False
         self._seconds_to_close = 0.0
         self._is_calling = False
-        self._seconds_each = 1.0  # between two ends of continuations, of late
+        self._seconds_each = 0.0  # between two ends of continuations while there is work, of late
         self._last_end = self._last_round = time.monotonic()
         self._changed = threading.Condition(threading.RLock())
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -167,6 +167,7 @@ class Scheduler:
         with self._changed:
             while not (self._batch or self._waiting or self._calls or self._closing):
                 self._changed.wait()
+                self._last_end = time.monotonic()
             if self._given_up:
                 self._end_all(Limit("shutdown", self._seconds_to_close))
             return bool(self._batch or self._waiting or self._calls)
@@ -202,7 +203,8 @@ class Scheduler:
     def _note_ends(self, n: int) -> None:
         for _ in range(n):
             now = time.monotonic()
-            self._seconds_each += 0.1 * (min(60.0, now - self._last_end) - self._seconds_each)
+            weight = 0.1 if self._seconds_each else 1.0
+            self._seconds_each += weight * (min(60.0, now - self._last_end) - self._seconds_each)
             self._last_end = now
 
     def _continuations(self) -> list[Continuation]:

@@ -60,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     command = [
         sys.executable, "-m", "neurosteer_cli", "serve", "--vectors", str(options.vectors), "--port", "0",
-        "--dtype", options.dtype,
+        "--dtype", options.dtype, "--no-log",
     ]  # fmt: skip
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None

@@ -1,150 +1,184 @@
-"""Many clients at once, patient and rude ones: everybody gets what is theirs, and nothing is left behind."""
+"""Many clients at once, slow ones, and ones that leave: nobody else notices, and nothing is left behind."""
 
-import json
+import gc
 import os
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import torch
-from support.serving import post, served, slow, wait_for
+from support.serving import events, post, served, slow, wait_for
 from support.tiny import D_MODEL, tiny_vector
 
-from neurosteer_cli.generation.continuation import GenerationConfig
-from neurosteer_cli.generation.generate import Job, generate
-from neurosteer_cli.generation.sampling import Sampling
+from neurosteer_cli.generation.continuation import Continuation
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.serving.completions import Completions
 from neurosteer_cli.vectors.vector import SteeringVector
 
-Server = tuple[str, Completions]
+SCRIPTS = (
+    "plain", "naïve café", "日本語のテキスト", "русский", "العربية", "हिन्दी",
+    "👍🏽 🇩🇪 👩‍👩‍👧", "e\u0301 o\u0308", "\ufeffbom",
+    "a\u2028b", "𝒜𝓁𝑔",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def vectors(engine: Engine) -> dict[str, SteeringVector]:
-    pushes = {
-        name: torch.randn(D_MODEL, generator=torch.Generator().manual_seed(number)) * 10
-        for number, name in enumerate(("polite", "happy"))
+    pushes = torch.randn(2, D_MODEL, generator=torch.Generator().manual_seed(3)) * 10
+    return {
+        name: tiny_vector(engine.shape, {HookPoint(1 + n): pushes[n]})
+        for n, name in enumerate(("polite", "happy"))
     }
-    return {name: tiny_vector(engine.shape, {HookPoint(1): push}) for name, push in pushes.items()}
 
 
 @pytest.fixture(scope="module")
-def server(engine: Engine, vectors: dict[str, SteeringVector]) -> Iterator[Server]:
-    with served(engine, vectors, max_batch=8, max_waiting=400) as found:
+def server(engine: Engine, vectors: dict[str, SteeringVector]) -> Iterator[tuple[str, Completions]]:
+    """One whose texts do not end by themselves, so that none is over too early."""
+    with served(replace(engine, stop_ids=frozenset()), vectors, max_batch=16) as found:
         yield found
 
 
-def test_one_at_a_time_or_all_at_once_the_texts_are_the_same(server: Server) -> None:
+def text_of(address: str, body: dict[str, Any]) -> str:
+    answer = post(address, "/v1/completions", body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["text"])
+
+
+def test_requests_of_all_kinds_are_answered_the_same_one_at_a_time_and_16_at_once(
+    server: tuple[str, Completions],
+) -> None:
     asked = [
         {
-            "prompt": f"number {n} " * (1 + n % 3), "seed": n, "temperature": (0, 0.7, 1)[n % 3],
-            "max_tokens": 6 + n % 5,
-            "steering": ({}, {"polite": n - 9.0}, {"happy": 3.0, "polite": 2.0})[n % 3],
-            "positions": ("all", "prompt", "generated")[n % 3], "top_k": (0, 20)[n % 2], "n": 1 + n % 2,
+            "prompt": SCRIPTS[n % len(SCRIPTS)] * (1 + n % 3),
+            "max_tokens": 10 + n % 7,
+            "temperature": (0, 0.7, 1.3)[n % 3],
+            "seed": n % 5,
+            "positions": ("all", "prompt", "generated")[n % 3],
+            "steering": {"polite": float(n % 9 - 4), "happy": float(n % 4)},
         }
-        for n in range(24)
-    ]  # fmt: skip
-
-    def texts(body: dict[str, Any]) -> list[str]:
-        return [choice["text"] for choice in post(server[0], "/v1/completions", body).json()["choices"]]
-
-    one_by_one = [texts(body) for body in asked]
-    with ThreadPoolExecutor(12) as pool:
-        assert list(pool.map(texts, asked)) == one_by_one
+        for n in range(40)
+    ]
+    one_by_one = [text_of(server[0], each) for each in asked]
+    with ThreadPoolExecutor(16) as pool:
+        at_once = list(pool.map(lambda each: text_of(server[0], each), asked))
+    assert at_once == one_by_one
+    assert len(set(at_once)) > 30
 
 
-def test_a_seed_gives_the_text_that_gen_writes(
-    server: Server, engine: Engine, vectors: dict[str, SteeringVector]
+def test_streams_say_what_whole_answers_say_in_every_script_and_at_every_length(
+    server: tuple[str, Completions],
 ) -> None:
-    asked = {"prompt": "to be", "seed": 5, "temperature": 0.9, "top_p": 0.9, "n": 3, "max_tokens": 12}
-    found = post(server[0], "/v1/completions", {**asked, "steering": {"polite": 3}}).json()["choices"]
-    jobs = [Job("to be", engine.prompt_ids("to be"), (3.0,), sample=sample) for sample in range(3)]
-    config = GenerationConfig(sampling=Sampling(seed=5), max_new_tokens=12)
-    written = dict(generate(engine, jobs, [vectors["polite"]], config))
-    assert [choice["text"] for choice in found] == [written[sample].text for sample in range(3)]
+    asked = [
+        {"prompt": script, "max_tokens": length, "seed": 1, "stop": stop, "logprobs": 1}
+        for script, length, stop in product(SCRIPTS, (1, 2, 20), ("E", ["\ufffd", "ab"]))
+    ]
+
+    def ask(body: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        whole = post(server[0], "/v1/completions", body).json()["choices"][0]
+        streamed = events(post(server[0], "/v1/completions", {**body, "stream": True}).text)
+        return whole, [event["choices"][0] for event in streamed]
+
+    with ThreadPoolExecutor(8) as pool:
+        for body, (whole, parts) in zip(asked, pool.map(ask, asked), strict=True):
+            assert "".join(part["text"] for part in parts) == whole["text"], body
+            assert parts[-1]["finish_reason"] == whole["finish_reason"]
+            for key in ("tokens", "text_offset"):
+                assert [each for part in parts for each in part["logprobs"][key]] == whole["logprobs"][key]
+            assert not any(stop in whole["text"] for stop in body["stop"])
 
 
-def test_clients_that_leave_leave_nothing_behind(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_200_clients_that_leave_leave_nothing_behind(
+    server: tuple[str, Completions], monkeypatch: pytest.MonkeyPatch
+) -> None:
     address, completions = server
+    slow(monkeypatch, 0.005)
     host, port = address.removeprefix("http://").split(":")
-    body = json.dumps({"prompt": "x", "max_tokens": 100, "temperature": 0, "stream": True}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-    request = head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
-    post(address, "/v1/completions", {"prompt": "x", "max_tokens": 1})
-    slow(monkeypatch, 0.002)
-    wait_for(lambda: completions.scheduler.n_running == 0)
-    n_descriptors = len(os.listdir("/proc/self/fd"))
-    for n in range(60):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(request)
-            connection.recv(64)
-            if n % 2:  # a reset, where others say good-bye
+    body = b'{"prompt": "x", "max_tokens": 100, "stream": %s}'
+
+    def leave(n: int) -> None:
+        """Within the request, before an answer, or within it; at times by a reset."""
+        sent = body % (b"true" if n % 2 else b"false")
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        with closing(socket.create_connection((host, int(port)), timeout=10)) as connection:
+            connection.sendall(
+                head + b"Content-Length: %d\r\n\r\n" % len(sent) + sent[: -(n % 3 == 0) or None]
+            )
+            if n % 3 == 1 and n % 2:
+                connection.recv(2000)
+            if n % 5 == 0:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    wait_for(lambda: completions.scheduler.n_running == completions.scheduler.n_waiting == 0)
-    wait_for(lambda: len(os.listdir("/proc/self/fd")) <= n_descriptors)
-    assert httpx.get(f"{address}/health").json()["status"] == "ok"
 
+    def left_over() -> tuple[int, int]:
+        gc.collect()
+        n_continuations = sum(type(each) is Continuation for each in gc.get_objects())
+        return n_continuations, len(os.listdir("/proc/self/fd"))
 
-def test_a_slow_reader_holds_up_nobody_and_gets_its_whole_stream(server: Server) -> None:
-    address, _ = server
-    host, port = address.removeprefix("http://").split(":")
-    body = {"prompt": "x", "max_tokens": 100, "temperature": 0, "stream": True, "n": 8}
-    whole = post(address, "/v1/completions", {**body, "stream": False}).json()["choices"]
-    content = json.dumps(body).encode()
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    connection.connect((host, int(port)))
-    head = (
-        f"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-    )
-    connection.sendall(f"{head}\r\n\r\n".encode() + content)
-    time.sleep(0.3)  # it does not read
+    text_of(address, {"prompt": "x", "max_tokens": 1})
+    before = left_over()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(leave, range(200)))
+    wait_for(lambda: not completions.scheduler.is_busy, seconds=3)
+    wait_for(lambda: left_over() <= before, seconds=5)
     start = time.monotonic()
-    post(address, "/v1/completions", {"prompt": "x", "max_tokens": 5, "temperature": 0})
-    assert time.monotonic() - start < 5
-    got = b""
-    while part := connection.recv(2048):
-        got += part
-    lines = [line.removeprefix("data: ") for line in got.decode().splitlines() if line.startswith("data: {")]
-    said = [""] * 8
-    for line in lines:
-        for choice in json.loads(line)["choices"]:
-            said[choice["index"]] += choice["text"]
-    assert said == [choice["text"] for choice in whole]
+    text_of(address, {"prompt": "x", "max_tokens": 1})
+    assert time.monotonic() - start < 1
 
 
-def test_whoever_is_told_to_come_again_is_served_in_the_end(
+def test_80_clients_at_once_are_all_served_by_asking_again_when_they_are_told_to(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow(monkeypatch, 0.005)
-    statuses: list[int] = []
-    lock = threading.Lock()
+    slow(monkeypatch, 0.002)
+    with (
+        served(engine, vectors, max_batch=8, max_waiting=24) as (address, _),
+        openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=20) as client,
+    ):
 
-    def noted(response: httpx.Response) -> None:
-        with lock:
-            statuses.append(response.status_code)
+        def ask(n: int) -> str:
+            bias = {"257": -100}  # none is to end early
+            found = client.completions.create(
+                model="tiny", prompt="x", seed=n, max_tokens=30, logit_bias=bias
+            )
+            return found.choices[0].text
 
-    with served(engine, vectors, max_batch=2, max_waiting=2) as (address, _):
-        http = httpx.Client(event_hooks={"response": [noted]})
-        with openai.OpenAI(
-            base_url=f"{address}/v1", api_key="unused", max_retries=9, http_client=http
-        ) as client:
+        with ThreadPoolExecutor(80) as pool:
+            assert len(set(pool.map(ask, range(80)))) > 60
+        counted = httpx.get(f"{address}/metrics").text
+    assert 'neurosteer_requests_total{endpoint="/v1/completions",status="200"} 80.0' in counted
+    assert 'neurosteer_requests_total{endpoint="/v1/completions",status="429"}' in counted
 
-            def ask(n: int) -> str:
-                found = client.completions.create(model="tiny", prompt=f"{n}", max_tokens=20, temperature=0)
-                return found.choices[0].text
 
-            with ThreadPoolExecutor(12) as pool:
-                texts = list(pool.map(ask, range(12)))
-            assert texts == [ask(n) for n in range(12)]
-    assert statuses.count(429) > 0
-    assert statuses.count(200) == 24
+def test_a_slow_reader_gets_all_of_its_stream_and_holds_up_nobody(server: tuple[str, Completions]) -> None:
+    address, _ = server
+    host, port = address.removeprefix("http://").split(":")
+    body = b'{"prompt": "x", "max_tokens": 100, "n": 8, "seed": 1, "logprobs": 20, "stream": true}'
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        reader.settimeout(20)
+        reader.connect((host, int(port)))
+        reader.sendall(
+            b"POST /v1/completions HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body
+        )
+        start = time.monotonic()
+        for _ in range(5):
+            text_of(address, {"prompt": "y", "max_tokens": 20})
+        assert time.monotonic() - start < 5
+        received = b""
+        while part := reader.recv(2048):
+            received += part
+            time.sleep(0.0005)
+    said = events(received.partition(b"\r\n\r\n")[2].decode())
+    for index in range(8):
+        mine = [event["choices"][0] for event in said if event["choices"][0]["index"] == index]
+        assert mine[-1]["finish_reason"] == "length"
+        assert sum(len(each["logprobs"]["tokens"]) for each in mine) == 100
