@@ -42,7 +42,7 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(help="Continuations that may wait for a place; then 429 is answered.")
     ] = 64,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens that a request may ask for.")] = 1024,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens written for a request at most.")] = 1024,
     max_request: Annotated[str, typer.Option(help="Bytes of a request at most: 1M, 500k.")] = "1M",
     time_limit: TimeLimit = 120,
     shutdown_time: Annotated[
