@@ -19,7 +19,7 @@ from .architectures.decoder import text_part
 from .checkpoints.named import DEFAULT_MODEL, NAMED
 from .checkpoints.resolve import resolve
 from .finite import not_finite
-from .hooks import HookPoint, capture
+from .hooks import RESID_PRE, HookPoint, add, capture
 from .load import choose_device, choose_dtype, load_weights, read_config
 from .shape import shape_of
 from .tokenizer import Tokenization, Tokens, context_length, load_tokenizer, stop_ids
@@ -111,10 +111,19 @@ class Engine(Tokenization):
         """What the model is called, by the user and by its configuration."""
         return {self.model_id, self.model.config.name_or_path or self.model_id}
 
-    @property
+    @cached_property
     def uses_layer_norm(self) -> bool:
-        """Whether blocks remove the mean over d_model (LayerNorm), as GPT-2's do, or not (RMSNorm)."""
-        return any(isinstance(module, nn.LayerNorm) for module in self.blocks.modules())
+        """Whether blocks disregard a residual's mean over d_model (LayerNorm), as GPT-2's do, or not (RMSNorm).
+
+        Tried on the first one: does it add the same to a residual whose mean is another?
+        """
+        before, after = HookPoint(0, RESID_PRE), HookPoint(0)
+        ids = torch.arange(8, device=self.device)[None]
+        plain = self.read(ids, [before, after])
+        shift = 3 * plain[before].float().std().expand(self.d_model)
+        with add(self.blocks, {before: shift}):
+            moved = self.read(ids, [after])[after].float() - plain[after].float() - shift
+        return bool(moved.norm() < 0.3 * (plain[after] - plain[before]).float().norm())
 
     @cached_property
     def takes(self) -> frozenset[str]:

@@ -68,7 +68,7 @@ def _before_head(engine: Engine, directions: Tensor) -> Tensor:
         during.enter_context(engine.model.get_output_embeddings().register_forward_pre_hook(read))
         # After the block, as what comes before it computes with the embedding's numbers.
         widen = engine.blocks[0].register_forward_hook(
-            lambda *_: during.enter_context(_in_float32(_outside(engine)))  # type: ignore[func-returns-value]
+            lambda *_: during.enter_context(_in_float32(_outside(engine)))
         )
         during.enter_context(widen)
         during.enter_context(suppress(_Read))

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from support.engines import TEXTS, by_text, load, passage
+from support.families import save_family
 from support.tiny import CONTEXT, N_LAYERS
 
 from neurosteer_cli.models.engine import Engine
@@ -25,6 +27,29 @@ def test_a_model_is_described_by_its_configuration(whole: Engine) -> None:
 def test_layer_norm_is_told_from_rms_norm(whole: Engine) -> None:
     with_layer_norm = {"GPT2LMHeadModel", "GPTNeoXForCausalLM"}
     assert whole.uses_layer_norm == (whole.shape.architecture in with_layer_norm)
+
+
+@pytest.mark.parametrize(
+    ("family", "class_name", "expected"),
+    [
+        ("cohere", "CohereForCausalLM", True),  # classes of their own
+        ("olmo", "OlmoForCausalLM", True),
+        ("bloom", "BloomForCausalLM", True),
+        ("phi", "PhiForCausalLM", True),
+        ("mpt", "MptForCausalLM", True),
+        ("nemotron", "NemotronForCausalLM", True),
+        ("chameleon", "ChameleonForConditionalGeneration", False),  # LayerNorms of queries and keys alone
+        ("deepseek_v32", "DeepseekV32ForCausalLM", False),
+        ("gemma3n_text", "Gemma3nForCausalLM", False),
+        ("mamba", "MambaForCausalLM", False),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layer_norms_are_told_by_what_they_do(
+    tmp_path: Path, family: str, class_name: str, expected: bool, dtype: str
+) -> None:
+    engine = load(save_family(tmp_path / family, family, class_name), dtype=dtype, points=[HookPoint(0)])
+    assert engine.uses_layer_norm == expected
 
 
 def test_a_local_model_is_named_by_its_whole_path(tiny_folder: Path, engine: Engine) -> None:

@@ -57,7 +57,7 @@ def inspect(
 
 
 def _engine(vector: "SteeringVector") -> "Engine | None":
-    """The model with its first block and its head, where it is at hand; without, promoted tokens are left out."""
+    """The first block and the head of the model, where it is at hand; without, no tokens are shown."""
     from ...models.checkpoints.resolve import is_local
     from ...models.engine import Engine
     from ...models.hooks import HookPoint
