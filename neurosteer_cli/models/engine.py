@@ -113,7 +113,7 @@ class Engine(Tokenization):
 
     @cached_property
     def uses_layer_norm(self) -> bool:
-        """Whether blocks disregard a residual's mean over d_model (LayerNorm), as GPT-2's do, or not (RMSNorm).
+        """Whether blocks disregard the mean of a residual (LayerNorm), as GPT-2's do, or not (RMSNorm).
 
         Tried on the first one: does it add the same to a residual whose mean is another?
         """
