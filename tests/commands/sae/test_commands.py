@@ -132,7 +132,7 @@ def test_described_latents_are_searched_named_and_steered_by(
         f"wrote {family / POINTS[1] / 'descriptions.jsonl.gz'}",
         f"wrote {page}",
     ]
-    assert page.read_text().startswith("<!doctype html>")
+    assert page.read_text().startswith("<!DOCTYPE html>")
     found = run("sae", "search", family, "corpus", "-m", tiny_folder, "--layer", "2", "-n", "3", "--json")
     hits = [json.loads(line) for line in found.stdout.splitlines()]
     assert len(hits) == 3
