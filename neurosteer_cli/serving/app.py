@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
 from .completions import Completions
-from .fitting import Fitting
+from .computing.fitting import Fitting
 from .http.errors import add_handlers
 from .http.middleware import Metrics, RequestCheck, RequestLog
 from .http.stream import Responder

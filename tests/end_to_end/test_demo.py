@@ -315,7 +315,7 @@ def test_a_vector_is_fitted_from_pasted_texts_with_progress_and_steers(page: Dem
 
 
 def test_how_far_a_fit_is_is_shown(page: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neurosteer_cli.serving.fitting import Fitting
+    from neurosteer_cli.serving.computing.fitting import Fitting
 
     monkeypatch.setattr(Fitting, "progress", {"name": "ab", "n_read": 6, "n_texts": 24})
     page.run("window.end = followProgress()")

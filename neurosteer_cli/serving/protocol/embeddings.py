@@ -1,6 +1,6 @@
 """POST /v1/embeddings: the mean residual of a text at one block.
 
-Knows OpenAI's form of numbers, plain or packed; which numbers they are is for `serving.embeddings` to know.
+Knows OpenAI's form of numbers, plain or packed; which numbers they are is for `computing.embeddings` to know.
 """
 
 import base64

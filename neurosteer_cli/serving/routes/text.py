@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from ..completions import Completions
-from ..embeddings import Embedding
+from ..computing.embeddings import Embedding
 from ..http.errors import REFUSALS
 from ..http.stream import CLIENT_LEFT, Responder, unless_client_leaves
 from ..protocol.chat import ChatRequest

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from ..fitting import Fitting, texts_of
+from ..computing.fitting import Fitting, texts_of
 from ..http.errors import REFUSALS
 from ..http.stream import CLIENT_LEFT, unless_client_leaves
 from ..protocol.vectors import FitRequest, TextsRequest

@@ -21,9 +21,9 @@ from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.serving import scheduler as scheduling
-from neurosteer_cli.serving import sharing
+from neurosteer_cli.serving.computing import sharing
+from neurosteer_cli.serving.computing.sharing import SharedEngine, Turns
 from neurosteer_cli.serving.scheduler import ClosedError, Scheduler
-from neurosteer_cli.serving.sharing import SharedEngine, Turns
 from neurosteer_cli.vectors.from_texts import fit
 
 POINTS = [HookPoint(0), HookPoint(2, "hook_resid_pre"), HookPoint(3)]

@@ -7,14 +7,14 @@ import re
 
 import torch
 
-from ..data.records import Passage
-from ..errors import InputError
-from ..models.hooks import RESID_POST, HookPoint
-from ..models.tokenizer import Tokens
-from .completions import Completions, TooLongError
-from .protocol.embeddings import EmbeddingRequest
-from .protocol.fields import Json, places
-from .registry import UnknownVectorError
+from ...data.records import Passage
+from ...errors import InputError
+from ...models.hooks import RESID_POST, HookPoint
+from ...models.tokenizer import Tokens
+from ..completions import Completions, TooLongError
+from ..protocol.embeddings import EmbeddingRequest
+from ..protocol.fields import Json, places
+from ..registry import UnknownVectorError
 from .sharing import SharedEngine, Turns
 
 

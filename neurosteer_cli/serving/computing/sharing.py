@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..generation.pace import FIRST_SLICE, SLICE_ALONE
-from ..models.engine import Engine
-from ..models.hooks import HookPoint, capture
-from .scheduler import ClosedError, Scheduler
+from ...generation.pace import FIRST_SLICE, SLICE_ALONE
+from ...models.engine import Engine
+from ...models.hooks import HookPoint, capture
+from ..scheduler import ClosedError, Scheduler
 
 
 class Turns:

@@ -10,15 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..data.json_text import Record
-from ..data.records import as_passage
-from ..data.sides import sides_of
-from ..data.sources import read_records
-from ..errors import InputError
-from ..vectors.from_texts import fit
-from .completions import Completions
-from .protocol.vectors import FitRequest, TextsRequest
-from .scheduler import BusyError
+from ...data.json_text import Record
+from ...data.records import as_passage
+from ...data.sides import sides_of
+from ...data.sources import read_records
+from ...errors import InputError
+from ...vectors.from_texts import fit
+from ..completions import Completions
+from ..protocol.vectors import FitRequest, TextsRequest
+from ..scheduler import BusyError
 from .sharing import SharedEngine, Turns
 
 MAX_FITTED = 100
