@@ -58,7 +58,7 @@ def serve(
 
     A request steers by its field "steering": {"polite": 8, "happy": -2}, or by its model's name:
     smollm2+polite:8. Requests of all kinds are written together, each with its own vectors.
-    Routes: /v1/models, /v1/completions, /v1/chat/completions, /v1/vectors, /v1/dose, /health, /metrics.
+    Clients of OpenAI ask under /v1, Ollama's under /api; the page at / says what runs, and all paths.
 
     Example: neurosteer serve --vectors vectors/ --port 8000
     """
