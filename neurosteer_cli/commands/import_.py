@@ -95,11 +95,6 @@ def _converted(
     passages = neutral_texts() if texts is None else list(read_passages(texts, say=console.note))
     config = read_config(resolve(where.name, console.note))
     control.check_fits(points, config, where.name, console.warn)
-    if origin == "repeng" and layers is None:
-        console.warn(
-            f"{control.path} has directions for {len(points)} blocks, and repeng's ControlModel steers those "
-            "it is given: name them with --layers to get the same text"
-        )
     engine, _ = load_engine_with({}, where, points)
     with console.progress("measuring", len(passages)) as advance:
         norms = median_norms(engine, points, passages, texts or "the neutral texts", advance, console.warn)
@@ -108,6 +103,11 @@ def _converted(
         f"{len(points)} of {len(found)} directions, {points[0]} to {points[-1]}; the median residual is "
         f"{norms[points[0]]:.1f} to {norms[points[-1]]:.1f} long"
     )
+    if origin == "repeng" and layers is None:
+        console.warn(
+            f"{control.path} has directions for {len(points)} blocks, and repeng's ControlModel steers those "
+            "it is given: name them with --layers to get the same text"
+        )
     scale = vector.metadata.parameters["scale"]
     return vector, f"alpha 1 is a scale of {scale:.4g} in {origin}, scale 1 an alpha of {1 / scale:.4g}"
 

