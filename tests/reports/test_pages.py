@@ -245,7 +245,7 @@ def test_an_evaluation_without_judges_has_its_costs() -> None:
     evaluation = evaluations.working()
     results = [replace(result, judges={}) for result in evaluation.results]
     page = Page(evaluation_page(replace(evaluation, results=results, judges=[], scores={}), COMMAND))
-    assert "No judge was asked, so only the cost is known." in page.text
+    assert "No judge was asked, so only the cost is known. 3 prompts are too few to tell" in page.text
     assert "1.08 [1.01, 1.15]" in page.row("polite +16")
 
 
