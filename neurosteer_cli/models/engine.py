@@ -18,8 +18,7 @@ from ..errors import InputError, ModelError
 from .architectures.decoder import text_part
 from .checkpoints.named import DEFAULT_MODEL, NAMED
 from .checkpoints.resolve import resolve
-from .finite import not_finite
-from .hooks import RESID_PRE, HookPoint, add, capture
+from .hooks import RESID_PRE, HookPoint, add, capture, not_finite
 from .load import choose_device, choose_dtype, load_weights, read_config
 from .shape import shape_of
 from .tokenizer import Tokenization, Tokens, context_length, load_tokenizer, stop_ids

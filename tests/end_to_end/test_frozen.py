@@ -176,7 +176,8 @@ CASES = [
     Case("pages/layers.txt", f"{LAYERS} --report out/page.html", "out/page.html"),
     Case("pages/layers_steer.txt", f"{LAYERS} {STEER} --report out/page.html", "out/page.html"),
     # sae
-    *(Case(f"json/sae_train_{kind}.jsonl", f"{TRAIN} 32 --layers 1,2 --architecture {kind} -o out/saes --json")
+    *(Case(f"json/sae_train_{kind}.jsonl",
+           f"{TRAIN} 32 --layers 1,2 --architecture {kind} -o out/saes --json")
       for kind in ("topk", "batchtopk", "jumprelu", "matryoshka")),
     Case("json/sae_train_init.jsonl", f"{TRAIN} 64 --layers 3 --init family -o out/saes --json"),
     Case("files/sae_config.jsonl", f"{TRAIN} 32 --layers 1 -o out/saes",

@@ -26,7 +26,9 @@ DEFAULT_ALPHA = "-24,-20,-16,-12,-8,-4,4,8,12,16,20,24"
 @results.generation_options(without=["n", "top_k", "repetition_penalty", "greedy"])
 @options.chat_model_options
 def calibrate_(
-    vector: Annotated[Path, typer.Argument(metavar="VECTOR", help="Vector file; the calibration is written into it.")],
+    vector: Annotated[
+        Path, typer.Argument(metavar="VECTOR", help="Vector file; the calibration is written into it.")
+    ],
     prompts: options.Prompts = None,
     *,
     judging: JudgeOptions,

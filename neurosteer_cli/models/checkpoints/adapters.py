@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelError, NeurosteerError, one_line
-from ..architectures.families import model_class
 from .quiet import quiet_transformers
 from .wheels import cache_folder, made_once
 
@@ -84,6 +83,8 @@ def _merge(folder: Path, base: Path, place: Path) -> None:
     """Write the base with the adapter in it, and the tokenizer of the adapter or else of the base."""
     import transformers
     from peft import PeftModel
+
+    from ..architectures.families import model_class
 
     model: Any = model_class(transformers.AutoConfig.from_pretrained(base))[0].from_pretrained(
         base, dtype="auto"

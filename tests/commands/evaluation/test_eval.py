@@ -81,7 +81,9 @@ def test_a_damaged_vector_or_judge_is_told_before_a_model_is_loaded(tmp_path: Pa
     (tmp_path / "bad.st").write_text("garbage")
     text = (folder / "written.jsonl").read_text().replace("v.st", str(tmp_path / "bad.st"))
     (tmp_path / "w.jsonl").write_text(text)
-    assert "bad.st: a text file" in refused("eval", str(tmp_path / "w.jsonl"), "--ppl-model", "./none", code=1)
+    assert "bad.st: a text file" in refused(
+        "eval", str(tmp_path / "w.jsonl"), "--ppl-model", "./none", code=1
+    )
     data = ("--judge-data", "absent.jsonl", "absent.jsonl")
     assert refused("eval", "-v", "v.st", *data, "--ppl-model", "./none").startswith("error: absent.jsonl: ")
 
@@ -250,7 +252,7 @@ def test_built_in_prompts_are_there_without_a_file() -> None:
         (("eval", "-v", "v.st", "--resume"), "--resume goes on with what --save has begun"),
         (("eval", "-v", "v.st", "--alpha", "x"), "--alpha x: not a number"),
         (("eval", "-v", "v.st", "--alpha", "1", "--alpha", "2"), "1 --vector and 2 --alpha"),
-        (("eval", "-v", "v.st", "--prompts", "notes.md"), "--prompts notes.md: no such file; give one, or - for stdin"),
+        (("eval", "-v", "v.st", "--prompts", "notes.md"), "--prompts notes.md: no such file; give one, or -"),
         (("eval", "-v", "v.st", "--report", "no/such.html"), "no/such.html: no folder 'no'"),
         (("eval", "-v", "v.st", "--save", "full.jsonl"), "full.jsonl: is a directory"),
         (("eval", "-v", "v.st", "-n", "0"), "-n must be at least 1, got 0"),

@@ -116,8 +116,8 @@ def test_only_what_is_clear_is_positive_and_what_has_no_grades_is_counted() -> N
     assert advanced == [1] * 5
     assert judge.name == "llm:qwen2.5:7b"
     assert judge.card == {
-        "url": script.url, "model": "qwen2.5:7b", "max_tokens": 512, "answered_by": "served-model", "attribute": "polite",
-        "rubric": RUBRIC, "temperature": 0, "positive_grade": 2,
+        "url": script.url, "model": "qwen2.5:7b", "max_tokens": 512, "answered_by": "served-model",
+        "attribute": "polite", "rubric": RUBRIC, "temperature": 0, "positive_grade": 2,
         "n_asked": 5, "n_unparsable": 1, "n_failed": 1,
     }  # fmt: skip
     json.dumps(judge.card)
