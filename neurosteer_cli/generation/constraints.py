@@ -13,7 +13,7 @@ from ..errors import InputError, one_line
 from ..models.engine import Engine
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
-COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # none without an end
+COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # none without an end
 
 
 class Constraint:
