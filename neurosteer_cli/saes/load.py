@@ -103,7 +103,7 @@ def open_saes(
                 "its latents may mean something else there"
             )
     return {
-        point: sae.for_model(device=engine.device, uses_layer_norm=engine.uses_layer_norm)
+        point: sae.for_model(device=engine.device, uses_layer_norm=sae.centred and engine.uses_layer_norm)
         for point, sae in saes.items()
     }
 

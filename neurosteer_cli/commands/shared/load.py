@@ -40,5 +40,8 @@ def load_engine_with(
 
     if saes:
         check_fit(saes, model_shape(where.name, console.note), where.name)
-    engine = Engine.load(where.name, points=points, head=head, **where.loading, say=console.note)
+    needed = None if points is None else list(points)
+    if needed == [] and any(sae.centred for sae in saes.values()):
+        needed = [min(saes)]  # whether blocks disregard a residual's mean is tried on one
+    engine = Engine.load(where.name, points=needed, head=head, **where.loading, say=console.note)
     return engine, open_saes(saes, engine, name=where.name, warn=console.warn)
