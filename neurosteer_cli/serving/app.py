@@ -74,19 +74,28 @@ def create_app(
         description="OpenAI-compatible completions of a steered language model.",
     )
     metrics = Metrics(lambda: scheduler.n_running, lambda: scheduler.n_waiting)
-    responder = Responder(scheduler, metrics)
     add_handlers(app, completions)
+    _add_routes(app, completions, config, metrics)
+    _add_middleware(app, config, metrics)
+    return app
+
+
+def _add_routes(app: FastAPI, completions: Completions, config: ServerConfig, metrics: Metrics) -> None:
+    registry, responder = completions.registry, Responder(completions.scheduler, metrics)
     add_model_routes(app, registry)
     add_text_routes(app, completions, responder)
     add_ollama_routes(app, completions, responder)
     add_vector_routes(app, registry, can_fit=config.fitting)
     if config.fitting:
         add_fitting_routes(app, registry, Fitting(completions))
-    add_state_routes(app, completions, metrics)
     if config.score:
         add_score_route(app, completions.engine, config.score)
+    add_state_routes(app, completions, metrics)
     add_page(app, completions, config.page, config.style, needs_key=config.api_key is not None)
 
+
+def _add_middleware(app: FastAPI, config: ServerConfig, metrics: Metrics) -> None:
+    """The last one added is the first that a request comes to."""
     app.add_middleware(RequestCheck, max_bytes=config.max_bytes, api_key=config.api_key, hosts=config.hosts)
     if config.allow_origins:
         app.add_middleware(
@@ -99,7 +108,6 @@ def create_app(
         )
     app.add_middleware(PathForm)
     app.add_middleware(RequestLog, metrics=metrics, routes=app.routes, texts=config.log_texts)
-    return app
 
 
 async def _follow(vectors: VectorFiles, registry: VectorRegistry) -> None:

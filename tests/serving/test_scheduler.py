@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 from support.live import running
 from support.serving import PLAIN, counted, events, hold_the_model, post, served, slow, wait_for, written
 
+from neurosteer_cli.generation import batch
 from neurosteer_cli.generation.batch import Batch
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
 from neurosteer_cli.models.engine import Engine
@@ -74,15 +76,15 @@ def test_a_request_whose_time_is_over_gets_what_was_written(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.05)
-    limit = {"name": "time_limit", "seconds": 0.4}
-    with served(engine, vectors, limits=Limits(seconds=0.4)) as (address, completions):
+    limit = {"name": "time_limit", "seconds": 0.8}
+    with served(engine, vectors, limits=Limits(seconds=0.8)) as (address, completions):
         body = {"model": "tiny", "prompt": "x", "max_tokens": 100, "temperature": 0}
         answer = post(address, "/v1/completions", body)
         assert answer.status_code == 200
         (choice,) = answer.json()["choices"]
         assert (choice["finish_reason"], choice["limit"]) == ("length", limit)
         n_tokens = answer.json()["usage"]["completion_tokens"]
-        assert 0 < n_tokens < 20
+        assert 0 < n_tokens <= 16
         assert choice["text"] == written(engine, vectors, "x", {}, n_tokens)
         streamed = events(post(address, "/v1/completions", {**body, "stream": True}).text)
         (last,) = streamed[-1]["choices"]
@@ -172,6 +174,31 @@ def test_a_text_that_cannot_be_finished_before_the_end_is_given_as_far_as_it_is(
         assert (last["finish_reason"], last["limit"]) == ("length", limit)
         assert post(address, "/v1/completions", body).status_code == 503
         assert httpx.get(f"{address}/health").status_code == 503
+
+
+@pytest.mark.parametrize("end", ["time limit", "client", "shutdown"])
+def test_a_long_prompt_is_given_up_between_two_slices(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(batch, "SLICE_ALONE", 16)
+    slow(monkeypatch, 0.05)  # a slice: 5 s in all
+    longer = replace(engine, max_tokens=2000)
+    limits = Limits(seconds=0.5 if end == "time limit" else 60)
+    body = {"prompt": "w" * 1600, "max_tokens": 1}
+    with served(longer, vectors, limits=limits) as (address, completions), ThreadPoolExecutor(1) as pool:
+        start = time.monotonic()
+        seconds = 0.3 if end == "client" else 60
+        asked = pool.submit(httpx.post, f"{address}/v1/completions", json=body, timeout=seconds)
+        wait_for(lambda: completions.scheduler.n_running == 1)
+        if end == "client":
+            with pytest.raises(httpx.ReadTimeout):
+                asked.result()
+        if end == "shutdown":
+            completions.scheduler.close(0.2)
+        wait_for(lambda: completions.scheduler.n_running == 0)
+        assert time.monotonic() - start < 2.5
+        if end != "client":
+            assert asked.result().status_code == {"time limit": 504, "shutdown": 503}[end]
 
 
 def test_newcomers_do_not_starve_those_that_are_being_written(

@@ -66,6 +66,11 @@ def error_body(status: int, message: str, *, param: str | None = None, code: str
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def in_form_of(path: str, body: Json) -> Json:
+    """An error's body, as those read it who ask under a path."""
+    return {"error": body["error"]["message"]} if path.startswith(OLLAMA) else body
+
+
 def refusal_of(error: Exception) -> tuple[int, Json]:
     """The HTTP status and the body that an error is answered with; of a bug 500, and nothing it says."""
     for kind, status, code in ANSWERS:
@@ -92,8 +97,7 @@ def add_handlers(app: FastAPI, completions: Completions) -> None:
     def answer(request: Request, status: int, body: Json, headers: Any = None) -> JSONResponse:
         error = body["error"]
         error["message"] = error["message"].replace(folder, name)  # a path is the operator's
-        is_ollamas = request.url.path.startswith(OLLAMA)
-        return JSONResponse({"error": error["message"]} if is_ollamas else body, status, headers)
+        return JSONResponse(in_form_of(request.url.path, body), status, headers)
 
     @app.exception_handler(NeurosteerError)
     @app.exception_handler(Exception)
@@ -118,7 +122,7 @@ def _unroutable(request: Request, status: int, routes: dict[str, list[str]]) -> 
     """What to say of a path or method that there is not, or of a body that cannot be read at all."""
     path = request.url.path[:80]
     if status == 405:
-        (methods,) = [routes[known] for known in routes if _fits(path, known)][:1] or [["another method"]]
+        methods = next(routes[known] for known in routes if _fits(path, known))
         return f"{path} takes {' or '.join(methods)}, not {request.method}"
     if status == 404:
         suffix = [known for known in routes if known.endswith(path) and path != "/"]

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import OLLAMA, error_body
+from .errors import OLLAMA, error_body, in_form_of
 
 SECONDS_FOR_A_BODY = 30.0
 JSON_TYPE = (b"content-type", b"application/json")
@@ -134,7 +134,7 @@ class RefusedError(Exception):
     def __init__(self, status: int, message: str, code: str) -> None:
         super().__init__(message)
         headers = {"connection": "close"} if status in (408, 413) else None  # its rest is not read
-        self.response = JSONResponse(error_body(status, message, code=code), status, headers)
+        self.status, self.body, self.headers = status, error_body(status, message, code=code), headers
 
 
 class RequestCheck:
@@ -162,7 +162,8 @@ class RequestCheck:
                     receive = _replayed(await self._body(request), receive)
                     scope = {**scope, "headers": [*_without_type(scope["headers"]), JSON_TYPE]}
             except RefusedError as refused:
-                await refused.response(scope, receive, send)
+                body = in_form_of(scope["path"], refused.body)
+                await JSONResponse(body, refused.status, refused.headers)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

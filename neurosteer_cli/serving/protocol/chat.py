@@ -1,21 +1,16 @@
 """POST /v1/chat/completions: messages as clients send and echo them, and the answer to them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...generation.continuation import Delta
 from .completions import ChoicesAnswer
 from .fields import Json, kind, one_of, refuse, text_or_list
-from .text import MAX_LOG_PROBS, OpenAIRequest, StreamOptions, spelled
+from .text import MAX_LOG_PROBS, OpenAIRequest, StreamOptions
 
-TEXT_OF = {
-    "text": "text",
-    "input_text": "text",
-    "output_text": "text",
-    "refusal": "refusal",
-}  # by type of part
+PartType = Literal["text", "input_text", "output_text", "refusal"]
 CALLS = ("tool_calls", "function_call", "audio")
 
 
@@ -24,7 +19,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    type: Literal["text", "input_text", "output_text", "refusal"]
+    type: PartType
     text: str
 
     @model_validator(mode="before")
@@ -35,9 +30,9 @@ class Part(BaseModel):
         of_type = given.get("type") or "text"
         if not isinstance(of_type, str):
             refuse("type", "must be a text")
-        if of_type not in TEXT_OF:
+        if of_type not in get_args(PartType):
             refuse("type", f"{of_type[:40]!r} is not served; only parts of type 'text' are")
-        return {"type": of_type, "text": given.get(TEXT_OF[of_type])}
+        return {"type": of_type, "text": given.get("refusal" if of_type == "refusal" else "text")}
 
 
 Content = Annotated[
@@ -94,16 +89,7 @@ class ChatAnswer(ChoicesAnswer):
         return {"delta": {"content": text} if text else {}}
 
     def _log_probs(self, deltas: Sequence[Delta]) -> Json:
-        def entry(token: int, log_prob: float | None) -> Json:
-            raw = self.bytes_of(token)
-            return {"token": spelled(raw), "logprob": log_prob, "bytes": list(raw)}
-
-        content = [
-            {**entry(token.id, token.log_prob), "top_logprobs": [entry(*top) for top in token.most_probable]}
-            for delta in deltas
-            for token in delta.tokens
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": self.log_probs(deltas), "refusal": None}
 
 
 class ChatRequest(OpenAIRequest):

@@ -14,7 +14,7 @@ from ...generation.continuation import Delta
 from .chat import Message
 from .fields import Form, Json, kind, one_of, refuse, text_or_list
 from .formats import FlatFormat
-from .text import MAX_LOG_PROBS, NAMED_EVENTS, Answer, Choices, OpenAIRequest, ended_by, joined, spelled
+from .text import MAX_LOG_PROBS, NAMED_EVENTS, Answer, Choices, OpenAIRequest, ended_by, joined
 from .unserved import IGNORED, UNSERVED, only
 
 LOG_PROBS = "message.output_text.logprobs"
@@ -139,17 +139,7 @@ class ResponsesAnswer(Answer):
         return {"type": "output_text", **told}
 
     def _log_probs(self, deltas: Sequence[Delta]) -> list[Json]:
-        def entry(token: int, log_prob: float | None) -> Json:
-            raw = self.bytes_of(token)
-            return {"token": spelled(raw), "logprob": log_prob, "bytes": list(raw)}
-
-        if self.request.n_log_probs is None:
-            return []
-        return [
-            {**entry(token.id, token.log_prob), "top_logprobs": [entry(*top) for top in token.most_probable]}
-            for delta in deltas
-            for token in delta.tokens
-        ]
+        return [] if self.request.n_log_probs is None else self.log_probs(deltas)
 
     def _response(self, status: str, output: list[Json], usage: Json | None = None) -> Json:
         asked: ResponsesRequest = self.request
@@ -188,6 +178,7 @@ class ResponsesRequest(OpenAIRequest):
     ignored = IGNORED - {"metadata"}
     unserved: ClassVar = {
         **UNSERVED,
+        "n": only(1),
         "previous_response_id": only(),
         "conversation": only(),
         "prompt": only(),
@@ -212,6 +203,8 @@ class ResponsesRequest(OpenAIRequest):
     def _check(self) -> "ResponsesRequest":
         if self.max_output_tokens == 0:
             refuse("max_output_tokens", "must be at least 1, got 0")
+        if self.response_format.schema_asked:
+            refuse("response_format", "not served; give it as text.format")
         return self
 
     @property

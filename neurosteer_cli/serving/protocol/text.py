@@ -18,7 +18,6 @@ from .formats import Format
 from .unserved import IGNORED, UNSERVED
 
 MAX_LOG_PROBS = 20
-Stop = str
 BytesOf = Callable[[int], bytes]  # of a token
 Alphas = Annotated[dict[Name, float], Field(max_length=64)]
 
@@ -84,8 +83,6 @@ class Sampled(Form):
 class TextRequest(Form):
     """Who is to write, steered how, and whether as a stream. `prefix` begins an answer's id."""
 
-    ignored = IGNORED
-    unserved = UNSERVED
     prefix: ClassVar[str]
     answer: ClassVar["type[Answer]"]
 
@@ -195,6 +192,19 @@ class Answer:
     @property
     def steering(self) -> Json:
         return {"alphas": self.alphas, "dose": round(self.dose, 6)}
+
+    def log_probs(self, deltas: Sequence[Delta]) -> list[Json]:
+        """Of each token, as chats and responses tell them."""
+
+        def entry(token: int, log_prob: float | None) -> Json:
+            raw = self.bytes_of(token)
+            return {"token": spelled(raw), "logprob": log_prob, "bytes": list(raw)}
+
+        return [
+            {**entry(token.id, token.log_prob), "top_logprobs": [entry(*top) for top in token.most_probable]}
+            for delta in deltas
+            for token in delta.tokens
+        ]
 
     def whole(self, choices: Choices) -> Json:
         raise NotImplementedError

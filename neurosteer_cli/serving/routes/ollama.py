@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from ... import __version__
+from ...models.engine import Engine
 from ..completions import Completions
 from ..http.errors import REFUSALS
 from ..http.stream import Responder
@@ -15,21 +16,18 @@ from ..protocol.ollama import GenerateRequest, OllamaChatRequest, OllamaRequest,
 
 
 def add_ollama_routes(app: FastAPI, completions: Completions, responder: Responder) -> None:
-    registry, engine = completions.registry, completions.engine
-    began = now()
-    details = {
-        "parent_model": "",
-        "format": "safetensors",
-        "family": engine.shape.architecture,
-        "families": [engine.shape.architecture],
-        "parameter_size": f"{engine.model.num_parameters() / 1e6:.3g}M",
-        "quantization_level": str(engine.dtype).removeprefix("torch."),
-    }
+    _add_listing(app, completions)
+    _add_text(app, completions, responder)
+
+
+def _add_listing(app: FastAPI, completions: Completions) -> None:
+    registry, engine, began = completions.registry, completions.engine, now()
+    details = _details(engine)
 
     def card(name: str) -> Json:
+        size = engine.model.get_memory_footprint()
         return {
-            "name": name, "model": name, "modified_at": began, "digest": "", "details": details,
-            "size": engine.model.get_memory_footprint(),
+            "name": name, "model": name, "modified_at": began, "size": size, "digest": "", "details": details
         }  # fmt: skip
 
     @app.get("/api/tags")
@@ -49,13 +47,34 @@ def add_ollama_routes(app: FastAPI, completions: Completions, responder: Respond
     @app.post("/api/show", responses=REFUSALS)
     async def show(body: ShowRequest) -> dict[str, Any]:
         """What there is to know of a model's name."""
-        name = body.model or body.name or registry.model_id
-        registry.alphas(name, {})
+        registry.alphas(body.model or body.name or registry.model_id, {})
         info = {"general.architecture": engine.shape.architecture, "context_length": engine.max_tokens}
+        unsaid = dict.fromkeys(("template", "parameters", "modelfile", "license"), "")
         return {
             "details": details, "model_info": info, "capabilities": ["completion"], "modified_at": began,
-            "template": "", "parameters": "", "modelfile": "", "license": "",
+            **unsaid,
         }  # fmt: skip
+
+
+def _details(engine: Engine) -> Json:
+    return {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": engine.shape.architecture,
+        "families": [engine.shape.architecture],
+        "parameter_size": f"{engine.model.num_parameters() / 1e6:.3g}M",
+        "quantization_level": str(engine.dtype).removeprefix("torch."),
+    }
+
+
+def _add_text(app: FastAPI, completions: Completions, responder: Responder) -> None:
+    registry, engine = completions.registry, completions.engine
+
+    def loaded_model(body: OllamaRequest) -> Response:
+        """To a request for nothing: the model is there."""
+        name = body.model or registry.model_id
+        registry.alphas(name, body.steering)
+        return JSONResponse(loaded(body, name))
 
     @app.post("/api/chat", responses=REFUSALS, response_model=None)
     async def chat(body: OllamaChatRequest, request: Request) -> Response:
@@ -72,9 +91,3 @@ def add_ollama_routes(app: FastAPI, completions: Completions, responder: Respond
         goes_on = body.raw or not (engine.tokenizer.chat_template or body.system)
         answer = completions.completion if goes_on else completions.chat
         return await responder.respond(request, await to_thread.run_sync(answer, body))
-
-    def loaded_model(body: OllamaRequest) -> Response:
-        """To a request for nothing: the model is there."""
-        name = body.model or registry.model_id
-        registry.alphas(name, body.steering)
-        return JSONResponse(loaded(body, name))

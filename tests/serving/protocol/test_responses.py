@@ -95,6 +95,13 @@ def test_an_answers_output_can_be_sent_back(client: openai.OpenAI) -> None:
     assert again.usage.input_tokens > first.usage.input_tokens
 
 
+def test_a_format_is_asked_for_where_it_is_read(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="response_format: not served; give it as text.format"):
+        client.responses.create(
+            model="tiny", input="x", extra_body={"response_format": {"type": "json_object"}}
+        )
+
+
 @pytest.mark.parametrize(
     "asked", [{"previous_response_id": "resp_1"}, {"background": True}, {"conversation": "c"}]
 )

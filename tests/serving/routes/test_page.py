@@ -32,7 +32,10 @@ def test_where_a_key_is_needed_the_page_names_no_vector(
         page = httpx.get(address).text
         assert "polite" not in page and "secret" not in page
         assert "Authorization: Bearer KEY" in page
-        assert httpx.get(f"{address}/api/tags").status_code == 401
+        refused = httpx.get(f"{address}/api/tags")
+        assert (refused.status_code, refused.json()) == (
+            401, {"error": "a valid API key is needed: Authorization: Bearer KEY"}
+        )  # fmt: skip
 
 
 def test_a_demo_stands_before_it(engine: Engine, vectors: dict[str, SteeringVector]) -> None:
