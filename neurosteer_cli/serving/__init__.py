@@ -1,4 +1,5 @@
-"""Requests to text: an OpenAI-compatible server in which every request may be steered.
+"""Requests to text: a server for OpenAI's and Ollama's clients in which every request may be steered.
 
-Knows HTTP, vectors and one thread that owns the model. Knows nothing of evaluation or reports.
+Knows vectors by name and one thread that owns the model; what is said over HTTP, and where, is for
+`protocol`, `http` and `routes` to know. Knows nothing of evaluation or reports.
 """
