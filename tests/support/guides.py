@@ -55,7 +55,7 @@ exec {shlex.quote(sys.executable)} "$@"
 #!{sys.executable}
 import torch
 torch.cpu.get_capabilities = dict  # no bfloat16 instructions: `--dtype auto` is float32
-from neurosteer_cli.cli import main
+from neurosteer_cli.__main__ import main
 main()
 """,
 }
