@@ -118,12 +118,13 @@ def help_(
 
 def run() -> None:
     """Run the program. SIGTERM ends it as an exception does, so that nothing half-made is left."""
+    program = typer.main.get_command(app)  # takes a moment, in which Ctrl-C still ends without a word
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
     _suit_streams()
     if (asked := os.environ.get(COMPLETION, "")).endswith("_source"):  # click's words for it
         os.environ[COMPLETION] = f"source_{asked.removesuffix('_source')}"
-    app(prog_name="neurosteer")
+    program(prog_name="neurosteer")
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:

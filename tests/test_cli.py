@@ -173,6 +173,26 @@ cli.run()
     assert (running.returncode, said) == (130, "interrupted\n")
 
 
+def test_an_interruption_while_commands_are_put_together_says_nothing() -> None:
+    code = """
+import time
+from unittest import mock
+
+def slow(_app):
+    print("begun", flush=True)
+    time.sleep(30)
+
+with mock.patch("typer.main.get_command", slow):
+    from neurosteer_cli.__main__ import main
+    main()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) as running:
+        assert running.stdout and running.stdout.readline() == "begun\n"
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+    assert (running.returncode, said) == (-signal.SIGINT, "")
+
+
 def test_a_bug_keeps_its_traceback(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_arguments: Any, **_options: Any) -> None:
         raise ZeroDivisionError
