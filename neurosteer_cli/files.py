@@ -28,6 +28,10 @@ def check_target(target: Path) -> None:
         raise InputError(f"{target}: is a directory; name a file to write")
     if os.path.exists(target) and not os.path.isfile(target):  # renaming over /dev/null would remove it
         raise InputError(f"{target}: is not a regular file; name a file to write")
+    try:
+        os.fspath(target).encode()
+    except UnicodeEncodeError as error:  # readers of safetensors and GGUF take no other path
+        raise InputError(f"{target}: is no name in UTF-8; choose another") from error
     _check_parent(target)
 
 

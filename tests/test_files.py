@@ -137,6 +137,11 @@ def test_a_bad_target_is_refused_before_any_work(tmp_path: Path, name: str, mess
     assert str(caught.value) == message.format(tmp=tmp_path)
 
 
+def test_a_name_that_readers_could_not_open_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no name in UTF-8; choose another$"):
+        check_target(tmp_path / "v\udcff.st")
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
 def test_a_folder_that_takes_no_files_is_refused() -> None:
     with pytest.raises(InputError, match=re.escape("/proc/v.st: cannot write there (")):

@@ -138,14 +138,17 @@ def _check_method(method: str, top_k: int, sae: str | None) -> None:
 
 def _target(out: Path | None, texts: Sequence[str], label: str | None) -> Path:
     """The file to write, found fit to be written; its name is that of what it steers towards."""
-    from ..data.kinds import stem_of
+    from ..data.kinds import kind_of, stem_of
     from ..files import check_target, is_pipe
 
     stem = label if label is not None else "vector" if is_pipe(texts[0]) else stem_of(texts[0])
     file = out or Path(f"{stem}.st")
     check_target(file)
-    if os.path.exists(file) and any(os.path.exists(text) and file.samefile(text) for text in texts):
-        raise InputError(f"-o {file}: is one of the texts; name another file")
+    for text in texts:
+        if os.path.exists(file) and os.path.exists(text) and file.samefile(text):
+            if not (kind := kind_of(text)).texts:  # a vector given as a text, with its own name to write
+                raise InputError(f"{text}: {kind}")
+            raise InputError(f"-o {file}: is one of the texts; name another file")
     return file
 
 

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..files import writing
 from .json_text import SURROGATE, Decoder, Record, dumps, short
 from .streams import Stream, lines
+from .tables import LABEL_COLUMNS
 
 STDIN = "<stdin>"
 CHOSEN, REJECTED = "chosen", "rejected"
@@ -247,9 +248,11 @@ def _longest(record: Record) -> str | None:
 
 
 def _shortest(record: Record) -> str | None:
-    """The key that most likely holds the label."""
+    """The key that most likely holds the label: one with a usual name, else the shortest."""
     labels = [key for key, value in record.items() if isinstance(value, str | int) and key not in FORM_KEYS]
-    return min(labels, key=lambda key: len(str(record[key])), default=None)
+    return min(
+        labels, key=lambda key: (key.lower() not in LABEL_COLUMNS, len(str(record[key]))), default=None
+    )
 
 
 # --- written -----------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def is_table(head: str, text_key: str | None, *, alone: bool) -> bool:
     """
     header, *rows = _layout(head).rows(head)[0] or [[]]
     if len(header) == 1:
-        return alone and header[0] in ("text", text_key)
+        return alone and header[0] in ("text", "prompt", text_key)
     known = TEXT_COLUMNS | LABEL_COLUMNS | {text_key}
     is_even = len(set(header)) == len(header) == len(rows[0] if rows else header)
     return is_even and any(name in known or name.lower() in known for name in header)

@@ -229,6 +229,8 @@ def test_arguments_reach_the_chat_template(tmp_path: Path) -> None:
     for wrong in ("enable_thinking", "=1", "a b=1"):
         said = refused(*GEN, "-m", str(folder), "--chat", "hi", "--template-arg", wrong)
         assert said == f"error: --template-arg {wrong}: give KEY=VALUE, each key once"
+    said = refused(*GEN, "-m", str(folder), "--chat", "hi", "--template-arg", "tokenize=true")
+    assert said == "error: --template-arg tokenize=true: tokenize is set by neurosteer itself"
 
 
 def test_positions_are_recorded() -> None:
@@ -325,4 +327,6 @@ def test_a_closed_stdin_holds_no_prompt(
     with pytest.raises(SystemExit) as caught:
         app([*GEN, "-m", "tiny"])
     assert caught.value.code == 2
-    assert capsys.readouterr().err == ("error: no prompt: give one, a file of them (JSONL, CSV, .txt), or pipe some in\n")
+    assert capsys.readouterr().err == (
+        "error: no prompt: give one, a file of them (JSONL, CSV, .txt), or pipe some in\n"
+    )

@@ -351,6 +351,11 @@ def test_a_record_without_a_label_is_blamed_by_line(write: Write) -> None:
     )
 
 
+def test_the_key_with_a_usual_name_is_proposed_for_the_labels(write: Write) -> None:
+    record = {"text": "a", "id": 1, "Sentiment": "positive"}
+    assert refusal([write("all.jsonl", [record])], "u", "d").endswith("; perhaps --label-key Sentiment")
+
+
 def test_a_label_that_no_record_has_is_answered_with_those_there_are(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

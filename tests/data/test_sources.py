@@ -146,6 +146,7 @@ def test_plain_lines_are_texts_even_with_commas_and_brackets(name: str) -> None:
         ("a.jsonl", json.dumps(RECORDS), "a.jsonl: holds JSON, and is read as that"),
         ("a.txt", table(), "a.txt: holds CSV, and is read as that"),
         ("a", table(), "a: holds CSV, and is read as that"),
+        ("a", "prompt\none\ntwo\n", "a: holds CSV, and is read as that"),
         ("a.csv", parquet(), "a.csv: holds Parquet, and is read as that"),
         ("a.jsonl", gzip.compress(jsonl().encode()), "a.jsonl: holds gzip-packed JSONL, and is read as that"),
         ("a.jsonl.gz", jsonl(), "a.jsonl.gz: holds unpacked JSONL, and is read as that"),

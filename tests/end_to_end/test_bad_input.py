@@ -416,6 +416,8 @@ SIDES: list[Case] = [
      "error: -o down.jsonl: is one of the texts; name another file"),
     ("fit up.jsonl down.jsonl -o ./tiny/../down.jsonl", 2,
      "error: -o tiny/../down.jsonl: is one of the texts; name another file"),
+    ("fit good.st down.jsonl", 2,
+     "error: good.st: a steering vector; give it a --vector of its own, or to `neurosteer inspect`"),
     ("fit up.jsonl down.jsonl few.jsonl -o kept.st", 2,
      "error: give two files (towards, away from), or one with --target and --source"),
     ("fit - - -o kept.st", 2,

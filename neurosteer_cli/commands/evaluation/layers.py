@@ -27,7 +27,7 @@ FIXED = ("chat", "system", "temperature", "top_p", "top_k", "repetition_penalty"
 @options.chat_model_options
 def layers_(
     texts: Annotated[
-        list[str], typer.Argument(metavar="POS NEG", help="Texts of the two sides, as for `fit`.")
+        list[str], typer.Argument(metavar="POS [NEG]", help="Texts of the two sides, as for `fit`.")
     ],
     target: Annotated[str | None, typer.Option(help="With one file: the label of the one side.")] = None,
     source: Annotated[str | None, typer.Option(help="With one file: the label of the other.")] = None,
