@@ -115,7 +115,8 @@ def run(
             if self.should_exit and sig == signal.SIGINT:
                 os.write(2, b"interrupted\n")  # others may be within a line of theirs
                 os._exit(130)  # nothing is on disk, and whatever waits for a text learns that none comes
-            threading.Thread(target=_wind_up, args=(completions, config.shutdown_seconds)).start()
+            if not self.should_exit:
+                threading.Thread(target=_wind_up, args=(completions, config.shutdown_seconds)).start()
             super().handle_exit(sig, frame)
 
     server = Server(
