@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...errors import ModelError, one_line
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-SUMMED = ("F32", "F16", "BF16")  # number types of which torch makes sums
-SUMMED_AT_ONCE = 2**18
+ORDERED = ("F32", "F16", "BF16")  # number types of which torch finds the largest
 _SHARD = re.compile(r"(.+)-\d+-of-(\d+)\.safetensors")
 _OTHERS = ("consolidated", "adapter_")  # the same weights under other names; a part that is added to them
 
@@ -35,22 +33,25 @@ class StoredTensor:
         return self.dtype
 
     def __getitem__(self, index: Any) -> Tensor:
-        """Read it. The file is opened anew: what was read of a mapped file is memory until it is closed.
+        """Read it.
 
         Raises:
             ModelError: there is NaN in it; some attention kernels would make zeros of that.
         """
+        if self.dtype in ORDERED and self._largest().isnan():
+            raise ModelError(f"{self.path}: damaged: {self.name} holds NaN; fetch the model again")
+        return self._opened()[index]
+
+    def _largest(self) -> Tensor:
+        """Its largest number, which NaN is if there is any; zero if it is empty."""
+        tensor = self._opened()
+        return tensor.max() if tensor.numel() else tensor.sum()
+
+    def _opened(self) -> Tensor:
+        """The tensor, mapped anew: what has been read of a mapped file is memory until it is closed."""
         with safe_open(self.path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(self.name)
-        if self.dtype in SUMMED and _has_nan(tensor):
-            raise ModelError(f"{self.path}: damaged: {self.name} holds NaN; fetch the model again")
-        return tensor[index]
-
-
-def _has_nan(tensor: Tensor) -> bool:
-    """A sum tells of most parts that none is NaN, in little time and memory."""
-    parts = tensor.flatten().split(SUMMED_AT_ONCE)
-    return any(bool(part.sum(dtype=torch.float32).isnan() and part.isnan().any()) for part in parts)
+        return tensor
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
