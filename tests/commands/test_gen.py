@@ -299,20 +299,21 @@ def test_a_reader_that_is_gone_is_no_error_whatever_is_written(
     assert capsys.readouterr().err == ""
 
 
-class Full(io.StringIO):
-    """A stdout on a full disk."""
+class Full(io.RawIOBase):
+    """A full disk."""
 
-    def write(self, text: str) -> int:
-        if text:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return 0
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _data: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--compare", "-v", "a.st")])
 def test_a_stdout_that_takes_nothing_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Full(), write_through=True))
     with pytest.raises(SystemExit) as caught:
         app([*GEN, "-m", "tiny", "hi", *options])
     monkeypatch.undo()
