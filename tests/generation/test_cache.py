@@ -138,3 +138,20 @@ def test_what_may_be_done_with_a_cache_is_found_out(engines: Callable[[str], Eng
     _, *expected = FAMILIES[family]
     caching = Caching(engines(family))
     assert [caching.can_pad, caching.can_join, caching.can_slice, caching.one_by_one] == expected
+
+
+def test_the_head_is_given_rows_that_lie_side_by_side(
+    engines: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of others torch copies the weights for each row, which takes longer than all the rest."""
+    engine, strides = engines("llama4_text"), set[bool]()
+    head = engine.model.get_output_embeddings()
+    forward = type(head).forward
+
+    def watched(x: Tensor) -> Tensor:
+        strides.add(x.stride() == torch.empty(x.shape).stride())
+        return forward(head, x)
+
+    monkeypatch.setattr(head, "forward", watched)
+    written(engine, in_slices=False)
+    assert strides == {True}
