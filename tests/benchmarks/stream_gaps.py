@@ -41,7 +41,7 @@ def main() -> None:
 
         def prompt() -> None:
             body = {"prompt": "word " * options.tokens, "max_tokens": 1}
-            client.post("/v1/completions", json=body).raise_for_status()
+            client.post("/v1/completions", json=body)  # at worst given up at the server's time limit
 
         def fit() -> None:
             sides = ([*long(word, options.tokens), *short(word)] for word in ("kind", "rude"))
