@@ -299,6 +299,7 @@ NEEDS_LABELS = (
     "error: one file needs --target and --source, two of its labels, or preference pairs: records with "
     "'chosen' and 'rejected'; or give a second file to steer away from"
 )
+NOT_BLOCKS = "not block numbers, from 0, such as 20, 14,17,20 or 11-20"
 BROKEN = "error: broken.jsonl:2: not JSON at column 15: a line break in a string; JSON writes \\n"
 NO_RECORDS = "no records; give a JSON object or a text a line, CSV or Parquet"
 NO_CONFIG = "no config.json; not a Hugging Face checkpoint folder"
@@ -318,7 +319,7 @@ def side(name: str) -> str:
 def usage(command: str, error: str) -> re.Pattern[str]:
     """What typer says of a wrong option; its words about a value are its own."""
     return like(
-        rf"Usage: neurosteer{command} [^\n]+\nTry 'neurosteer{command} --help' for help\.\n\n"
+        rf"Usage: neurosteer{command} [^\n]+\nTry 'neurosteer{command} -h' for help\.\n\n"
         rf"Error: {error}"
     )
 
@@ -454,14 +455,14 @@ TARGETS: list[Case] = [
 FITTING: list[Case] = [
     (f"{FIT} --layers 4", 2, "error: block 4: the model has 4 blocks, 0 to 3"),
     (f"{FIT} --layers 1,9", 2, "error: block 9: the model has 4 blocks, 0 to 3"),
-    (f"{FIT} --layers -1", 2, "error: --layers -1: blocks count from 0, each named once"),
-    (f"{FIT} --layers 1,1", 2, "error: --layers 1,1: blocks count from 0, each named once"),
+    (f"{FIT} --layers -1", 2, f"error: --layers -1: {NOT_BLOCKS}"),
+    (f"{FIT} --layers 1,1", 2, "error: --layers 1,1: each block once"),
     (f"{FIT} --layers two", 2,
-     "error: --layers two: not a block number or a comma-separated list of them"),
+     f"error: --layers two: {NOT_BLOCKS}"),
     (f"{FIT} --layers 1,", 2,
-     "error: --layers 1,: not a block number or a comma-separated list of them"),
+     f"error: --layers 1,: {NOT_BLOCKS}"),
     (f"{FIT} --layers 1.5", 2,
-     "error: --layers 1.5: not a block number or a comma-separated list of them"),
+     f"error: --layers 1.5: {NOT_BLOCKS}"),
     (f"{FIT} --hook-point blocks.1.hook_mlp_out", 2, "error: 'blocks.1.hook_mlp_out' is not a "
      "residual hook point; use blocks.L.hook_resid_post or blocks.L.hook_resid_pre"),
     (f"{FIT} --hook-point blocks.-1.hook_resid_post", 2, "error: 'blocks.-1.hook_resid_post' is "
@@ -476,7 +477,7 @@ FITTING: list[Case] = [
      "error: --layers and --hook-point say the same thing; give one of them"),
     (f"{FIT} --method best", 2, "error: --method best: one of neurosteer, paper, diffmean, pca"),
     (f"{FIT} --top-k 0", 2, "error: --top-k must be at least 1, got 0"),
-    (f"{FIT} --top-k many", 2, usage(" fit", r"Invalid value for '--top-k': [^\n]+")),
+    (f"{FIT} --top-k many", 2, usage(" fit", "--top-k 'many': not a whole number")),
     (f"{FIT} --sae sae", 2, "error: --method diffmean uses no SAE; leave out --sae, "
      "or choose neurosteer or paper"),
     (f"{FIT} --dtype int8", 2, "error: --dtype int8: not one of auto, float32, bfloat16, float16"),
@@ -556,8 +557,7 @@ GENERATING: list[Case] = [
      "error: --temperature must be a finite number >= 0, got -1.0"),
     (f"{GEN} hi --temperature nan", 2,
      "error: --temperature must be a finite number >= 0, got nan"),
-    (f"{GEN} hi --temperature warm", 2,
-     usage(" gen", r"Invalid value for '--temperature': [^\n]+")),
+    (f"{GEN} hi --temperature warm", 2, usage(" gen", "--temperature 'warm': not a number")),
     (f"{GEN} hi --top-p 0", 2, "error: --top-p must be above 0 and at most 1, got 0.0"),
     (f"{GEN} hi --top-p 1.1", 2, "error: --top-p must be above 0 and at most 1, got 1.1"),
     (f"{GEN} hi --top-k -1", 2, "error: --top-k must be >= 0 (0: no bound), got -1"),
@@ -668,8 +668,7 @@ VECTORS: list[Case] = [
     ("inspect good.st kept.st", 2,
      usage(" inspect", r"Got unexpected extra argument\(s\) \(kept\.st\)")),
     ("inspect good.st --latents -3", 2, "error: --latents must be at least 0, got -3"),
-    ("inspect good.st --latents few", 2,
-     usage(" inspect", r"Invalid value for '--latents': [^\n]+")),
+    ("inspect good.st --latents few", 2, usage(" inspect", "--latents 'few': not a whole number")),
 ]  # fmt: skip
 
 MODELS: list[Case] = [
@@ -814,7 +813,7 @@ IMPORTING: list[Case] = [
     (f"{IMPORT} --layers 3", 2,
      "error: --layers 3: foreigncv.gguf has no direction for block 3, it has blocks 1 to 2"),
     *((f"{IMPORT} --layers={layers}", 2,
-       f"error: --layers {layers}: not block numbers such as 20, 14,17,20 or 10-24")
+       f"error: --layers {layers}: {NOT_BLOCKS}")
       for layers in ("two", "2-", "-2", "2-1", "1,,2", "1-99999999999", "")),
     (f"{IMPORT} --texts none.jsonl", 2, "error: none.jsonl: No such file or directory"),
     (f"{IMPORT} --texts letters.jsonl", 2,
@@ -839,7 +838,6 @@ UNDESCRIBED = (
 )
 
 TRAINING: list[Case] = [
-    ("sae", 2, like(r".*")),
     ("sae train -o new", 2, usage(" sae train", r"Missing argument '[^\n]+'\.")),
     ("sae train words.txt --layers 1", 2, usage(" sae train", r"Missing option '--out' / '-o'\.")),
     ("sae train words.txt -o new", 2, usage(" sae train", r"Missing option '--layers' / '--layer'\.")),
@@ -888,9 +886,9 @@ TRAINING: list[Case] = [
     (f"{TRAIN} --init sae --d-sae 64 --architecture jumprelu", 2,
      "error: --init: not with --architecture jumprelu, which needs thresholds as well"),
     ("sae train words.txt -m tiny --layers 1,1 -o new", 2,
-     "error: --layers 1,1: blocks count from 0, each named once"),
+     "error: --layers 1,1: each block once"),
     ("sae train words.txt -m tiny --layers one -o new", 2,
-     "error: --layers one: not a block number or a comma-separated list of them"),
+     f"error: --layers one: {NOT_BLOCKS}"),
     ("sae train words.txt -m tiny --layers 4 -o new", 2,
      "error: blocks.4.hook_resid_post: the model has 4 blocks, 0 to 3"),
     ("sae train words.txt -m tiny --layers 1 -o up.jsonl", 2, "error: -o up.jsonl: is a file; name a folder"),
@@ -969,13 +967,30 @@ def short(command: str) -> str:
     return command if len(command) < 90 else f"{command[:87]}..."
 
 
+SINGLE = {
+    "-m", "-o", "--method", "--top-k", "--layers", "--max-new-tokens", "--sae", "--d-sae", "--k", "--tokens",
+    "--dtype", "--to", "--gguf-origin", "--save-as", "--texts",
+}  # fmt: skip
+
+
+def overridden(words: list[str]) -> list[str]:
+    """A command in which the last of an option's values stands alone: a case adds to what many share."""
+    kept: list[str] = []
+    for i, word in enumerate(words):
+        is_value = i > 0 and words[i - 1] in SINGLE
+        name = words[i - 1] if is_value else word
+        if name not in SINGLE or name not in words[i + 1 :] + words[i + 1 - is_value : i]:
+            kept.append(word)
+    return kept
+
+
 @pytest.mark.parametrize(
     ("command", "code", "message"), CASES, ids=[short(command) for command, _, _ in CASES]
 )
 def test_bad_input_is_told_in_a_line_that_helps(
     workshop: Path, tmp_path: Path, command: str, code: int, message: str | re.Pattern[str]
 ) -> None:
-    result = CliRunner().invoke(app, shlex.split(command), prog_name="neurosteer")
+    result = CliRunner().invoke(app, overridden(shlex.split(command)), prog_name="neurosteer")
     if not isinstance(result.exception, SystemExit):
         pytest.fail("".join(traceback.format_exception(*result.exc_info or (None,) * 3)))
     told = result.stderr.replace(str(workshop), "{here}")
