@@ -114,18 +114,19 @@ class SteeringVector:
     ) -> None:
         """Hold the vector against a model: an IncompatibleVectorError says how their shapes differ.
 
-        Another vocabulary, as a fine-tuned model's may be, is no hindrance; `warn` is told of it.
+        Another vocabulary, as a fine-tuned model's may be, is no hindrance; `warn` is told of it. Nor is
+        the class that takes images too, or the one that takes text alone.
         """
         own = self.metadata.model_shape
-        if own.d_vocab != shape.d_vocab and own.steers_like(shape):
-            warn(
-                f"{name} was fitted on {self.metadata.model_id!r}, whose vocabulary has "
-                f"{own.d_vocab} tokens; that of {model_id!r} has {shape.d_vocab}"
-            )
-        elif own != shape:
+        if not own.steers_like(shape):
             raise IncompatibleVectorError(
                 f"{name} was fitted on {self.metadata.model_id!r} ({own}), model {model_id!r} is "
                 f"{shape}: pass --model {self.metadata.model_id} or fit a vector on this model"
+            )
+        if own.d_vocab != shape.d_vocab:
+            warn(
+                f"{name} was fitted on {self.metadata.model_id!r}, whose vocabulary has "
+                f"{own.d_vocab} tokens; that of {model_id!r} has {shape.d_vocab}"
             )
 
     def own_model(self, name: str) -> str:

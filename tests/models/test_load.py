@@ -266,7 +266,8 @@ def test_weights_quantised_for_another_package_are_named_with_it(
     name = "model.layers.0.mlp.up_proj."
     tensors[name + "qweight"] = tensors.pop(name + "weight").to(torch.int32)
     save_file(tensors, copied / WEIGHTS, metadata={"format": "pt"})
-    message = rf"^{copied}: its weights are quantised \({method}\), (and|which transformers) cannot (be )?read.*{names}"
+    said = rf"its weights are quantised \({method}\), (and|which transformers) cannot (be )?read.*{names}"
+    message = f"^{copied}: {said}"
     with pytest.raises(ModelError, match=message):
         load(copied, head=head)
 

@@ -167,7 +167,10 @@ def sweep(folder: Path, family: str, class_name: str) -> dict[str, str | None]:
     except Exception as error:  # each family has demands of its own on a configuration's sizes
         first = f"{type(error).__name__}: {error}".replace(str(folder), "FOLDER").split("\n")
         raise NotBuilt(" ".join(line.strip() for line in first[:2])[:160]) from error
-    reference = Whole.load(folder, class_name)
+    try:
+        reference = Whole.load(folder, class_name)
+    except Exception as error:
+        return {"plain transformers": f"{type(error).__name__}: {error}"}
     checks: dict[str, Callable[[Path, Whole], str | None]] = {
         **{f"fit {layer}": lambda f, w, at=layer: _residuals(f, w, at) for layer in range(N_BLOCKS)},
         "alone": _alone,

@@ -20,6 +20,7 @@ _WRITERS = (
 
 _BOTH_WAYS = "its tokens see those after them"
 _LOOPED = "its blocks run several times a pass, so that none has one residual to read or steer"
+_WEIGHED = "its blocks weigh what those before them gave, so that there is no one residual to steer"
 _DRAFTS = "it drafts for another model, whose keys it reads"
 _SOUND = "it writes sound"
 _THINKS = "it writes sound as well; what writes text in it is a model of its own, its thinker"
@@ -38,8 +39,11 @@ _REFUSED = {
     "git": _IMAGE_FIRST,
     "hrm_text": _LOOPED,
     "idefics": _IMAGE_FIRST,
+    "inkling2": _WEIGHED,
     "inkling2_loop": _LOOPED,
     "inkling2_loop_text": _LOOPED,
+    "inkling2_text": _WEIGHED,
+    "kyutai_speech_to_text": _IMAGE_FIRST,
     "kosmos-2": _IMAGE_FIRST,
     "kosmos-2.5": "it counts positions in a way of its own",
     "moshi": _SOUND,
