@@ -145,7 +145,8 @@ def _missing(config: Any, names: list[str]) -> str:
 
 def _quantised(config: Any) -> str | None:
     """The method by which a checkpoint's weights are quantised, if they are."""
-    quantised = getattr(config, "quantization_config", None)
+    parts = config, config.get_text_config(decoder=True)
+    quantised = next(filter(None, (getattr(part, "quantization_config", None) for part in parts)), None)
     if quantised is None:
         return None
     return str(quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method)
@@ -157,4 +158,4 @@ def _why_not(config: Any, error: Exception) -> str:
         return f"its weights are quantised ({method}), and cannot be read here: {one_line(error)}"
     if "mismatch" in str(error):
         return "the shapes of its weights do not fit its config.json"
-    return f"cannot be built from its config.json ({one_line(error)})"
+    return f"cannot be loaded ({one_line(error)})"
