@@ -115,9 +115,10 @@ def run(
             if self.should_exit and sig == signal.SIGINT:
                 os.write(2, b"interrupted\n")  # others may be within a line of theirs
                 os._exit(130)  # nothing is on disk, and whatever waits for a text learns that none comes
-            if not self.should_exit:
-                threading.Thread(target=_wind_up, args=(completions, config.shutdown_seconds)).start()
+            is_first = not self.should_exit
             super().handle_exit(sig, frame)
+            if is_first:
+                threading.Thread(target=_wind_up, args=(completions, config.shutdown_seconds)).start()
 
     server = Server(
         uvicorn.Config(
