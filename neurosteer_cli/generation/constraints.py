@@ -13,7 +13,8 @@ from ..errors import InputError, one_line
 from ..models.engine import Engine
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
-COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # none without an end
+# White space without an end would be JSON too.
+COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Constraint:
