@@ -2,8 +2,9 @@
 
     python tests/benchmarks/families.py [FAMILY OR CLASS ...] [--write]
 
-Without a name all are swept; `--write` puts the table into tests/benchmarks/results/families.md, which
-tests/end_to_end/test_families.py holds the installed transformers to. It ends in 1 if something is wrong.
+Without a name all are swept; `--write` puts what is found into tests/benchmarks/results/families.md, the
+table to which tests/end_to_end/test_families.py holds the installed transformers. It ends in 1 if something
+is wrong.
 """
 
 import sys
@@ -17,7 +18,7 @@ sys.path.insert(0, str(HERE.parent))
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from support.families import all_families  # noqa: E402
-from support.sweep import RESULTS, NotBuilt, refusal, sweep  # noqa: E402
+from support.sweep import RESULTS, NotBuilt, recorded, refusal, sweep  # noqa: E402
 
 
 def verdict(family: str, class_name: str) -> str:
@@ -41,25 +42,27 @@ def main() -> None:
         if not wanted or wanted & {family, class_name}:
             rows.append((family, class_name, verdict(family, class_name)))
             print(*rows[-1], flush=True)
-    counts = {
-        kind: sum(found.startswith(kind) for *_, found in rows) for kind in ("right", "refused", "not built")
-    }
-    told = ", ".join(f"{n} {kind}" for kind, n in counts.items())
-    print(f"{told}, {len(rows) - sum(counts.values())} wrong of {len(rows)}")
-    print(f"{time.perf_counter() - start:.0f} s")
+    print(f"{counted([found for *_, found in rows])}; {time.perf_counter() - start:.0f} s")
     if "--write" in sys.argv:
-        write(rows, told)
-    sys.exit(sum(counts.values()) < len(rows))
+        found = recorded() | {(family, class_name): line for family, class_name, line in rows}
+        write([(*name, found[name]) for name in all_families() if name in found])
+    sys.exit(any(line.startswith("wrong") for *_, line in rows))
 
 
-def write(rows: list[tuple[str, str, str]], told: str) -> None:
+def counted(found: list[str]) -> str:
+    """How many families are right, refused and so on."""
+    kinds = [line.split(":")[0] for line in found]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) + f", of {len(kinds)}"
+
+
+def write(rows: list[tuple[str, str, str]]) -> None:
     """Put the table where the test finds it."""
     version = ".".join(transformers.__version__.split(".")[:2])
     lines = [
         f"# Every family of transformers {version} that writes text",
         "",
         "Built small from its configuration, with random weights, in float32 on a CPU, by",
-        f"`python tests/benchmarks/families.py --write`: {told}, of {len(rows)}.",
+        f"`python tests/benchmarks/families.py --write`: {counted([found for *_, found in rows])}.",
         "",
         "Right is: residuals of its first 1, 2, 3 and 4 blocks, a steered text alone and in a batch whose",
         "lines end early, and the logit lens, each held to plain transformers hooked by hand.",

@@ -45,8 +45,9 @@ SIZES: dict[str, Any] = {
     "depth": N_BLOCKS, "encoder_layers": N_BLOCKS, "decoder_layers": N_BLOCKS, "n_layer_dense": 1,
     # experts
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4,
-    "num_experts_per_tok": 2, "num_experts_per_token": 2, "moe_topk": 2, "moe_k": 2, "top_k_experts": 2,
-    "experts_top_k": 2, "n_group": 1, "topk_group": 1, "num_expert_group": 1, "moe_router_topk": 2,
+    "num_experts_per_tok": 2, "num_experts_per_token": 2, "moe_topk": 2, "moe_k": 2, "zero_expert_num": 2,
+    "top_k_experts": 2, "experts_top_k": 2, "n_group": 1, "topk_group": 1, "num_expert_group": 1,
+    "moe_router_topk": 2,
     "n_shared_experts": 1, "num_shared_experts": 1, "moe_num_shared_experts": 1,
     "first_k_dense_replace": 1, "num_dense_layers": 1, "num_nextn_predict_layers": 0,
     # recurrent layers
@@ -219,7 +220,9 @@ def tiny_config(family: str) -> Any:
 
 def _shrunk(sizes: dict[str, Any], kind: str) -> dict[str, Any]:
     """The fields of a configuration, or of a part of one, with small sizes."""
-    n_layers = next((sizes[name] for name in DEPTHS if sizes.get(name)), 0)
+    n_layers = next(
+        (sizes[name] for name in DEPTHS if sizes.get(name)), len(sizes.get("layers_block_type") or ())
+    )
     per_layer = [each for each in sizes.values() if isinstance(each, list) and len(each) == n_layers]
     own = sizes.get("per_layer_config") or {}
     layers = _kept_layers([*per_layer, [own.get(f"{i:02}") for i in range(n_layers)]], n_layers)

@@ -43,6 +43,8 @@ class NotBuilt(Exception):
 
 def recorded() -> dict[tuple[str, str], str]:
     """What the table of results says of each family and class."""
+    if not RESULTS.exists():
+        return {}
     rows = [line.strip("| ").split(" | ") for line in RESULTS.read_text().splitlines()]
     return {(row[0], row[1]): row[2] for row in rows if len(row) == 3 and row[0] != "family"}
 
