@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..models.engine import padded
 from ..models.hooks import HookPoint, add
 from . import cache as caches
@@ -55,8 +56,13 @@ class Rows:
         mask = self.mask[:, : n_read + ids.shape[1]]
         if not n_read:
             self.cache = self.caching.new()
-        with add(self.caching.engine.blocks, self._pushes(mask[:, n_read:])):
+        pushes = self._pushes(mask[:, n_read:])
+        with add(self.caching.engine.blocks, pushes) as reached:
             logits, self.cache = self.caching.forward(ids, mask, self.cache, n_logits)
+        if passed_over := sorted(pushes.keys() - reached):
+            raise InputError(
+                f"{passed_over[0]}: the model does not run this block for text alone; name another"
+            )
         if self.caching.argument:  # else nothing is remembered
             self.ids = self.ids[:, ids.shape[1] :]
         return logits

@@ -82,8 +82,8 @@ def capture(blocks: nn.ModuleList, points: Sequence[HookPoint]) -> Iterator[dict
 
 
 @contextmanager
-def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[None]:
-    """Add a push to the residual stream at each hook point while the context is open.
+def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[set[HookPoint]]:
+    """Add a push to the residual stream at each hook point while the context is open; those reached.
 
     Args:
         pushes: for each hook point a tensor that broadcasts to [batch, pos, d_model], in raw
@@ -93,14 +93,17 @@ def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[N
     hook: the model is bit for bit unchanged.
     """
 
-    def pushed(push: Tensor, resid: Tensor, streams: int | None) -> Tensor:
+    reached: set[HookPoint] = set()
+
+    def pushed(point: HookPoint, push: Tensor, resid: Tensor, streams: int | None) -> Tensor:
+        reached.add(point)
         push = push.to(resid)  # its device and dtype
         return resid + (push if streams is None or push.dim() == 1 else push.unsqueeze(streams))
 
     with ExitStack() as handles:
         for point, push in pushes.items():
-            handles.enter_context(_hook(blocks, point, partial(pushed, push)))
-        yield
+            handles.enter_context(_hook(blocks, point, partial(pushed, point, push)))
+        yield reached
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.tiny import D_MODEL, D_VOCAB, FAMILIES
+from support.engines import load
+from support.families import save_family
+from support.tiny import D_MODEL, D_VOCAB, FAMILIES, tiny_vector
 from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -481,3 +484,14 @@ def test_half_a_character_at_the_end_is_streamed_too(engine: Engine, monkeypatch
     ((_, found),) = generate(engine, rows, on_text=lambda _row, text: heard.append(text))
     assert (found.text, found.finish_reason) == ("a\ufffd", "stop")
     assert "".join(heard) == found.text
+
+
+def test_a_block_that_text_does_not_run_is_named(tmp_path: Path) -> None:
+    engine = load(save_family(tmp_path / "mllama", "mllama", "MllamaForConditionalGeneration"))
+    vector = tiny_vector(engine.shape, {HookPoint(2): torch.ones(engine.d_model)})
+    job = Job("to be", engine.prompt_ids("to be"), (8.0,))
+    with pytest.raises(InputError) as caught:
+        list(generate(engine, [job], [vector], GenerationConfig(max_new_tokens=2)))
+    assert str(caught.value) == (
+        "blocks.2.hook_resid_post: the model does not run this block for text alone; name another"
+    )
