@@ -18,7 +18,12 @@ USERS_PAGES = [page for page in PAGES if ROOT / "tests" not in page.parents]
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]+)?\)")
 OPTION = re.compile(r"--[a-z][a-z-]*")
 CODE = re.compile(r"`([^`\n]+)`")
-OTHERS_OPTIONS = {"--control-vector", "--control-vector-scaled", "--version"}  # llama.cpp's, the program's
+OTHERS_OPTIONS = {
+    "--install-completion",
+    "--control-vector",
+    "--control-vector-scaled",
+    "--version",
+}  # llama.cpp's, the program's
 
 
 def names_of(pages: Sequence[Path]) -> list[str]:
