@@ -209,7 +209,7 @@ class Batch:
             if not is_finite:
                 raise self.engine.not_finite(continuation.ids + continuation.written)
             token = _token(continuation, token_id, logits)
-            if token_id not in self.engine.stop_ids:
+            if token_id not in self.engine.stop_ids or not continuation.config.max_new_tokens:
                 return continuation.take(token)
             return replace(continuation.take(None), end=token)
         except Exception as error:  # its text cannot be made; the others' can

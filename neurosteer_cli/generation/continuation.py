@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from ..errors import InputError
@@ -93,11 +92,12 @@ class Echo:
 
     @classmethod
     def of(cls, engine: Engine, ids: list[int]) -> "Echo":
-        stream, starts, n = DecodeStream(skip_special_tokens=True), [], 0
+        stream, starts = TextStream(engine, []), []
         for token in ids:
-            starts.append(n)
-            n += len(stream.step(engine.tokenizer.backend_tokenizer, token) or "")
-        return cls(engine.decode([], ids), starts, [Token(ids[0], 0)])
+            starts.append(len(stream.text))
+            stream.take(token)
+        stream.finish()
+        return cls(stream.text, starts, [Token(ids[0], 0)])
 
     def take(self, ids: Sequence[int], logits: Tensor, n_log_probs: int) -> None:
         """Note the next tokens of the prompt, each with the logits before it, [n or more, d_vocab]."""

@@ -119,3 +119,11 @@ def test_the_token_that_ends_a_text_is_told_after_an_echo(client: openai.OpenAI,
     assert (found.text, found.finish_reason) == ("to be", "stop")
     assert found.logprobs.tokens == [*"to be", "</s>"]  # a harness leaves the last one out
     assert found.logprobs.text_offset == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_end_that_nobody_asked_for_is_not_told(client: openai.OpenAI, engine: Engine) -> None:
+    (end,) = engine.stop_ids
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "to be", "max_tokens": 0, "logprobs": 0}
+    found = client.completions.create(**asked, echo=True, logit_bias={str(end): 100}).choices[0]
+    assert found.logprobs is not None
+    assert (found.finish_reason, found.logprobs.tokens) == ("length", [*"to be"])
