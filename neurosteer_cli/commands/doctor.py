@@ -4,12 +4,14 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, requires, version
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Any
 
 import typer
+from packaging.markers import Marker
+from packaging.requirements import Requirement
 
 from .. import __version__
 from ..data.records import write_record
@@ -95,26 +97,27 @@ def _version(package: str) -> str | None:
 
 
 def _extras() -> list[str]:
-    """Each extra: ready, or what it lacks and how to get it."""
-    lines = []
-    for name, needed in _needed().items():
-        missing = [package for package in needed if _version(package) is None]
-        lines.append(
-            f"{name}: lacks {', '.join(missing)}; pip install 'neurosteer[{name}]'"
-            if missing
-            else f"{name}: ready"
-        )
-    return lines
+    """Each extra: ready, or what it lacks on this machine and how to get it."""
+    needed = [Requirement(text) for text in requires("neurosteer") or []]
+    names = metadata("neurosteer").get_all("Provides-Extra") or []
+    return [_extra(name, needed) for name in sorted(names) if name != "test"]
 
 
-def _needed() -> dict[str, list[str]]:
-    """The packages of each extra that users are meant to install, as the installed metadata names them."""
-    found: dict[str, list[str]] = {}
-    for requirement in requires("neurosteer") or []:
-        package, extra = re.match(r"[\w.-]+", requirement), re.search(r"extra == ['\"]([\w-]+)", requirement)
-        if package and extra and extra[1] != "test" and package[0] != "neurosteer":
-            found.setdefault(extra[1], []).append(package[0])
-    return found
+def _extra(name: str, needed: Sequence[Requirement]) -> str:
+    own = [each for each in needed if each.marker and _is_of(each.marker, name)]
+    missing = [each.name for each in own if not _is_met(each)]
+    lacks = f"lacks {', '.join(missing)}; pip install 'neurosteer[{name}]'"
+    return f"{name}: {lacks if missing else 'ready'}"
+
+
+def _is_met(requirement: Requirement) -> bool:
+    found = _version(requirement.name)
+    return found is not None and requirement.specifier.contains(found, prereleases=True)
+
+
+def _is_of(marker: Marker, extra: str) -> bool:
+    """Whether a requirement is of this extra, on this machine, and not of every installation."""
+    return marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
 def _environment() -> list[str]:

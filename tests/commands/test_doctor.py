@@ -1,12 +1,14 @@
 """doctor tells what there is on a machine, without a secret and whatever is broken."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support.cli import rows, run
 
 from neurosteer_cli import __version__
+from neurosteer_cli.commands import doctor as doctor_module
 from neurosteer_cli.models import machine
 
 
@@ -57,3 +59,19 @@ def test_what_is_broken_is_told_and_the_rest_shown(monkeypatch: pytest.MonkeyPat
     (page,) = rows(run("doctor", "--json"))
     assert page["accelerators"] == "cannot be told: RuntimeError: no driver"
     assert page["cache"]
+
+
+def test_an_extra_lacks_what_is_absent_or_too_old_on_this_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = [
+        "torch>=2",
+        "absent; extra == 'one'",
+        "torch>=999; extra == 'one'",
+        "rich>=1; extra == 'two'",
+        "absent>=1; python_version < '3' and extra == 'two'",
+        "absent; extra == 'test'",
+    ]
+    monkeypatch.setattr(doctor_module, "requires", lambda _name: needed)
+    found = {"Provides-Extra": ["two", "one", "test"]}
+    monkeypatch.setattr(doctor_module, "metadata", lambda _name: SimpleNamespace(get_all=found.get))
+    (page,) = rows(run("doctor", "--json"))
+    assert page["extras"] == ["one: lacks absent, torch; pip install 'neurosteer[one]'", "two: ready"]
