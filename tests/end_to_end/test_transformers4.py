@@ -16,7 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from support import version4
-from support.tiny import CONTEXT, D_MODEL, D_VOCAB, N_LAYERS, tiny_tokenizer
+from support.tiny import BAKED_CONFIGS, CONFIGS, D_MODEL, SIZES, tiny_tokenizer
 from typer.testing import CliRunner
 
 from neurosteer_cli import vectors
@@ -30,18 +30,6 @@ pytestmark = pytest.mark.skipif(
     not VERSION_4,
     reason="NEUROSTEER_TRANSFORMERS4 names no folder; sh tests/transformers4.sh FOLDER makes one",
 )
-
-_SIZES = {
-    "vocab_size": D_VOCAB, "hidden_size": D_MODEL, "intermediate_size": 32, "num_hidden_layers": N_LAYERS,
-    "num_attention_heads": 2, "max_position_embeddings": CONTEXT,
-}  # fmt: skip
-_GPT_SIZES = {
-    "vocab_size": D_VOCAB,
-    "n_embd": D_MODEL,
-    "n_layer": N_LAYERS,
-    "n_head": 2,
-    "n_positions": CONTEXT,
-}
 
 
 def scaled(kind: str, base: float = 1e5, **rope: Any) -> dict[str, Any]:
@@ -68,40 +56,28 @@ SCALES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 FAMILIES: dict[str, Callable[[], Any]] = {
     **{
-        f"llama {name}": (lambda rope=rope: transformers.LlamaConfig(**_SIZES, **rope))
+        f"llama {name}": (lambda rope=rope: transformers.LlamaConfig(**SIZES, **rope))
         for name, rope in SCALES.items()
     },
     "mistral": lambda: transformers.MistralConfig(
-        **_SIZES, num_key_value_heads=1, head_dim=6, sliding_window=None, rms_norm_eps=1e-3,
+        **SIZES, num_key_value_heads=1, head_dim=6, sliding_window=None, rms_norm_eps=1e-3,
         **scaled("default", 1e6),
     ),
     "qwen2": lambda: transformers.Qwen2Config(
-        **_SIZES, num_key_value_heads=1, tie_word_embeddings=True, **SCALES["yarn"]
+        **SIZES, num_key_value_heads=1, tie_word_embeddings=True, **SCALES["yarn"]
     ),
     "gpt_neox": lambda: transformers.GPTNeoXConfig(
-        **_SIZES, **scaled("default", partial_rotary_factor=0.5)
+        **SIZES, **scaled("default", partial_rotary_factor=0.5)
     ),
     "gpt_neox linear": lambda: transformers.GPTNeoXConfig(
-        **_SIZES, **scaled("linear", factor=2.0, partial_rotary_factor=0.5)
+        **SIZES, **scaled("linear", factor=2.0, partial_rotary_factor=0.5)
     ),
-    "phi": lambda: transformers.PhiConfig(**_SIZES, **scaled("default", partial_rotary_factor=0.25)),
+    "phi": lambda: transformers.PhiConfig(**SIZES, **scaled("default", partial_rotary_factor=0.25)),
     "starcoder2": lambda: transformers.Starcoder2Config(
-        **_SIZES, num_key_value_heads=1, sliding_window=4, **scaled("default")
+        **SIZES, num_key_value_heads=1, sliding_window=4, **scaled("default")
     ),
-    "gpt2": lambda: transformers.GPT2Config(**_GPT_SIZES),
-    "gpt_neo": lambda: transformers.GPTNeoConfig(
-        vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=32, num_layers=N_LAYERS, num_heads=2,
-        max_position_embeddings=CONTEXT, attention_types=[[["global", "local"], N_LAYERS // 2]],
-    ),
-    "gptj": lambda: transformers.GPTJConfig(**_GPT_SIZES, rotary_dim=4),
-    "gpt_bigcode": lambda: transformers.GPTBigCodeConfig(**_GPT_SIZES),
-    "bloom": lambda: transformers.BloomConfig(
-        vocab_size=D_VOCAB, hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=2
-    ),
-    "opt": lambda: transformers.OPTConfig(
-        vocab_size=D_VOCAB, hidden_size=D_MODEL, word_embed_proj_dim=D_MODEL, ffn_dim=32,
-        num_hidden_layers=N_LAYERS, num_attention_heads=2, max_position_embeddings=CONTEXT,
-    ),
+    "gpt2": CONFIGS["gpt2"],
+    **BAKED_CONFIGS,
 }  # fmt: skip
 IDS = [[byte % 256 for byte in range(start, start + 60)] for start in (40, 70)]
 TEXTS = ["ab  cd", "<s>hello</s>", "<think>x</think> <mark>", "é 12"]

@@ -21,10 +21,18 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 )
 
-_LLAMA_LIKE = {
+SIZES = {
     "vocab_size": D_VOCAB, "hidden_size": D_MODEL, "intermediate_size": 32, "num_hidden_layers": N_LAYERS,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": CONTEXT,
+    "num_attention_heads": 2, "max_position_embeddings": CONTEXT,
 }  # fmt: skip
+GPT_SIZES = {
+    "vocab_size": D_VOCAB,
+    "n_embd": D_MODEL,
+    "n_layer": N_LAYERS,
+    "n_head": 2,
+    "n_positions": CONTEXT,
+}
+_LLAMA_LIKE = {**SIZES, "num_key_value_heads": 1, "head_dim": 8}
 CONFIGS: dict[str, Any] = {
     "llama": lambda: transformers.LlamaConfig(**_LLAMA_LIKE),
     "mistral": lambda: transformers.MistralConfig(**_LLAMA_LIKE, sliding_window=64),
@@ -32,12 +40,23 @@ CONFIGS: dict[str, Any] = {
     "gemma2": lambda: transformers.Gemma2Config(
         **_LLAMA_LIKE, query_pre_attn_scalar=8, sliding_window=64
     ),
-    "gpt2": lambda: transformers.GPT2Config(
-        vocab_size=D_VOCAB, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=2, n_positions=CONTEXT
+    "gpt2": lambda: transformers.GPT2Config(**GPT_SIZES),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**SIZES),
+}  # fmt: skip
+# Further families whose biases can take a push.
+BAKED_CONFIGS: dict[str, Any] = {
+    "gpt_neo": lambda: transformers.GPTNeoConfig(
+        vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=32, num_layers=N_LAYERS, num_heads=2,
+        max_position_embeddings=CONTEXT, attention_types=[[["global", "local"], N_LAYERS // 2]],
     ),
-    "gpt_neox": lambda: transformers.GPTNeoXConfig(
-        vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=32, num_hidden_layers=N_LAYERS,
-        num_attention_heads=2, max_position_embeddings=CONTEXT,
+    "gptj": lambda: transformers.GPTJConfig(**GPT_SIZES, rotary_dim=4),
+    "gpt_bigcode": lambda: transformers.GPTBigCodeConfig(**GPT_SIZES),
+    "bloom": lambda: transformers.BloomConfig(
+        vocab_size=D_VOCAB, hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=2
+    ),
+    "opt": lambda: transformers.OPTConfig(
+        vocab_size=D_VOCAB, hidden_size=D_MODEL, word_embed_proj_dim=D_MODEL, ffn_dim=32,
+        num_hidden_layers=N_LAYERS, num_attention_heads=2, max_position_embeddings=CONTEXT,
     ),
 }  # fmt: skip
 FAMILIES = tuple(CONFIGS)

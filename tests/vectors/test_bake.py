@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support.tiny import CONFIGS, CONTEXT, D_MODEL, D_VOCAB, N_LAYERS, tiny_tokenizer
+from support.tiny import BAKED_CONFIGS, CONFIGS, CONTEXT, D_MODEL, N_LAYERS, SIZES, tiny_tokenizer
 from torch import Tensor
 
 from neurosteer_cli.errors import IncompatibleVectorError, ModelError, OutputError
@@ -21,44 +21,21 @@ from neurosteer_cli.models.load import read_config
 from neurosteer_cli.vectors import bake as bake_module
 from neurosteer_cli.vectors.bake import BIAS_SITES, NO_BIAS_SITE, NOTE_FILE, bake, find_site
 
-_SIZES = {
-    "vocab_size": D_VOCAB, "hidden_size": D_MODEL, "intermediate_size": 32, "num_hidden_layers": N_LAYERS,
-    "num_attention_heads": 2, "max_position_embeddings": CONTEXT,
-}  # fmt: skip
-_GPT_SIZES = {
-    "vocab_size": D_VOCAB,
-    "n_embd": D_MODEL,
-    "n_layer": N_LAYERS,
-    "n_head": 2,
-    "n_positions": CONTEXT,
-}
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": CONFIGS["llama"],
-    "llama with biases": lambda: transformers.LlamaConfig(**_SIZES, mlp_bias=True),
+    "llama with biases": lambda: transformers.LlamaConfig(**SIZES, mlp_bias=True),
     "mistral": lambda: transformers.MistralConfig(
-        **_SIZES, num_key_value_heads=1, head_dim=6, sliding_window=None, rope_theta=1e6, rms_norm_eps=1e-3
+        **SIZES, num_key_value_heads=1, head_dim=6, sliding_window=None, rope_theta=1e6, rms_norm_eps=1e-3
     ),
     "qwen2": lambda: transformers.Qwen2Config(
-        **_SIZES, num_key_value_heads=1, rope_theta=1e6, rms_norm_eps=1e-3, tie_word_embeddings=True
+        **SIZES, num_key_value_heads=1, rope_theta=1e6, rms_norm_eps=1e-3, tie_word_embeddings=True
     ),
     "gpt2": CONFIGS["gpt2"],
     "gpt_neox": CONFIGS["gpt_neox"],
-    "gpt_neox in sequence": lambda: transformers.GPTNeoXConfig(**_SIZES, use_parallel_residual=False),
-    "gpt_neo": lambda: transformers.GPTNeoConfig(
-        vocab_size=D_VOCAB, hidden_size=D_MODEL, intermediate_size=32, num_layers=N_LAYERS, num_heads=2,
-        max_position_embeddings=CONTEXT, attention_types=[[["global", "local"], N_LAYERS // 2]],
-    ),
-    "gptj": lambda: transformers.GPTJConfig(**_GPT_SIZES, rotary_dim=4),
-    "gpt_bigcode": lambda: transformers.GPTBigCodeConfig(**_GPT_SIZES),
-    "bloom": lambda: transformers.BloomConfig(
-        vocab_size=D_VOCAB, hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=2
-    ),
-    "opt": lambda: transformers.OPTConfig(
-        vocab_size=D_VOCAB, hidden_size=D_MODEL, word_embed_proj_dim=D_MODEL, ffn_dim=32,
-        num_hidden_layers=N_LAYERS, num_attention_heads=2, max_position_embeddings=CONTEXT,
-    ),
-    "phi": lambda: transformers.PhiConfig(**_SIZES),
-    "starcoder2": lambda: transformers.Starcoder2Config(**_SIZES, num_key_value_heads=1, sliding_window=4),
+    "gpt_neox in sequence": lambda: transformers.GPTNeoXConfig(**SIZES, use_parallel_residual=False),
+    **BAKED_CONFIGS,
+    "phi": lambda: transformers.PhiConfig(**SIZES),
+    "starcoder2": lambda: transformers.Starcoder2Config(**SIZES, num_key_value_heads=1, sliding_window=4),
 }  # fmt: skip
 PUSHES = {
     block: torch.randn(D_MODEL, generator=torch.Generator().manual_seed(block)) * 3 for block in (0, 2, 3)
@@ -158,7 +135,7 @@ def test_llama_gets_biases_of_zero_but_for_the_push_and_its_configuration_says_s
 OLDER = {
     "mistral": (
         lambda: transformers.MistralConfig(
-            **{**_SIZES, "num_attention_heads": 16}, head_dim=2, sliding_window=None, rope_theta=1e6
+            **{**SIZES, "num_attention_heads": 16}, head_dim=2, sliding_window=None, rope_theta=1e6
         ),
         "num_key_value_heads",  # 8; Llama's default is one for each of the 16
     ),
@@ -280,7 +257,7 @@ def changed(tmp_path: Path, name: str, make: Callable[[], Any], **entries: Any) 
 
 def test_scaled_rotary_embeddings_are_told_in_both_forms(tmp_path: Path) -> None:
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-    make = partial(transformers.LlamaConfig, **_SIZES, rope_parameters={**rope, "rope_theta": 5e5})
+    make = partial(transformers.LlamaConfig, **SIZES, rope_parameters={**rope, "rope_theta": 5e5})
     before, after = changed(tmp_path, "config.json", make)
     assert after["rope_parameters"] == before["rope_parameters"]
     assert (after["rope_theta"], after["rope_scaling"]) == (5e5, rope)
@@ -289,7 +266,7 @@ def test_scaled_rotary_embeddings_are_told_in_both_forms(tmp_path: Path) -> None
 def test_partial_rotary_embeddings_are_told_in_the_familys_own_words(tmp_path: Path) -> None:
     rope = {"rope_type": "default", "rope_theta": 2e4, "partial_rotary_factor": 0.5}
     _, after = changed(
-        tmp_path, "config.json", partial(transformers.GPTNeoXConfig, **_SIZES, rope_parameters=rope)
+        tmp_path, "config.json", partial(transformers.GPTNeoXConfig, **SIZES, rope_parameters=rope)
     )
     assert (after["rotary_emb_base"], after["rotary_pct"], "rope_scaling" in after) == (2e4, 0.5, False)
 
@@ -347,7 +324,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         (CONFIGS["qwen3"], r"\(qwen3\) has no place for a push: its MLP has no bias"),
         (CONFIGS["mistral"], r"\(mistral\) has no place for a push: its attention slides over a window"),
         (
-            lambda: transformers.Qwen2Config(**_SIZES, use_sliding_window=True, max_window_layers=2),
+            lambda: transformers.Qwen2Config(**SIZES, use_sliding_window=True, max_window_layers=2),
             r"\(qwen2\) has no place for a push: its attention slides over a window",
         ),
         (
@@ -383,7 +360,7 @@ def test_a_push_before_block_0_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bias_that_the_weights_lack_is_named(tmp_path: Path) -> None:
-    source = save(tmp_path / "model", transformers.Starcoder2Config(**_SIZES, use_bias=False))
+    source = save(tmp_path / "model", transformers.Starcoder2Config(**SIZES, use_bias=False))
     with pytest.raises(ModelError, match=r"model: its weights have no layers\.0\.mlp\.c_proj\.bias to take"):
         baked(source, tmp_path / "baked")
     assert not (tmp_path / "baked").exists()
