@@ -23,6 +23,10 @@ class Constraint:
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
 
+    def copy(self) -> "Constraint":
+        """One of another text's, which so far has what this one's has."""
+        return Constraint(self._matcher.deep_copy())
+
     def allowed(self, d_vocab: int) -> Tensor:
         """Whether each token may come next, [d_vocab] bool; the end token where the text may end."""
         packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)

@@ -94,6 +94,7 @@ class Completions:
             n_log_probs=request.n_log_probs,
             time_limit=self.limits.seconds,
         )
+        constraint = self._constraint(request)
         return request.answer(
             request=request,
             id=f"{request.prefix}{secrets.token_hex(12)}",
@@ -104,7 +105,7 @@ class Completions:
             continuations=[
                 continuation(
                     ids=ids,
-                    constraint=self._constraint(request),
+                    constraint=constraint and constraint.copy(),
                     echo=Echo.of(self.engine, ids) if request.echoes else None,
                     key=self.engine.decode([], ids),
                     sample=sample,
@@ -116,7 +117,7 @@ class Completions:
         )
 
     def _constraint(self, request: TextRequest) -> Constraint | None:
-        """What a text has to come out as; each has its own."""
+        """What texts have to come out as; each goes on from a copy."""
         if request.schema_asked is None:
             return None
         try:

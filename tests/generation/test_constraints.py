@@ -54,6 +54,14 @@ def test_a_text_can_end_only_once_it_is_whole(engine: Engine) -> None:
     assert constraint.allowed(engine.shape.d_vocab)[end]
 
 
+def test_a_copy_goes_on_by_itself(engine: Engine) -> None:
+    one = JSONConstraints(engine).of_schema({"enum": [1, 2]})
+    other = one.copy()
+    assert one.take(engine.prompt_ids("1")[-1])
+    assert other.allowed(engine.shape.d_vocab).sum() == 2
+    assert other.take(engine.prompt_ids("2")[-1])
+
+
 def test_tokens_beyond_the_tokenizers_are_not_allowed(engine: Engine) -> None:
     allowed = JSONConstraints(engine).of_schema(ANY_OBJECT).allowed(engine.shape.d_vocab + 40)
     assert allowed.shape == (engine.shape.d_vocab + 40,)
