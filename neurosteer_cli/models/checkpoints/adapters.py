@@ -3,7 +3,6 @@
 Knows PEFT's files; knows nothing of how a model's name is resolved.
 """
 
-import hashlib
 import importlib.util
 import json
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 
 from ...errors import ModelError, NeurosteerError, one_line
 from .quiet import quiet_transformers
-from .wheels import cache_folder, made_once
+from .wheels import cache_folder, content_key, made_once
 
 ADAPTER = "adapter_config.json"
 
@@ -59,7 +58,8 @@ def merged(folder: Path, find: Callable[[str, Say], Path], say: Say) -> Path:
             raise ModelError(f"{folder}: cannot be merged onto {name} ({one_line(error)})") from error
         return place / "model"
 
-    return made_once(cache_folder() / f"{folder.resolve().name}-{_key(folder, base)}", make)
+    files = sorted(path for place in (folder, base) for path in place.iterdir() if path.is_file())
+    return made_once(cache_folder() / f"{folder.resolve().name}-{content_key(files)}", make)
 
 
 def _base_name(folder: Path) -> str:
@@ -70,13 +70,6 @@ def _base_name(folder: Path) -> str:
     if not isinstance(name, str) or not name:
         raise ModelError(f"{folder}: {ADAPTER} names no base model")
     return name
-
-
-def _key(*folders: Path) -> str:
-    """A short name for what the files of some folders hold (path, size and time)."""
-    files = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
-    seen = [f"{path.resolve()}\0{(stat := path.stat()).st_size}\0{stat.st_mtime_ns}" for path in files]
-    return hashlib.sha256("\0".join(seen).encode()).hexdigest()[:12]
 
 
 def _merge(folder: Path, base: Path, place: Path) -> None:

@@ -3,7 +3,6 @@
 Knows transformers' reader of GGUF, what it leaves out and how to hurry it; nothing of where files come from.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from ...errors import ModelError, one_line
 from .quiet import quiet_transformers
 from .rope import set_rope
 from .shards import opened, shards_of
-from .wheels import cache_folder, made_once
+from .wheels import cache_folder, content_key, made_once
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,9 +40,7 @@ def converted(path: Path, say: Say) -> Path:
         convert(shards, place / "model", say)
         return place / "model"
 
-    seen = [f"{shard.resolve()}\0{(stat := shard.stat()).st_size}\0{stat.st_mtime_ns}" for shard in shards]
-    key = hashlib.sha256("\0".join([str(CONVERSION), *seen]).encode()).hexdigest()
-    return made_once(cache_folder() / f"{shards[0].stem}-{key[:12]}", make)
+    return made_once(cache_folder() / f"{shards[0].stem}-{content_key(shards, str(CONVERSION))}", make)
 
 
 def convert(shards: Sequence[Path], folder: Path, say: Say) -> None:

@@ -3,6 +3,7 @@
 Knows pip, hashes and the user's cache folder; knows nothing of what the files are.
 """
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def cache_folder() -> Path:
     if named := os.environ.get("NEUROSTEER_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurosteer"
+
+
+def content_key(files: Iterable[Path], *also: str) -> str:
+    """A short name for what files hold (path, size and time), and for what else it hangs on."""
+    seen = [f"{path.resolve()}\0{(stat := path.stat()).st_size}\0{stat.st_mtime_ns}" for path in files]
+    return hashlib.sha256("\0".join([*also, *seen]).encode()).hexdigest()[:12]
 
 
 def unpack(wheel: Wheel, place: Path, say: Callable[[str], None], targets: dict[str, Path]) -> Path:
