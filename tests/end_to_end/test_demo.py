@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from support.browser import IS_THERE, Page, launched
+from support.browser import IS_THERE, Page
 from support.live import running
 from support.tiny import D_MODEL, tiny_vector
 
@@ -50,13 +50,6 @@ def address(engine: Engine) -> Iterator[str]:
     config = ServerConfig(page=demo_page([sentiment_judge()]), score=scores, fitting=True)
     with running(create_app(completions, config)) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    driver = launched(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

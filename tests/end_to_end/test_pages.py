@@ -1,12 +1,11 @@
 """Reports in a real, headless Chromium: on every screen, in both schemes; the page of latents at work."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import evaluations
-from support.browser import IS_THERE, Page, launched
+from support.browser import IS_THERE, Page
 
 from neurosteer_cli.reports.pages import calibration_page, evaluation_page, latents_page, layers_page
 from neurosteer_cli.saes.descriptions import About, Context, Description, Descriptions
@@ -49,13 +48,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, make in MAKES.items():
         (folder / f"{name}.html").write_text(make(), encoding="utf-8", errors="replace")
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    driver = launched(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
 
 
 def opened(browser: Any, pages: Path, name: str, place: str = "") -> Page:
