@@ -37,12 +37,7 @@ class PointReading:
     """What is collected at one hook point while the texts go by."""
 
     def __init__(
-        self,
-        d_model: int,
-        sae: SparseAutoencoder | None,
-        *,
-        pairs: bool,
-        pause: Callable[[], None] = lambda: None,
+        self, d_model: int, sae: SparseAutoencoder | None, *, pairs: bool, pause: Callable[[], None]
     ) -> None:
         """`pause` is called between parts of what takes long."""
         self.sae, self._pause = sae, pause
