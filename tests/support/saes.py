@@ -28,9 +28,9 @@ def hidden(resid: Tensor, *, subtracts: bool) -> Tensor:
     return (resid - B_DEC * subtracts) @ W_ENC + B_ENC
 
 
-def top(pre: Tensor, k: int = K) -> Tensor:
-    """The k largest of each row where they are positive, by sorting."""
-    least = pre.sort(dim=-1, descending=True).values[:, k - 1 : k]
+def top(pre: Tensor) -> Tensor:
+    """The K largest of each row where they are positive, by sorting."""
+    least = pre.sort(dim=-1, descending=True).values[:, K - 1 : K]
     return pre.relu() * (pre >= least)
 
 

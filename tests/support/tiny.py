@@ -100,17 +100,11 @@ def tiny_tokenizer(*, bos: bool = False, eos: bool = False, chat: bool = True) -
 
 
 def save_tiny(
-    folder: Path,
-    family: str = "llama",
-    *,
-    seed: int = 0,
-    n_layers: int = N_LAYERS,
-    bos: bool = False,
-    chat: bool = True,
+    folder: Path, family: str = "llama", *, seed: int = 0, n_layers: int = N_LAYERS, chat: bool = True
 ) -> Path:
     """Write a checkpoint folder with a tiny model and tokenizer."""
     tiny_model(family, seed, n_layers).save_pretrained(folder)
-    tiny_tokenizer(bos=bos, chat=chat).save_pretrained(folder)
+    tiny_tokenizer(chat=chat).save_pretrained(folder)
     return folder
 
 
