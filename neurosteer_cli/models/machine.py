@@ -54,7 +54,7 @@ def cache() -> list[str]:
 
 
 def models_at_hand() -> list[str]:
-    """Models that load by their name without a network: the embedded one and those in the Hub's cache."""
+    """Models that load by their name without a network: those named here and those in the Hub's cache."""
     return [*filter(is_local, NAMED), *_hub_models()]
 
 
