@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files import writing
 from .json_text import SURROGATE, Decoder, Record, dumps, short
 from .streams import Stream, lines
-from .tables import LABEL_COLUMNS
+from .tables import LABEL_COLUMNS, Label
 
 STDIN = "<stdin>"
 CHOSEN, REJECTED = "chosen", "rejected"
@@ -227,13 +227,15 @@ def _filled_string(located: Located, key: str) -> str:
     return value
 
 
-def label_value(located: Located, key: str) -> str:
-    """The label under `key`, as JSON writes it: text as it stands, `true`, `1`."""
+def label_names(located: Located, key: str) -> tuple[str, ...]:
+    """What the label under `key` is called: its name in a dataset, or as JSON writes it: `true`, `1`, text."""
     where, record = located
     if key not in record:
         raise InputError(f"{where}: {_no_key(repr(key), record, '--label-key', _shortest(record))}")
     value = record[key]
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, Label):
+        return value.called
+    return (value if isinstance(value, str) else json.dumps(value),)
 
 
 def _no_key(wanted: str, record: Record, option: str = "", likely: str | None = None) -> str:

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..files import check_read_once, is_pipe, is_stdin, spooled
 from .json_text import Record
 from .kinds import stem_of
-from .records import CHOSEN, REJECTED, STDIN, Located, Passage, as_passage, label_value, pair_side
+from .records import CHOSEN, REJECTED, STDIN, Located, Passage, as_passage, label_names, pair_side
 from .sources import Say, once, quiet, read_records
 
 MIN_TEXTS = 8
@@ -150,12 +150,13 @@ def _labelled(read: Read, name: str, label: str, key: str) -> Iterator[Located]:
     """The records of one label."""
     labels = set()
     for located in read():
-        own = label_value(located, key)
-        labels.add(own)
-        if own == label:
+        names = label_names(located, key)
+        labels.add(names)
+        if label in names:
             yield located
-    if label not in labels:
-        raise InputError(f"{name}: no record is labelled {label!r}; found {sorted(labels)[:8]}")
+    if not any(label in names for names in labels):
+        found = sorted(names[0] for names in labels)
+        raise InputError(f"{name}: no record is labelled {label!r}; found {found[:8]}")
 
 
 def _of_pairs(read: Read, which: str) -> Iterator[Located]:

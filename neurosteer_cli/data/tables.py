@@ -5,10 +5,11 @@ Knows how tables are written down; knows nothing of what is in the records.
 
 import csv
 import io
+import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,18 @@ TEXT_COLUMNS = {
 LABEL_COLUMNS = {"label", "labels", "sentiment", "class", "category", "target", "rating", "score", "stars"}
 _DELIMITERS = ",\t;|"
 Rows = Iterator[tuple[str, Record]]
+
+
+class Label(int):
+    """A number that stands for a label's name, in a Hugging Face dataset."""
+
+    called: tuple[str, ...]  # its name, and its number if no label is named so
+
+    @classmethod
+    def of(cls, number: int, names: Sequence[str]) -> "Label":
+        label = cls(number)
+        label.called = (names[number], *{str(number)}.difference(names))
+        return label
 
 
 class _Layout(NamedTuple):
@@ -119,7 +132,8 @@ def parquet_rows(found: Opened, name: str, say: Callable[[str], None]) -> Rows:
     with _on_disk(found) as file, _readable(name):
         table = ParquetFile(file)
         columns = _columns(table.schema_arrow, name, say)
-        yield from _rows(table.iter_batches(batch_size=1000, columns=columns), name)
+        batches = table.iter_batches(batch_size=1000, columns=columns)
+        yield from _rows(batches, name, _label_names(table.schema_arrow))
 
 
 def arrow_rows(found: Opened, name: str, say: Callable[[str], None]) -> Rows:
@@ -135,7 +149,7 @@ def arrow_rows(found: Opened, name: str, say: Callable[[str], None]) -> Rows:
             batches = pyarrow.ipc.open_stream(file)
             schema = batches.schema
         columns = _columns(schema, name, say)
-        yield from _rows((batch.select(columns) for batch in batches), name)
+        yield from _rows((batch.select(columns) for batch in batches), name, _label_names(schema))
 
 
 @contextmanager
@@ -166,12 +180,25 @@ def _columns(schema: Any, name: str, say: Callable[[str], None]) -> list[str]:
     return [column for column in schema.names if column not in left_out]
 
 
-def _rows(batches: Any, name: str) -> Rows:
+def _label_names(schema: Any) -> dict[str, list[str]]:
+    """The names that numbers of a column stand for, as Hugging Face's `datasets` writes them down."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {column: kind["names"] for column, kind in features.items() if "names" in kind}
+    except (LookupError, TypeError, ValueError):  # written by another program
+        return {}
+
+
+def _rows(batches: Any, name: str, label_names: Mapping[str, Sequence[str]]) -> Rows:
     number = 0
     for batch in batches:
         for row in batch.to_pylist():
             number += 1
-            yield f"{name}:{number}", {column: _plain(cell) for column, cell in row.items()}
+            record = {column: _plain(cell) for column, cell in row.items()}
+            for column, names in label_names.items():
+                if isinstance(label := record.get(column), int) and 0 <= label < len(names):
+                    record[column] = Label.of(label, names)
+            yield f"{name}:{number}", record
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.ipc
+import pyarrow.parquet
 import pytest
 
 from neurosteer_cli.data.sides import NEEDS_LABELS, Sides, open_sides, sides_of, text_hash, unlike_forms
@@ -161,6 +164,32 @@ def test_labels_are_known_as_json_writes_them_under_any_key(write: Write) -> Non
 def test_labels_of_every_kind_are_known(write: Write, value: Any, label: str) -> None:
     records = [{"text": t, "label": n} for n, side in ((value, UP), ("other", DOWN)) for t in side]
     with open_sides([write("all.jsonl", records)], label, "other") as sides:
+        assert texts_of(sides) == [UP, DOWN]
+
+
+@pytest.mark.parametrize("name", ["all.parquet", "all.arrow"])
+def test_labels_of_a_dataset_go_by_name_or_number(write: Write, name: str) -> None:
+    def save(names: list[str]) -> None:
+        feature = {"label": {"names": names, "_type": "ClassLabel"}, "text": {"_type": "Value"}}
+        about = {b"huggingface": json.dumps({"info": {"features": feature}}).encode()}
+        table = pyarrow.table({"text": [*DOWN, *UP, "none"], "label": [0] * 8 + [1] * 8 + [-1]})
+        table = table.replace_schema_metadata(about)
+        if name == "all.parquet":
+            pyarrow.parquet.write_table(table, name)
+        else:
+            with pyarrow.ipc.new_stream(name, table.schema) as writer:
+                writer.write_table(table)
+
+    write("up.jsonl", UP)  # and go to its folder
+    save(["sad", "glad"])
+    for target, source in (("glad", "sad"), ("1", "0")):
+        with open_sides([name], target, source) as sides:
+            assert texts_of(sides) == [UP, DOWN]
+    assert refusal([name], "happy", "sad") == (
+        f"{name}: no record is labelled 'happy'; found ['-1', 'glad', 'sad']"
+    )
+    save(["1", "2"])  # stars, whose numbers are not their names
+    with open_sides([name], "2", "1") as sides:
         assert texts_of(sides) == [UP, DOWN]
 
 
