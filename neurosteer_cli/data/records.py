@@ -228,7 +228,7 @@ def _filled_string(located: Located, key: str) -> str:
 
 
 def label_names(located: Located, key: str) -> tuple[str, ...]:
-    """What the label under `key` is called: its name in a dataset, or as JSON writes it: `true`, `1`, text."""
+    """What the label under `key` is called: its name in a dataset, or as JSON writes it, or the text."""
     where, record = located
     if key not in record:
         raise InputError(f"{where}: {_no_key(repr(key), record, '--label-key', _shortest(record))}")
