@@ -39,7 +39,13 @@ class Constraint:
     def take(self, token: int) -> bool:
         """Go on with a token; whether the text is whole and nothing more can come."""
         self._matcher.consume_token(token)
+        self.check()
         return bool(self._matcher.is_stopped())
+
+    def check(self) -> None:
+        """Raise InputError where llguidance has given the schema up: from then on it allows the end alone."""
+        if error := self._matcher.get_error():
+            raise InputError(f"the JSON schema takes too much to be held to ({one_line(ValueError(error))})")
 
 
 class JSONConstraints:

@@ -171,6 +171,8 @@ class Continuation:
             self.finish_reason, self.limit = "length", Limit("max_tokens", 0, "tokens")
             return self._delta("")
         if token is None:
+            if self.constraint:
+                self.constraint.check()
             self.finish_reason = "stop"
         else:
             self.written.append(token.id)

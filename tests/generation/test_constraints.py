@@ -1,6 +1,7 @@
 """What is written under a constraint is JSON of its schema, whatever the model would rather say."""
 
 import json
+import random
 from typing import Any
 
 import jsonschema_rs
@@ -10,6 +11,8 @@ import torch
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.generation import constraints
 from neurosteer_cli.generation.constraints import ANY_OBJECT, JSONConstraints
+from neurosteer_cli.generation.continuation import Continuation, GenerationConfig, Token
+from neurosteer_cli.generation.text import TextStream
 from neurosteer_cli.models.engine import Engine
 
 MOOD = {
@@ -60,6 +63,26 @@ def test_a_copy_goes_on_by_itself(engine: Engine) -> None:
     assert one.take(engine.prompt_ids("1")[-1])
     assert other.allowed(engine.shape.d_vocab).sum() == 2
     assert other.take(engine.prompt_ids("2")[-1])
+
+
+def test_a_schema_that_is_given_up_ends_no_text_as_if_it_were_whole(engine: Engine) -> None:
+    schema = {"type": "string", "pattern": "^(.*a.{90}.*b.{90}.*c.{90}.*){9}$"}
+    constraint, noise = JSONConstraints(engine).of_schema(schema), random.Random(0)
+    letters = [engine.prompt_ids(letter)[-1] for letter in "abc"]
+    token = engine.prompt_ids('"')[-1]
+    for _ in range(2000):
+        if not constraint.allowed(engine.shape.d_vocab)[token]:
+            break
+        constraint.take(token)
+        token = noise.choice(letters)
+    assert constraint.allowed(engine.shape.d_vocab).nonzero().flatten().tolist() == [*engine.stop_ids]
+    config = GenerationConfig()
+    one = Continuation(ids=engine.prompt_ids("x"), key="", pushes={}, config=config, constraint=constraint)
+    for ended in (None, Token(token, 0)):
+        one.stream = TextStream(engine, one.ids)
+        with pytest.raises(InputError, match=r"^the JSON schema takes too much .*too many expressions"):
+            one.take(ended)
+        assert one.finish_reason is None
 
 
 def test_tokens_beyond_the_tokenizers_are_not_allowed(engine: Engine) -> None:
