@@ -44,4 +44,7 @@ class OutputError(NeurosteerError):
 
 def one_line(error: BaseException) -> str:
     """What a foreign error says, in one line of at most 200 characters; its type if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    if first.endswith(":") and others:  # what it announces, a command to run say, is in the next
+        first = f"{first} {others[0].strip()}"
+    return first[:200]

@@ -10,6 +10,7 @@ from neurosteer_cli.errors import one_line
     [
         (ValueError("bad header"), "bad header"),
         (ValueError("\n  first\nsecond\n"), "first"),
+        (ImportError("install it:\n`pip install it`.\nthen"), "install it: `pip install it`."),
         (KeyError(), "KeyError"),
         (ValueError("  \n "), "ValueError"),
         (ValueError("x" * 300), "x" * 200),
