@@ -147,6 +147,7 @@ def test_what_does_not_go_with_tasks_is_refused(tmp_path: Path, vector: Steering
     assert refused(*asked, "--judge", "sentiment") == (
         "error: --judge does not go with --lm-eval, which writes no texts"
     )
+    assert refused(*asked, "-n", "2") == "error: -n does not go with --lm-eval, which writes no texts"
     assert refused(*asked, "--lm-eval-limit", "0") == "error: --lm-eval-limit must be at least 1, got 0"
 
 

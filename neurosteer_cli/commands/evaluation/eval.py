@@ -11,6 +11,7 @@ from ...data.prompts import prompts_of
 from ...errors import InputError
 from ...evaluation.samples import check_save, read_samples
 from ..shared import console, options, results
+from ..shared.command import options_given
 from ..shared.load import load_engine
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
 from ..shared.parse import check_paired, parse_alphas
@@ -118,10 +119,10 @@ def eval_(
 
 
 def _refuse_generating_options(ctx: typer.Context) -> None:
+    given = options_given(ctx)
     for name in (*OF_GENERATION, *(field.name for field in fields(GenerationOptions))):
-        if ctx.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
-            option = "-n" if name == "n" else f"--{name.replace('_', '-')}"
-            raise InputError(f"{option} is for generating; with GENERATIONS the texts are there already")
+        if name in given:
+            raise InputError(f"{given[name]} is for generating; with GENERATIONS the texts are there already")
 
 
 def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:

@@ -12,6 +12,7 @@ import typer
 from ...data.records import write_record
 from ...errors import InputError
 from ..shared import console
+from ..shared.command import options_given
 from ..shared.load import load_engine
 from ..shared.options import ModelOptions
 
@@ -40,9 +41,9 @@ def check_options(ctx: typer.Context, tasks: Sequence[str], limit: int | None) -
     """The tasks named, once nothing is asked that does not go with them."""
     from ...evaluation.ability import check_harness
 
-    for name in ctx.params:
-        if name not in GOES_WITH and ctx.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
-            raise InputError(f"--{name.replace('_', '-')} does not go with --lm-eval, which writes no texts")
+    for name, option in options_given(ctx).items():
+        if name not in GOES_WITH:
+            raise InputError(f"{option} does not go with --lm-eval, which writes no texts")
     if limit is not None and limit < 1:
         raise InputError(f"--lm-eval-limit must be at least 1, got {limit}")
     check_harness()
@@ -72,8 +73,10 @@ def run_tasks(
         (Condition(names, each, "all", None if any(each) else UNSTEERED), total_pushes(vectors, each))
         for each in alphas
     ]
-    options = {"limit": limit, "include": include, "batch_size": batch_size, "say": console.note}
-    scores = list(ability(engine, conditions, tasks, **options))  # type: ignore[arg-type]
+    found = ability(
+        engine, conditions, tasks, limit=limit, include=include, batch_size=batch_size, say=console.note
+    )
+    scores = list(found)
     if json:
         for score in scores:
             write_record(score.to_json())

@@ -75,6 +75,15 @@ class Command(TyperCommand):
                 raise UsageError(f"{'/'.join(param.opts)} is given {n} times; give it once", ctx=ctx)
 
 
+def options_given(ctx: typer.Context) -> dict[str, str]:
+    """The options on the command line, by the names of their parameters, as they are written."""
+    return {
+        param.name or "": param.opts[0]
+        for param in ctx.command.params
+        if param.name and ctx.get_parameter_source(param.name).name == "COMMANDLINE"  # type: ignore[union-attr]
+    }
+
+
 def completing(*values: str) -> Callable[[str], list[str]]:
     """What a shell completes an option's value from."""
     return lambda incomplete: [value for value in values if value.startswith(incomplete)]
