@@ -5,8 +5,7 @@ Knows what the page opens with and what it offers to try; what it shows it asks 
 
 import json
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import Any
+from pathlib import Path
 
 from ..evaluation.judges.judge import Judge
 from ..vectors.vector import SAFE_DOSE
@@ -29,17 +28,12 @@ def demo_page(judges: Sequence[Judge] = ()) -> str:
         {"name": judge.name, "range": judge.card.get("range", (0, 1)), "limits": judge.limits}
         for judge in judges
     ]
+    example = Path(__file__).with_name("templates") / "fit_example.json"  # a name, and texts of two sides
     data = {
         "first": FIRST,
         "ladder": LADDER,
         "safe_dose": SAFE_DOSE,
         "judges": scales,
-        "fit_example": _fit_example(),
+        "fit_example": json.loads(example.read_text(encoding="utf-8")),
     }
     return render("demo", prompts=PROMPTS, data=script_data(data))
-
-
-def _fit_example() -> Any:
-    """A name, and texts of two sides."""
-    file = files("neurosteer_cli.reports") / "templates" / "fit_example.json"
-    return json.loads(file.read_text(encoding="utf-8"))
