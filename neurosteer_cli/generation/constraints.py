@@ -3,6 +3,7 @@
 Knows llguidance and the engine's tokenizer; knows nothing of sampling or of who asks.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
 
@@ -49,11 +50,18 @@ class Constraint:
 
 
 class JSONConstraints:
-    """Makes constraints for one engine; the tokenizer's part of the work, about a second, is done once."""
+    """Makes constraints for one engine, by a tokenizer of llguidance's own, which is made once.
+
+    That takes a second, of a large vocabulary several, and for half of it no other thread runs. So it is
+    begun at once, beside whatever else is, and not when the first asks while others' texts are written.
+    """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._tokenizer: Any = None
+        self._is_installed = find_spec("llguidance") is not None
+        if self._is_installed:
+            one_thread = ThreadPoolExecutor(1, "llguidance")
+            self._tokenizer = one_thread.submit(_tokenizer_of, engine)
+            one_thread.shutdown(wait=False)
 
     def of_schema(self, schema: dict[str, Any]) -> Constraint:
         """A constraint to JSON of a schema, without white space but after commas and colons.
@@ -61,20 +69,19 @@ class JSONConstraints:
         Raises:
             InputError: llguidance is not installed, or takes the schema for none.
         """
-        if find_spec("llguidance") is None:
+        if not self._is_installed:
             raise InputError("JSON needs llguidance: install it with pip install 'neurosteer[json]'")
         from llguidance import LLMatcher
 
         grammar = LLMatcher.grammar_from_json_schema(schema, defaults=COMPACT)
-        matcher = LLMatcher(self._llguidance_tokenizer(), grammar, log_level=0)
+        matcher = LLMatcher(self._tokenizer.result(), grammar, log_level=0)
         if error := matcher.get_error():
             raise InputError(f"not a JSON schema that can be held to ({one_line(ValueError(error))})")
         return Constraint(matcher)
 
-    def _llguidance_tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            from llguidance.hf import from_tokenizer
 
-            end = min(self._engine.stop_ids, default=self._engine.tokenizer.eos_token_id)
-            self._tokenizer = from_tokenizer(self._engine.tokenizer, eos_token=end)
-        return self._tokenizer
+def _tokenizer_of(engine: Engine) -> Any:
+    from llguidance.hf import from_tokenizer
+
+    end = min(engine.stop_ids, default=engine.tokenizer.eos_token_id)
+    return from_tokenizer(engine.tokenizer, eos_token=end)

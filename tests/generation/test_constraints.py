@@ -2,11 +2,14 @@
 
 import json
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonschema_rs
 import pytest
 import torch
+from llguidance import hf
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.generation import constraints
@@ -55,6 +58,23 @@ def test_a_text_can_end_only_once_it_is_whole(engine: Engine) -> None:
     assert not constraint.allowed(engine.shape.d_vocab)[end]
     assert not constraint.take(engine.prompt_ids("7")[-1])
     assert constraint.allowed(engine.shape.d_vocab)[end]
+
+
+def test_the_tokenizer_is_made_once_and_before_anybody_asks(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, from_tokenizer = threading.Semaphore(0), hf.from_tokenizer
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        made.release()
+        return from_tokenizer(*arguments, **options)
+
+    monkeypatch.setattr(hf, "from_tokenizer", counted)
+    json_constraints = JSONConstraints(engine)
+    assert made.acquire(timeout=10)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(json_constraints.of_schema, [ANY_OBJECT, MOOD] * 2))) == 4
+    assert not made.acquire(blocking=False)
 
 
 def test_a_copy_goes_on_by_itself(engine: Engine) -> None:
