@@ -143,13 +143,13 @@ def test_of_vectors_of_several_models_one_model_is_to_be_named(
 ) -> None:
     other = engine.shape.model_copy(update={"d_model": 8})
     tiny_vector(other, {HookPoint(1): torch.ones(8)}, model_id="other").save(vectors / "down.st")
-    found = run("serve", vectors)
+    found = run("serve", vectors, "--port", "0")
     assert found.returncode == 2
     assert f"down.st of 'other', {vectors}/up.st of 'tiny'; name one of them by --model" in found.stderr
     with started("serve", vectors, "--model", tiny_folder, "--port", 0) as (address, process):
         assert [card["id"] for card in httpx.get(f"{address}/v1/vectors").json()["data"]] == ["up"]
         assert "down.st was fitted on 'other'" in process.said[0]
-    found = run("serve", vectors / "down.st", "--model", tiny_folder)
+    found = run("serve", vectors / "down.st", "--model", tiny_folder, "--port", "0")
     assert found.returncode == 1
     assert "error: none of the vectors that were named can be served" in found.stderr
 
