@@ -1,7 +1,8 @@
 """Fixtures shared by the tests. Everything but tests marked `real` runs on tiny random models."""
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,14 @@ def _threads(request: pytest.FixtureRequest) -> None:
     """One thread for tiny tensors, which threads only wait for one another over."""
     real = request.node.get_closest_marker("real")
     torch.set_num_threads(ALL_THREADS if real else 1)
+
+
+@pytest.fixture(autouse=True)
+def _interrupts() -> Iterator[None]:
+    """Leave Ctrl-C as it was: a command that was interrupted in this process ignores the next."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope="session")

@@ -191,7 +191,7 @@ def test_the_safe_range_is_on_the_slider_and_its_ends_can_be_clicked(page: Demo)
     assert page.texts(".vector:has(#alpha-happy) .marks button") == ["−20", "0", "+20"]
     page.click(".vector:has(#alpha-happy) .marks button:last-child")
     assert page.alpha("happy") == 20
-    page.wait(lambda: page.is_written() and "happy +20" in page.texts(".written-text h3")[1])
+    page.wait(lambda: "happy +20" in page.texts(".written-text h3")[1] and page.is_written())
     page.slide("happy", 25)
     page.wait(lambda: "text begins to suffer" in page.text("#advice"))
 
@@ -207,7 +207,7 @@ def test_to_let_go_of_a_slider_writes_anew(page: Demo) -> None:
     before = page.written()
     page.slide("polite", 30)
     page.run("document.querySelector('#alpha-polite').dispatchEvent(new Event('change'))")
-    page.wait(lambda: page.is_written() and page.texts(".written-text h3")[1] == "polite +30")
+    page.wait(lambda: page.texts(".written-text h3")[1] == "polite +30" and page.is_written())
     assert page.written()[0] == before[0]
 
 
@@ -239,14 +239,14 @@ def test_both_ends_are_written_around_the_unsteered_text(page: Demo) -> None:
 def test_another_seed_gives_another_text(page: Demo) -> None:
     before = page.written()
     page.click("#again")
-    page.wait(lambda: page.is_written() and "(seed 1)" in page.text("#what"))
+    page.wait(lambda: "(seed 1)" in page.text("#what") and page.is_written())
     assert page.written()[0] != before[0]
     assert page.text("#settings-said") == "50 tokens, temperature 0.8, seed 1"
 
 
 def test_an_example_prompt_is_written_at_a_click(page: Demo) -> None:
     page.click(".try")
-    page.wait(lambda: page.is_written() and page.texts(".said .prompt") == [PROMPTS[1]] * 2)
+    page.wait(lambda: page.texts(".said .prompt") == [PROMPTS[1]] * 2 and page.is_written())
 
 
 def test_an_emptied_temperature_is_the_usual_one(page: Demo) -> None:
@@ -302,7 +302,7 @@ def test_a_vector_is_fitted_from_pasted_texts_with_progress_and_steers(page: Dem
     assert page.text("#fit-said").startswith("ab: fitted in ")
     assert page.all("#fit-said a")[0].get_attribute("href").endswith("/v1/vectors/ab/file")
     assert (page.alpha("ab"), page.alpha("polite")) == (8, 0)
-    page.wait(lambda: page.is_written() and page.texts(".written-text h3")[1] == "ab +8")
+    page.wait(lambda: page.texts(".written-text h3")[1] == "ab +8" and page.is_written())
     page.click("#fit-go")  # once more: the name is taken
     page.wait(lambda: "there is a vector named 'ab' already" in page.text("#fit-said"))
 
@@ -413,6 +413,6 @@ def test_it_can_be_used_by_keyboard(page: Demo) -> None:
     assert page.alpha("polite") == 8.5
     assert slider.get_attribute("aria-valuetext") == "+8.5, towards one side"
     assert page.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    page.wait(lambda: page.is_written() and page.texts(".written-text h3")[1] == "polite +8.5")
+    page.wait(lambda: page.texts(".written-text h3")[1] == "polite +8.5" and page.is_written())
     page.all("#prompt")[0].send_keys(" more", Keys.ENTER)
-    page.wait(lambda: page.is_written() and page.texts(".said .prompt")[0].endswith(" more"))
+    page.wait(lambda: page.texts(".said .prompt")[0].endswith(" more") and page.is_written())
