@@ -3,10 +3,11 @@
 import random
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
-from support.families import D_VOCAB, save_family
+from support.families import D_VOCAB, SPECIAL, save_family
 from torch import Tensor
 
 from neurosteer_cli.generation import batch as batch_module
@@ -138,6 +139,19 @@ def test_what_may_be_done_with_a_cache_is_found_out(engines: Callable[[str], Eng
     _, *expected = FAMILIES[family]
     caching = Caching(engines(family))
     assert [caching.can_pad, caching.can_join, caching.can_slice, caching.one_by_one] == expected
+
+
+@pytest.mark.parametrize("window", [4, 16])
+def test_a_window_in_a_models_own_cache_goes_wrong_only_beyond_it(
+    window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MiniMax's mask is as long as what the first block remembers, which is nothing if that is recurrent."""
+    kinds = ["linear_attention", "full_attention"] * 2
+    monkeypatch.setitem(SPECIAL, "minimax", {"layer_types": kinds, "sliding_window": window})
+    folder = save_family(tmp_path, "minimax", "MiniMaxForCausalLM")
+    engine = Engine.load(str(folder), device="cpu", dtype="float32")
+    for one in written(engine, in_slices=False):
+        assert one.written == by_whole_passes(engine, one), one.key
 
 
 def test_the_head_is_given_rows_that_lie_side_by_side(
