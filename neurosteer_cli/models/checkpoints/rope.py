@@ -30,6 +30,8 @@ def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
         for name, field in reader.fields.items()
         if name.startswith(prefix)
     }
+    if older := reader.fields.get(f"{architecture}.rope.scale_linear"):  # of files of 2023
+        said.setdefault("factor", older.contents())
     factors = {
         tensor.name.removesuffix(".weight"): [float(factor) for factor in tensor.data.flatten()]
         for tensor in reader.tensors
@@ -62,7 +64,7 @@ def _scaling(
         if all(map(_near, freqs, _llama3_factors(max(freqs), base, len(freqs)))):
             return llama3
         return {**_by_factors(freqs, freqs, config.max_position_embeddings), "attention_factor": 1.0}
-    kind, factor = said.get("type", "none"), said.get("factor", 1.0)
+    kind, factor = said.get("type", "linear"), said.get("factor", 1.0)
     if kind == "none" or factor in (0.0, 1.0):
         return None
     if kind == "linear":

@@ -253,10 +253,12 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     ("rope", "fields"),
     [
         (LLAMA3, {}),
-        ({"rope_type": "linear", "factor": 8.0}, {"type": "linear", "factor": 8.0}),
-        (YARN, {"type": "yarn", "factor": 4.0, "original_context_length": 16}),
-        ({"rope_type": "default"}, {"type": "none", "factor": 8.0}),
-        ({"rope_type": "default"}, {"type": "linear", "factor": 1.0}),
+        ({"rope_type": "linear", "factor": 8.0}, {"scaling.type": "linear", "scaling.factor": 8.0}),
+        ({"rope_type": "linear", "factor": 8.0}, {"scaling.factor": 8.0}),
+        ({"rope_type": "linear", "factor": 8.0}, {"scale_linear": 8.0}),
+        (YARN, {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 16}),
+        ({"rope_type": "default"}, {"scaling.type": "none", "scaling.factor": 8.0}),
+        ({"rope_type": "default"}, {"scaling.type": "linear", "scaling.factor": 1.0}),
     ],
 )
 def test_scaled_rotary_embeddings_are_read(
@@ -267,7 +269,7 @@ def test_scaled_rotary_embeddings_are_read(
     if rope is LLAMA3:  # as llama.cpp's converter writes it: what each frequency is divided by
         plain = llama(rope_type="default").model.rotary_emb.inv_freq
         tensors = {"rope_freqs.weight": (plain / model.model.rotary_emb.inv_freq).numpy()}
-    fields = {f"llama.rope.scaling.{name}": value for name, value in fields.items()}
+    fields = {f"llama.rope.{name}": value for name, value in fields.items()}
     (path,) = save_gguf(tmp_path / "own.gguf", model=model, fields=fields, tensors=tensors)
     engine = load(path)
     torch.testing.assert_close(logits(engine.model), reference(model), rtol=1e-4, atol=1e-4)
