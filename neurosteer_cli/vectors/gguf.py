@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.kinds import CONTROL_VECTOR, GGUF, known_kind
 from ..errors import IncompatibleVectorError, InputError, VectorFileError, one_line
 from ..files import file_sha256, replace_file
 from ..models.checkpoints import llama_cpp
@@ -183,13 +184,15 @@ def _after_blocks(metadata: VectorMetadata) -> VectorMetadata:
 def read_control_vector(path: Path) -> ControlVector:
     """Read a control-vector file; a VectorFileError says why it is none."""
     if os.path.isdir(path):
-        raise InputError(f"{path}: is a directory; name a control-vector file (.gguf)")
+        raise InputError(
+            f"{path}: {known_kind(path) or 'is a directory; name a control-vector file (.gguf)'}"
+        )
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
     fields, tensors = _parsed(path)
     architecture = fields.get("general.architecture")
     if architecture != _ARCHITECTURE:
-        raise VectorFileError(f"{path}: a GGUF file of {architecture!r}, not a control vector")
+        raise VectorFileError(f"{path}: a GGUF file of {architecture!r}, not a control vector; {GGUF.use}")
     directions = {_block(tensor.name, path): _direction(tensor, path) for tensor in tensors}
     if not directions:
         raise VectorFileError(f"{path}: holds no {_DIRECTION}k")
@@ -207,7 +210,10 @@ def _parsed(path: Path) -> tuple[dict[str, Any], Sequence[Any]]:
             reader = gguf.GGUFReader(path)
             fields = {name: field.contents() for name, field in reader.fields.items()}
     except Exception as error:  # the reader raises whatever the file's damage leads to
-        raise VectorFileError(f"{path}: damaged, or not a GGUF file ({one_line(error)})") from error
+        kind = known_kind(path)
+        is_another = kind not in (GGUF, CONTROL_VECTOR, None)
+        why = kind if is_another else f"damaged, or not a GGUF file ({one_line(error)})"
+        raise VectorFileError(f"{path}: {why}") from error
     return fields, reader.tensors
 
 

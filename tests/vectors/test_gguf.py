@@ -10,9 +10,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from support.tiny import D_MODEL, tiny_vector
+from support.tiny import D_MODEL, save_tiny_sae, tiny_vector
 
-from neurosteer_cli.errors import IncompatibleVectorError, InputError, VectorFileError
+from neurosteer_cli.errors import IncompatibleVectorError, InputError, NeurosteerError, VectorFileError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
@@ -336,10 +336,11 @@ def test_a_file_that_is_no_control_vector_is_named(
 
 def test_other_gguf_files_and_damaged_ones_are_named(tmp_path: Path) -> None:
     model = foreign(tmp_path / "model.gguf", {"direction.1": as_float32(1)}, kind="llama")
-    with pytest.raises(VectorFileError, match="model.gguf: a GGUF file of 'llama', not a control vector$"):
+    message = "model.gguf: a GGUF file of 'llama', not a control vector; give it with --model$"
+    with pytest.raises(VectorFileError, match=message):
         read_control_vector(model)
     good = exported(vector_at(post2=ONE), tmp_path / "good.gguf").read_bytes()
-    for n in (0, 3, 10, 100, len(good) - 20):
+    for n in (0, 4, 10, 100, len(good) - 20):
         (tmp_path / "cut.gguf").write_bytes(good[:n])
         with pytest.raises(VectorFileError, match=r"cut.gguf: damaged, or not a GGUF file \("):
             read_control_vector(tmp_path / "cut.gguf")
@@ -347,6 +348,18 @@ def test_other_gguf_files_and_damaged_ones_are_named(tmp_path: Path) -> None:
         read_control_vector(tmp_path / "none.gguf")
     with pytest.raises(InputError, match=r": is a directory; name a control-vector file \(.gguf\)$"):
         read_control_vector(tmp_path)
+    save_tiny_sae(tmp_path / "sae")
+    vector_at(post2=ONE).save(tmp_path / "v.st")
+    (tmp_path / "t.jsonl").write_text('{"text": "hello"}\n')
+    for name, what in {
+        "v.st": "a steering vector; give it a --vector of its own, or to `neurosteer inspect`",
+        "t.jsonl": "a text file; `neurosteer fit` makes a vector of texts",
+        "sae": "an SAE's folder; give it with --sae, or to `neurosteer sae info`",
+        "sae/sae_weights.safetensors": "the weights of an SAE; name its folder, "
+        "with --sae or to `neurosteer sae info`",
+    }.items():
+        with pytest.raises(NeurosteerError, match=rf"^{re.escape(f'{tmp_path}/{name}: {what}')}$"):
+            read_control_vector(tmp_path / name)
 
 
 def test_a_file_whose_metadata_and_directions_differ_is_refused(tmp_path: Path) -> None:
