@@ -38,6 +38,14 @@ FORM_KEYS = {*_FIRST, "text", "prompt", "instruction", "generations", CHOSEN, RE
 _FORMS = "'text', 'prompt' and 'completion', or 'messages'"
 
 
+# What rendering a chat is told by whoever renders it: no arguments of a model's chat template.
+NOT_THE_TEMPLATES = frozenset({
+    "messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message",
+    "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors",
+    "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+})  # fmt: skip
+
+
 class Located(NamedTuple):
     """A record and where it stands, as `file:line`, for the errors that come later."""
 
