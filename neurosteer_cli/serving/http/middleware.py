@@ -175,7 +175,9 @@ class RequestCheck:
     def _check_key(self, path: str, authorization: str) -> None:
         if self.api_key is None or not path.startswith(GUARDED):
             return
-        if not hmac.compare_digest(authorization.encode(), b"Bearer " + self.api_key.encode()):
+        scheme, _, key = authorization.partition(" ")
+        is_key = hmac.compare_digest(key.encode(), self.api_key.encode())
+        if scheme.lower() != "bearer" or not is_key:  # schemes of authorization have no case
             message = "a valid API key is needed: Authorization: Bearer KEY"
             raise RefusedError(401, message, "invalid_api_key")
 
