@@ -210,6 +210,7 @@ def test_only_repeng_has_a_direction_0() -> None:
     ("hint", "model_type", "fits"),
     [
         ("llama", "llama", True),
+        ("Llama", "llama", True),
         ("llama", "mistral", True),  # llama.cpp's name
         ("mistral", "mistral", True),  # repeng's, which is transformers'
         ("gptneox", "gpt_neox", True),
@@ -266,6 +267,8 @@ def test_a_family_that_is_not_known_is_taken_with_a_warning(hint: str, model_typ
         ({"glp.operator": "projective"}, "glp.operator = 'projective'"),
         ({"controlvector.method": "ablate"}, "controlvector.method = 'ablate'"),
         ({"some.orthogonalized": True}, "some.orthogonalized = True"),
+        ({"some.operators": ["project"]}, r"some.operators = \['project'\]"),
+        ({"controlvector.mode": "erase"}, "controlvector.mode = 'erase'"),
     ],
 )
 def test_a_file_that_says_its_directions_are_not_added_is_refused(fields: dict[str, Any], said: str) -> None:
@@ -315,6 +318,8 @@ def test_a_model_of_another_width_or_with_too_few_blocks_is_refused() -> None:
     [
         ({"direction.1": as_float32(1), "direction.2": as_float32(1, 2)}, "its directions differ in length"),
         ({"direction.x": as_float32(1)}, "tensor 'direction.x' is not a direction.k"),
+        ({"direction.1": as_float32(1), "direction.01": as_float32(2)}, "tensor 'direction.01' is not a dir"),
+        ({"direction.10000": as_float32(1)}, "tensor 'direction.10000' is not a direction.k"),
         ({"direction.-1": as_float32(1)}, "tensor 'direction.-1' is not a direction.k"),
         ({f"direction.{'9' * 40}": as_float32(1)}, r"tensor 'direction.9+' is not a direction.k"),
         (
@@ -427,3 +432,6 @@ def test_the_vector_says_where_it_came_from(engine: Engine, tmp_path: Path) -> N
 def test_directions_of_zero_are_refused(engine: Engine) -> None:
     with pytest.raises(VectorFileError, match="^v.gguf: its directions are zero: nothing would be steered$"):
         converted(engine, POINTS, {1: 0.0, 3: 0.0})
+    for length in (1e-44, 3e38):
+        with pytest.raises(VectorFileError, match="its directions are too short or too long for float32$"):
+            converted(engine, POINTS, {1: length, 3: length})
