@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,50 @@ cli.run()
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=30)
     assert (running.returncode, said) == (130, "interrupted\n")
+
+
+def test_an_interruption_is_one_whatever_a_library_makes_of_it() -> None:
+    told = interrupted("""
+    try:
+        time.sleep(30)
+    except KeyboardInterrupt:
+        raise ImportError("cut off")
+""")
+    assert told == (130, "interrupted\n")
+
+
+def test_an_interruption_while_an_object_is_removed_is_not_lost() -> None:
+    told = interrupted("""
+    class Slow:
+        def __del__(self):
+            time.sleep(30)
+    Slow()
+    for _ in range(3000):  # computes on
+        time.sleep(0.01)
+""")
+    assert told == (130, "interrupted\n")
+
+
+def interrupted(body: str) -> tuple[int, str]:
+    """Exit code and words of a command, of this body, that Ctrl-C ends."""
+    code = f"""
+import sys, time
+from neurosteer_cli import cli
+
+def slow(*_arguments, **_settings):
+    print("begun", flush=True)
+{body}
+
+cli.app.registered_commands[0].callback = slow
+sys.argv = ["neurosteer", "fit", "a", "b"]
+cli.run()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) as running:
+        assert running.stdout and running.stdout.readline() == "begun\n"
+        time.sleep(0.1)  # in what follows the word
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+    return running.returncode, said
 
 
 def test_an_interruption_while_commands_are_put_together_says_nothing() -> None:
