@@ -42,7 +42,8 @@ class Verdict:
     subject: the strongest affordable finding of what is wanted, more positive texts at an alpha above 0;
         else of any other; where nothing moved the largest, where all is too costly the cheapest, where
         nothing can be compared none.
-    rivals: affordable findings that go the same way and are not told apart from the subject.
+    rivals: affordable findings that go the same way and are not told apart from the subject; where
+        nothing moved those whose difference is as large.
     opposite: the strongest affordable finding that goes the other way at the other sign of alpha.
     """
 
@@ -98,7 +99,7 @@ def verdict(results: Sequence[ConditionResult], judge: str, max_ratio: float = M
     by_size = sorted(steered, key=lambda f: (-abs(f.difference.value), abs(f.alpha)))
     moved = [finding for finding in by_size if finding.direction]
     if not moved:
-        return replace(shown, kind="nothing", subject=by_size[0])
+        return replace(shown, kind="nothing", subject=by_size[0], rivals=_as_large(by_size))
     # a condition is not taken for cheap because it alone has no ratio
     unknown = math.inf if any(finding.ratio for finding in steered) else 1.0
     costs = [finding.ratio.value if finding.ratio else unknown for finding in moved]
@@ -106,6 +107,13 @@ def verdict(results: Sequence[ConditionResult], judge: str, max_ratio: float = M
     if not affordable:
         return replace(shown, kind="costly", subject=moved[costs.index(min(costs))])
     return _affordable(shown, affordable)
+
+
+def _as_large(by_size: Sequence[Finding]) -> Sequence[Finding]:
+    """Those after the first whose difference is of its size."""
+    largest, *others = by_size
+    size = abs(largest.difference.value)
+    return [each for each in others if math.isclose(abs(each.difference.value), size, abs_tol=1e-9)]
 
 
 def _affordable(shown: Verdict, moved: Sequence[Finding]) -> Verdict:

@@ -108,6 +108,14 @@ def test_nothing_goes_beyond_its_interval() -> None:
     assert found.sentences[-1] == "There was no random vector to compare with."
 
 
+def test_what_is_as_large_elsewhere_is_not_called_the_largest() -> None:
+    tied = changed(evaluations.without_effect(), with_judge(rate=near(0.47, 0.06)))
+    assert of(tied).sentences[0] == (
+        "One of 3 as large: At alpha 4 the judge “data” finds 47 % [41, 53] of texts positive, against 50 % "
+        "[44, 56] unsteered (-3 points [-15, 9])."
+    )
+
+
 def test_an_effect_that_costs_too_much_is_no_success() -> None:
     found = of(evaluations.costly())
     assert found.badge == "too costly"
