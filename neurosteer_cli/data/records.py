@@ -174,6 +174,11 @@ def is_chat(record: Record) -> bool:
     return "messages" in record or "conversations" in record
 
 
+def is_turn(value: Record) -> bool:
+    """Whether an object is a turn of a chat, of messages or of ShareGPT."""
+    return {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
+
+
 def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
     """The chat under `messages`, or ShareGPT's `conversations`, as {"role", "content"}, at least one turn."""
     where, record = located
