@@ -59,12 +59,12 @@ def read_sae(place: Path, sae_id: str, layer: int | None = None) -> SparseAutoen
 
 @contextmanager
 def _of_its_form(place: Path) -> Iterator[None]:
-    """Name an SAE whose configuration has, say, a text where a number belongs."""
+    """Name an SAE in whose files there is, say, a text where a number belongs."""
     try:
         yield
     except (AttributeError, TypeError, ValueError) as error:
         raise SAEError(
-            f"{place}: its configuration is not of the form it should be ({one_line(error)})"
+            f"{place}: its files are not of the form they should be ({one_line(error)})"
         ) from error
 
 

@@ -81,7 +81,7 @@ def test_one_that_is_damaged_is_left_out_of_a_family(tmp_path: Path) -> None:
 def test_a_configuration_of_the_wrong_form_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = save_tiny_sae(tmp_path / "sae", **changes)
     with pytest.raises(
-        SAEError, match=r"/sae'?: .*(is not of the form it should be|is no JSON object|not su)"
+        SAEError, match=r"/sae'?: .*(are not of the form they should be|is no JSON object|not su)"
     ):
         load(folder)
     save_tiny_sae(tmp_path / "good", hook_name="blocks.3.hook_resid_post")
@@ -93,5 +93,5 @@ def test_a_configuration_of_the_wrong_form_is_named(tmp_path: Path, changes: dic
 )
 def test_so_is_one_of_dictionary_learning(tmp_path: Path, config: dict[str, Any]) -> None:
     write(tmp_path / "sae", {"ae.pt": {}, "config.json": config})
-    with pytest.raises(SAEError, match="is not of the form it should be|no 'trainer' in it"):
+    with pytest.raises(SAEError, match="are not of the form they should be|no 'trainer' in it"):
         load(tmp_path / "sae")
