@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from ..data.sides import FEW_TEXTS
 from ..evaluation.evaluate import ConditionResult
 from ..evaluation.layers import Layer, LayerSweep, Steered
 from ..evaluation.metrics import Estimate, known
@@ -217,12 +218,14 @@ class LayersVerdict:
 
     best: the layer of highest AUROC, and in their order all that its interval does not tell apart from it.
     steered: for either sign of alpha that was tried.
+    n_texts: of the side with the fewest, None where that is not known.
     """
 
     best: Sequence[tuple[Layer, Estimate]]
     auroc: Estimate
     steered: dict[int, SteeredVerdict]
     n_prompts: int | None
+    n_texts: int | None
 
     @property
     def layers(self) -> list[int]:
@@ -240,6 +243,10 @@ class LayersVerdict:
         return len(set(map(fixed, self.range))) == 1
 
     @property
+    def has_few_texts(self) -> bool:
+        return self.n_texts is not None and self.n_texts < FEW_TEXTS
+
+    @property
     def has_few_prompts(self) -> bool:
         return self.n_prompts is not None and self.n_prompts < FEW_PROMPTS
 
@@ -251,7 +258,8 @@ def layers_verdict(sweep: LayerSweep) -> LayersVerdict | None:
         return None
     highest = max((auroc for _, auroc in measured), key=lambda auroc: auroc.value)
     best = [(layer, auroc) for layer, auroc in measured if auroc.overlaps(highest)]
-    return LayersVerdict(best, highest, _best_steered(sweep), sweep.provenance.get("prompts"))
+    n_texts = min(sweep.provenance.get("n_texts", ()), default=None)
+    return LayersVerdict(best, highest, _best_steered(sweep), sweep.provenance.get("prompts"), n_texts)
 
 
 def _best_steered(sweep: LayerSweep) -> dict[int, SteeredVerdict]:
