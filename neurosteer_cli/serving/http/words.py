@@ -36,7 +36,6 @@ SENTENCES = {
     SAID: "{message}",
     "missing": "missing",
     "string_too_short": "empty",
-    "string_unicode": "no Unicode text: half of a surrogate pair stands alone",
     "too_short": "empty",
     "string_too_long": "longer than {max_length} characters",
     "too_long": "more than {max_length}",

@@ -141,8 +141,6 @@ def test_what_is_no_object_is_told_to_be_one(body: Any) -> None:
         (CompletionRequest, {"promt": "x"}, "promt: unknown field; did you mean 'prompt'?"),
         (CompletionRequest, {"a[0]": 1}, "a[0]: unknown field"),
         (CompletionRequest, {"": 1}, "'': unknown field"),
-        (CompletionRequest, {"prompt": "\ud800"},
-         "prompt: no Unicode text: half of a surrogate pair stands alone"),
         (CompletionRequest, {"logit_bias": {"a": 1}}, "logit_bias.a: must be a whole number, got 'a'"),
         (ChatRequest, {"chat_template_kwargs": {"chat_template": "x"}},
          "chat_template_kwargs: 'chat_template' is no argument of the template"),
