@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..data.kinds import CONTROL_VECTOR, GGUF, known_kind
 from ..errors import IncompatibleVectorError, InputError, VectorFileError, one_line
-from ..files import file_sha256, replace_file
+from ..files import file_sha256, is_stdin, replace_file, spooled
 from ..models.checkpoints import llama_cpp
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
@@ -188,9 +188,15 @@ def read_control_vector(path: Path) -> ControlVector:
         raise InputError(
             f"{path}: {known_kind(path) or 'is a directory; name a control-vector file (.gguf)'}"
         )
-    if not os.path.isfile(path):
+    if not is_stdin(str(path)) and not os.path.exists(path):
         raise InputError(f"{path}: no such file")
-    fields, tensors = _parsed(path)
+    with spooled(str(path)) as readable:
+        return _control_vector(path, Path(readable))
+
+
+def _control_vector(path: Path, readable: Path) -> ControlVector:
+    """The file that is called `path`, and can be read more than once."""
+    fields, tensors = _parsed(path, readable)
     architecture = fields.get("general.architecture")
     if architecture != _ARCHITECTURE:
         raise VectorFileError(f"{path}: a GGUF file of {architecture!r}, not a control vector; {GGUF.use}")
@@ -199,19 +205,19 @@ def read_control_vector(path: Path) -> ControlVector:
         raise VectorFileError(f"{path}: holds no {_DIRECTION}k")
     if len({len(push) for push in directions.values()}) > 1:
         raise VectorFileError(f"{path}: its directions differ in length; one d_model is needed")
-    return ControlVector(path, file_sha256(path), dict(sorted(directions.items())), fields)
+    return ControlVector(path, file_sha256(readable), dict(sorted(directions.items())), fields)
 
 
-def _parsed(path: Path) -> tuple[dict[str, Any], Sequence[Any]]:
+def _parsed(path: Path, readable: Path) -> tuple[dict[str, Any], Sequence[Any]]:
     """A GGUF file's fields, by name, and tensors."""
     import gguf
 
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-            reader = gguf.GGUFReader(path)
+            reader = gguf.GGUFReader(readable)
             fields = {name: field.contents() for name, field in reader.fields.items()}
     except Exception as error:  # the reader raises whatever the file's damage leads to
-        kind = known_kind(path)
+        kind = known_kind(readable)
         is_another = kind not in (GGUF, CONTROL_VECTOR, None)
         why = kind if is_another else f"damaged, or not a GGUF file ({one_line(error)})"
         raise VectorFileError(f"{path}: {why}") from error

@@ -1,6 +1,9 @@
 """A control-vector file says what a vector adds to which block, to llama.cpp and back again."""
 
+import os
 import re
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -365,6 +368,20 @@ def test_other_gguf_files_and_damaged_ones_are_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(NeurosteerError, match=rf"^{re.escape(f'{tmp_path}/{name}: {what}')}$"):
             read_control_vector(tmp_path / name)
+
+
+def test_a_pipe_is_read_as_the_file_behind_it_is(tmp_path: Path) -> None:
+    data = exported(vector_at(post2=ONE), tmp_path / "v.gguf").read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for written, what in {data: None, b"hello\n": "pipe: a text file; "}.items():
+        writer = threading.Thread(target=pipe.write_bytes, args=[written])
+        writer.start()
+        with nullcontext() if what is None else pytest.raises(VectorFileError, match=what):
+            found, plain = read_control_vector(pipe), read_control_vector(tmp_path / "v.gguf")
+            assert found.sha256 == plain.sha256
+            assert torch.equal(found.directions[2], plain.directions[2])
+        writer.join()
 
 
 def test_a_file_whose_metadata_and_directions_differ_is_refused(tmp_path: Path) -> None:
