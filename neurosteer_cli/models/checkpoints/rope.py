@@ -1,4 +1,4 @@
-"""How a GGUF file scales rotary embeddings, which transformers' reader leaves out.
+"""On what base, and how, a GGUF file scales rotary embeddings, which transformers' reader leaves out.
 
 Knows the metadata and tensors that say so, and transformers' names for the same; knows no model.
 """
@@ -18,12 +18,15 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 
 def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
-    """Put a file's scaling of rotary embeddings into the configuration transformers made of the file.
+    """Put a file's base and scaling of rotary embeddings into the configuration transformers made of the file.
 
     Raises:
         ModelError: it scales in a way that is not known here.
     """
     architecture = reader.fields["general.architecture"].contents()
+    base, rope = reader.fields.get(f"{architecture}.rope.freq_base"), getattr(config, "rope_parameters", None)
+    if base and rope and "rope_theta" in rope:  # of StarCoder 2 and others that is left out, too
+        config.rope_parameters = {**rope, "rope_theta": base.contents()}
     prefix = f"{architecture}.rope.scaling."
     said = {
         name.removeprefix(prefix): field.contents()

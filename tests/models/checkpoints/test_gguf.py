@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from support.tiny import CHAT_TEMPLATE, CONTEXT, tiny_model
 from neurosteer_cli.errors import ModelError
 from neurosteer_cli.models.checkpoints import gguf as conversion
 from neurosteer_cli.models.checkpoints.gguf import converted
+from neurosteer_cli.models.checkpoints.rope import set_rope
 from neurosteer_cli.models.engine import Engine
 
 IDS = torch.tensor([[5, 99, 7, 20, 256, 31]])
@@ -275,6 +277,14 @@ def test_scaled_rotary_embeddings_are_read(
     torch.testing.assert_close(logits(engine.model), reference(model), rtol=1e-4, atol=1e-4)
     found = engine.model.config.rope_parameters
     assert {name: found[name] for name in rope} == pytest.approx(rope)
+
+
+def test_the_base_of_rotary_embeddings_is_the_files_in_families_whose_reader_leaves_it_out() -> None:
+    fields = {"general.architecture": "starcoder2", "starcoder2.rope.freq_base": 70000.0}
+    said = {name: SimpleNamespace(contents=lambda value=value: value) for name, value in fields.items()}
+    config = transformers.Starcoder2Config()
+    set_rope(Path("m.gguf"), SimpleNamespace(fields=said, tensors=[]), config)  # type: ignore[arg-type]
+    assert config.rope_parameters["rope_theta"] == 70000.0
 
 
 def test_other_factors_of_rotary_embeddings_are_read_as_they_are(tmp_path: Path) -> None:
