@@ -18,7 +18,7 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 
 def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
-    """Put a file's base and scaling of rotary embeddings into the configuration transformers made of the file.
+    """Put a file's base and scaling of rotary embeddings into the configuration transformers made of it.
 
     Raises:
         ModelError: it scales in a way that is not known here.
