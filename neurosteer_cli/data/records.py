@@ -6,6 +6,7 @@ hand: pydantic's errors, put into these words, take more lines than they save.
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -252,7 +253,7 @@ def label_names(located: Located, key: str) -> tuple[str, ...]:
 
 
 def _no_key(wanted: str, record: Record, option: str = "", likely: str | None = None) -> str:
-    proposed = f"; perhaps {option} {likely}" if likely else ""
+    proposed = f"; perhaps {option} {shlex.quote(likely)}" if likely else ""
     return f"no {wanted} key; found {sorted(record)}{proposed}"
 
 
