@@ -13,6 +13,7 @@ from ...errors import ModelError
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
+_OF_BASE = ("freq_base", "dimension_count")
 # Llama 3.1 and later, in whose files only the factors stand; how they follow from these is in transformers.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
@@ -24,9 +25,7 @@ def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
         ModelError: it scales in a way that is not known here.
     """
     architecture = reader.fields["general.architecture"].contents()
-    base, rope = reader.fields.get(f"{architecture}.rope.freq_base"), getattr(config, "rope_parameters", None)
-    if base and rope and "rope_theta" in rope:  # of StarCoder 2 and others that is left out, too
-        config.rope_parameters = {**rope, "rope_theta": base.contents()}
+    _set_base(config, *(reader.fields.get(f"{architecture}.rope.{name}") for name in _OF_BASE))
     prefix = f"{architecture}.rope.scaling."
     said = {
         name.removeprefix(prefix): field.contents()
@@ -49,6 +48,18 @@ def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
         rope["full_attention"] = {**rope["full_attention"], **scaling}
     else:
         rope |= scaling
+    config.rope_parameters = rope
+
+
+def _set_base(config: Any, base: Any, n_dims: Any) -> None:
+    """The base, and of how much of a head: of StarCoder 2, Phi-3 and others these are left out, too."""
+    if not (rope := getattr(config, "rope_parameters", None)):
+        return
+    if base and "rope_theta" in rope:
+        rope = {**rope, "rope_theta": base.contents()}
+    if n_dims and "partial_rotary_factor" in rope:
+        d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        rope = {**rope, "partial_rotary_factor": n_dims.contents() / d_head}
     config.rope_parameters = rope
 
 

@@ -287,6 +287,15 @@ def test_the_base_of_rotary_embeddings_is_the_files_in_families_whose_reader_lea
     assert config.rope_parameters["rope_theta"] == 70000.0
 
 
+@pytest.mark.parametrize("kind", ["Phi3", "StableLm", "Nemotron"])
+def test_a_file_says_how_much_of_a_head_is_rotated(kind: str) -> None:
+    said = {"general.architecture": kind, f"{kind}.rope.dimension_count": 12}
+    fields = {name: SimpleNamespace(contents=lambda value=value: value) for name, value in said.items()}
+    config = getattr(transformers, f"{kind}Config")(hidden_size=64, num_attention_heads=4)
+    set_rope(Path("m.gguf"), SimpleNamespace(fields=fields, tensors=[]), config)  # type: ignore[arg-type]
+    assert config.rope_parameters["partial_rotary_factor"] == 0.75
+
+
 def test_other_factors_of_rotary_embeddings_are_read_as_they_are(tmp_path: Path) -> None:
     factors = [1.0, 1.5, 2.0, 7.0]
     model = llama(
