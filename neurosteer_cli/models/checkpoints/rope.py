@@ -49,7 +49,7 @@ def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
 
 
 def _set_base(config: Any, said: Mapping[str, Any]) -> None:
-    """The base, and the share of a head that is rotated: of StarCoder 2, Phi-3 and others these are left out, too."""
+    """The base, and what share of a head is rotated: left out of StarCoder 2, Phi-3 and others, too."""
     if not (rope := getattr(config, "rope_parameters", None)):
         return
     if "freq_base" in said and "rope_theta" in rope:
