@@ -141,6 +141,8 @@ def test_what_is_no_object_is_told_to_be_one(body: Any) -> None:
         (CompletionRequest, {"promt": "x"}, "promt: unknown field; did you mean 'prompt'?"),
         (CompletionRequest, {"a[0]": 1}, "a[0]: unknown field"),
         (CompletionRequest, {"": 1}, "'': unknown field"),
+        (CompletionRequest, {"<x": 1}, "<x: unknown field"),
+        (CompletionRequest, {"[key]": 1}, "[key]: unknown field"),
         (CompletionRequest, {"logit_bias": {"a": 1}}, "logit_bias.a: must be a whole number, got 'a'"),
         (ChatRequest, {"chat_template_kwargs": {"chat_template": "x"}},
          "chat_template_kwargs: 'chat_template' is no argument of the template"),
