@@ -22,6 +22,7 @@ OTHERS_OPTIONS = {
     "--install-completion",
     "--control-vector",
     "--control-vector-scaled",
+    "--no-repack",
     "--version",
 }  # llama.cpp's, the program's
 

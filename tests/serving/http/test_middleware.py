@@ -164,9 +164,9 @@ def test_no_page_may_ask_unless_it_is_allowed(server: tuple[str, Completions]) -
 def test_a_line_about_each_request_goes_to_the_log(
     engine: Engine, vectors: dict[str, SteeringVector], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "neurosteer.requests")
     asked = {"max_tokens": 3, "temperature": 0, "steering": {"polite": 8, "happy": -0.5}}
     with served(engine, vectors) as (address, _):
+        caplog.set_level(logging.INFO, "neurosteer.requests")  # another server's last line has been written
         post(address, "/v1/completions", {**PLAIN, **asked, "prompt": "secret"})
         post(address, "/v1/chat/completions", {**CHAT, **asked, "stream": True})
         post(address, "/v1/completions", {**PLAIN, "steering": {"rude": 8}})
@@ -193,10 +193,10 @@ def test_the_log_says_how_a_text_ended_and_what_it_is_only_where_it_is_asked_to(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    caplog.set_level(logging.INFO, "neurosteer.requests")
     slow(monkeypatch, 0.05)
     body = {**PLAIN, "prompt": "line\nbreak", "max_tokens": 100, "temperature": 0}
     with served(engine, vectors, log_texts=True, limits=Limits(seconds=0.5)) as (address, _):
+        caplog.set_level(logging.INFO, "neurosteer.requests")
         text = post(address, "/v1/completions", body).json()["choices"][0]["text"]
         with httpx.stream("POST", f"{address}/v1/completions", json={**body, "stream": True}) as answer:
             next(answer.iter_lines())
