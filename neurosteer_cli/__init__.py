@@ -38,7 +38,7 @@ _HOME = {
     "calibrate": ".evaluation.calibrate",
     "combine": ".vectors.combine",
     "evaluate": ".evaluation.evaluate",
-    "fit": ".vectors.from_texts",
+    "fit": ".vectors.fitting.from_texts",
     "generate": ".generation.generate",
     "load_judge": ".evaluation.judges.load",
     "load_sae": ".saes.load",

@@ -20,8 +20,8 @@ from .shared.parse import parse_layers
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
     from ..saes.load import SAEs
-    from ..vectors.from_latents import Choice, Weights
-    from ..vectors.from_texts import FitReport, LatentRow
+    from ..vectors.fitting.from_latents import Choice, Weights
+    from ..vectors.fitting.from_texts import FitReport, LatentRow
     from ..vectors.vector import SteeringVector
 
 
@@ -88,8 +88,8 @@ def fit_(
     from ..files import check_target
     from ..models.load import model_shape
     from ..saes.load import BUNDLED
-    from ..vectors import from_texts
-    from ..vectors.from_latents import find_latents, parse_latents
+    from ..vectors.fitting import from_texts
+    from ..vectors.fitting.from_latents import find_latents, parse_latents
 
     if latent:
         if method != "neurosteer" or target is not None or source is not None or hook_point:
@@ -127,7 +127,7 @@ def fit_(
 
 
 def _check_method(method: str, top_k: int, sae: str | None) -> None:
-    from ..vectors.methods import NEEDS_SAE, check_method
+    from ..vectors.fitting.methods import NEEDS_SAE, check_method
 
     check_method(method)
     if top_k < 1:
@@ -216,7 +216,7 @@ def _from_latents(
 ) -> "SteeringVector":
     """The vector of chosen latents; texts, if any, are what the residual's norm is measured on."""
     from ..data.corpus import corpus_files, documents
-    from ..vectors.from_latents import N_TOKENS, described, from_latents, measured
+    from ..vectors.fitting.from_latents import N_TOKENS, described, from_latents, measured
 
     files = corpus_files(texts, text_key)
     choices = [] if files else described(saes, weights, where.name)

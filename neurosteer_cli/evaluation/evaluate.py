@@ -15,8 +15,8 @@ from ..data.prompts import neutral_texts
 from ..models.engine import Engine
 from ..vectors.metadata import now
 from .judges.judge import Advance, Judge, Scores
-from .likelihood import damage, log_probs
-from .metrics import Bootstrap, Estimate, distinct, mean_log_prob, repetition
+from .measures.likelihood import damage, log_probs
+from .measures.metrics import Bootstrap, Estimate, distinct, mean_log_prob, repetition
 from .run import Progress, Run, no_progress
 from .samples import UNSTEERED, Condition, Sample
 

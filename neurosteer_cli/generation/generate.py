@@ -12,7 +12,7 @@ from itertools import compress
 from ..errors import InputError
 from ..models.engine import Engine
 from ..vectors.vector import SteeringVector, total_pushes
-from .batch import Batch
+from .batching.batch import Batch
 from .continuation import Continuation, GenerationConfig
 
 # Share of the rows at which others join: each time costs a pass and a copy of the cache.

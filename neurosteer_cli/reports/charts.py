@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from ..evaluation.evaluate import ConditionResult, Evaluation
 from ..evaluation.layers import LayerSweep
-from ..evaluation.metrics import known
+from ..evaluation.measures.metrics import known
 from ..evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
 from ..vectors.metadata import Calibration
 from . import drawing

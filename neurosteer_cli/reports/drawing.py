@@ -28,7 +28,7 @@ from matplotlib.ticker import (
 )
 
 from ..errors import InputError
-from ..evaluation.metrics import Estimate, known
+from ..evaluation.measures.metrics import Estimate, known
 from ..evaluation.samples import PROMPTING, RANDOM, UNSTEERED
 from ..files import replace_file
 from .tables import Number

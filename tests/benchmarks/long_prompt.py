@@ -13,9 +13,9 @@ import time
 
 from record import recorded
 
-from neurosteer_cli.generation.batch import Batch
+from neurosteer_cli.generation.batching.batch import Batch
+from neurosteer_cli.generation.batching.pace import Pace
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
-from neurosteer_cli.generation.pace import Pace
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 

@@ -200,7 +200,7 @@ def test_a_vector_is_fitted_with_an_sae_of_its_own_and_steers(folder: Path, saes
 
 SCORE = """
 import resource, sys, torch
-from neurosteer_cli.evaluation.likelihood import damage, log_probs
+from neurosteer_cli.evaluation.measures.likelihood import damage, log_probs
 from neurosteer_cli.generation.generate import Job, generate
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.models.engine import Engine

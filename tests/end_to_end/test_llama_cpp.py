@@ -22,7 +22,7 @@ from neurosteer_cli.models.checkpoints.wheels import unpack
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add
 from neurosteer_cli.models.residuals import MedianNorm
-from neurosteer_cli.vectors.gguf import read_control_vector, write_control_vector
+from neurosteer_cli.vectors.exchange.gguf import read_control_vector, write_control_vector
 from neurosteer_cli.vectors.metadata import PointMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 

@@ -12,8 +12,8 @@ from neurosteer_cli.evaluation import evaluate as module
 from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.judge import Scores
 from neurosteer_cli.evaluation.judges.lexical import regex_judge
-from neurosteer_cli.evaluation.likelihood import log_probs
-from neurosteer_cli.evaluation.metrics import Estimate
+from neurosteer_cli.evaluation.measures.likelihood import log_probs
+from neurosteer_cli.evaluation.measures.metrics import Estimate
 from neurosteer_cli.evaluation.run import Run
 from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED, Condition, Sample
 from neurosteer_cli.models.engine import Engine

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.generation import batch
-from neurosteer_cli.generation import rows as rows_module
+from neurosteer_cli.generation.batching import batch
+from neurosteer_cli.generation.batching import rows as rows_module
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.generate import Completion, Job, generate
 from neurosteer_cli.generation.sampling import Sampling

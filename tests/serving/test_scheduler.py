@@ -12,8 +12,8 @@ import pytest
 from support.live import running
 from support.serving import PLAIN, counted, events, hold_the_model, post, served, slow, wait_for, written
 
-from neurosteer_cli.generation import batch
-from neurosteer_cli.generation.batch import Batch
+from neurosteer_cli.generation.batching import batch
+from neurosteer_cli.generation.batching.batch import Batch
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.serving.app import create_app

@@ -85,7 +85,7 @@ def calibrate_(
 
 
 def _recommend(path: Path, calibration: "Calibration") -> None:
-    from ...evaluation.metrics import Estimate
+    from ...evaluation.measures.metrics import Estimate
 
     allowed = calibration.allowed()
     rates = {point.alpha: Estimate(point.rate, point.rate_low, point.rate_high) for point in allowed}

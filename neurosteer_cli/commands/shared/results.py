@@ -20,7 +20,7 @@ from .options import GenerationOptions, JudgeOptions
 if TYPE_CHECKING:
     from ...evaluation.evaluate import ConditionResult
     from ...evaluation.judges.judge import Judge
-    from ...evaluation.metrics import Estimate
+    from ...evaluation.measures.metrics import Estimate
     from ...evaluation.run import Comparison
     from ...vectors.vector import SteeringVector
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from neurosteer_cli.evaluation.likelihood import damage, log_probs, perplexities
+from neurosteer_cli.evaluation.measures.likelihood import damage, log_probs, perplexities
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 

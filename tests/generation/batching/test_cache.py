@@ -9,11 +9,11 @@ import torch
 from support.families import D_VOCAB, save_family
 from torch import Tensor
 
-from neurosteer_cli.generation import batch as batch_module
-from neurosteer_cli.generation.batch import Batch
-from neurosteer_cli.generation.cache import Caching
+from neurosteer_cli.generation.batching import batch as batch_module
+from neurosteer_cli.generation.batching.batch import Batch
+from neurosteer_cli.generation.batching.cache import Caching
+from neurosteer_cli.generation.batching.pace import Pace
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig, Positions
-from neurosteer_cli.generation.pace import Pace
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add

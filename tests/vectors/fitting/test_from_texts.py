@@ -24,8 +24,8 @@ from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder
-from neurosteer_cli.vectors import reading as reading_module
-from neurosteer_cli.vectors.from_texts import FitReport, choose_saes, fit
+from neurosteer_cli.vectors.fitting import reading as reading_module
+from neurosteer_cli.vectors.fitting.from_texts import FitReport, choose_saes, fit
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINT = HookPoint(2)

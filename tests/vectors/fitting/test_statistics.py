@@ -9,7 +9,7 @@ from scipy.stats import ttest_ind
 from torch import Tensor
 
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.vectors.statistics import (
+from neurosteer_cli.vectors.fitting.statistics import (
     LatentStats,
     MeanStats,
     PairStats,

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import IncompatibleVectorError, InputError, VectorFileError, one_line
-from ..files import file_sha256, replace_file
-from ..models.checkpoints import llama_cpp
-from ..models.engine import Engine
-from ..models.hooks import HookPoint
-from ..models.shape import shape_of
-from .metadata import PointMetadata, VectorMetadata
-from .vector import NO_TEXTS, SteeringVector, unit_scale
+from ...errors import IncompatibleVectorError, InputError, VectorFileError, one_line
+from ...files import file_sha256, replace_file
+from ...models.checkpoints import llama_cpp
+from ...models.engine import Engine
+from ...models.hooks import HookPoint
+from ...models.shape import shape_of
+from ..metadata import PointMetadata, VectorMetadata
+from ..vector import NO_TEXTS, SteeringVector, unit_scale
 
 # Who made a file: the lowest k of a direction.k, and its k less the block whose output it belongs to.
 ORIGINS = {

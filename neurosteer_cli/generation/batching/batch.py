@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..models.engine import Engine
+from ...models.engine import Engine
+from ..continuation import Continuation, Delta, Token, scored
+from ..sampling import Sampling, choose, generator
+from ..text import TextStream
 from .cache import Caching
-from .continuation import Continuation, Delta, Token, scored
 from .pace import FIRST_SLICE, SLICE_ALONE, Pace
 from .rows import Rows
-from .sampling import Sampling, choose, generator
-from .text import TextStream
 
 TOKENS_IN_CACHE = 2**16  # rows of a batch times the tokens each may come to
 TOKENS_PER_PASS = 4096  # of prompts that are run together, pads counted

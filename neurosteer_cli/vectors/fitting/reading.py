@@ -12,15 +12,15 @@ from itertools import groupby, product
 import torch
 from torch import Tensor
 
-from ..data.sides import MIN_TEXTS, Side, Sides
-from ..errors import InputError
-from ..models.engine import Engine, ResidualBatch
-from ..models.hooks import HookPoint
-from ..models.residuals import MedianNorm
-from ..models.tokenizer import Shortfall, Tokens
-from ..saes.load import SAEs
-from ..saes.peaks import Peaks
-from ..saes.sae import SparseAutoencoder
+from ...data.sides import MIN_TEXTS, Side, Sides
+from ...errors import InputError
+from ...models.engine import Engine, ResidualBatch
+from ...models.hooks import HookPoint
+from ...models.residuals import MedianNorm
+from ...models.tokenizer import Shortfall, Tokens
+from ...saes.load import SAEs
+from ...saes.peaks import Peaks
+from ...saes.sae import SparseAutoencoder
 from .methods import Evidence
 from .statistics import TextFold, fold, text_means
 

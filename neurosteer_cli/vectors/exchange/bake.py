@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import IncompatibleVectorError, ModelError, OutputError
-from ..files import make_folder
+from ...errors import IncompatibleVectorError, ModelError, OutputError
+from ...files import make_folder
 
 NOTE_FILE = "neurosteer.json"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from neurosteer_cli.evaluation.metrics import (
+from neurosteer_cli.evaluation.measures.metrics import (
     Bootstrap,
     Estimate,
     auroc_interval,

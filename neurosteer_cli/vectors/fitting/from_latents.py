@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import torch
 
-from ..errors import InputError, NeurosteerError, SAEError
-from ..models.engine import Engine
-from ..models.hooks import HookPoint
-from ..models.residuals import packed
-from ..saes.descriptions import find
-from ..saes.load import BUNDLED, SAEs, load_sae
-from ..saes.quality import tally
-from ..saes.sae import SparseAutoencoder
-from .metadata import PointMetadata, SAEMetadata, VectorMetadata
-from .vector import NO_TEXTS, Latents, SteeringVector, unit_pushes
+from ...errors import InputError, NeurosteerError, SAEError
+from ...models.engine import Engine
+from ...models.hooks import HookPoint
+from ...models.residuals import packed
+from ...saes.descriptions import find
+from ...saes.load import BUNDLED, SAEs, load_sae
+from ...saes.quality import tally
+from ...saes.sae import SparseAutoencoder
+from ..metadata import PointMetadata, SAEMetadata, VectorMetadata
+from ..vector import NO_TEXTS, Latents, SteeringVector, unit_pushes
 
 N_TOKENS, CONTEXT = 100_000, 256  # read to measure the residual's norm where no descriptions say it
 

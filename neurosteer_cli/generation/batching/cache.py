@@ -22,7 +22,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from ..models.engine import Engine
+from ...models.engine import Engine
 
 ARGUMENTS = ("cache", "past_key_values", "cache_params", "state")  # what models call theirs, new names first
 PADDED = (DynamicLayer, DynamicSlidingWindowLayer)  # keys and values [batch, n_heads, pos, d_head], no more

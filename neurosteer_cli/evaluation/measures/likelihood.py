@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..models.architectures.head import FinalStates
-from ..models.engine import TOKENS_PER_BATCH, Engine, batches, padded
-from ..models.hooks import HookPoint, add
+from ...models.architectures.head import FinalStates
+from ...models.engine import TOKENS_PER_BATCH, Engine, batches, padded
+from ...models.hooks import HookPoint, add
 from .metrics import kl_divergence, mean_log_prob
 
 

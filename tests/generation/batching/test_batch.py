@@ -10,11 +10,11 @@ import pytest
 import torch
 from support.tiny import D_MODEL, D_VOCAB, FAMILIES
 
-from neurosteer_cli.generation import batch as batch_module
-from neurosteer_cli.generation import cache
-from neurosteer_cli.generation.batch import Batch
+from neurosteer_cli.generation.batching import batch as batch_module
+from neurosteer_cli.generation.batching import cache
+from neurosteer_cli.generation.batching.batch import Batch
+from neurosteer_cli.generation.batching.pace import FIRST_SLICE, SHORTEST_SLICE, WAIT, Pace
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
-from neurosteer_cli.generation.pace import FIRST_SLICE, SHORTEST_SLICE, WAIT, Pace
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint

@@ -10,7 +10,7 @@ from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.saes.load import load_sae
-from neurosteer_cli.vectors.from_latents import Choice, choose, from_latents, parse_latents
+from neurosteer_cli.vectors.fitting.from_latents import Choice, choose, from_latents, parse_latents
 from neurosteer_cli.vectors.vector import SteeringVector
 
 

@@ -16,7 +16,7 @@ from neurosteer_cli.errors import IncompatibleVectorError, InputError, VectorFil
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
-from neurosteer_cli.vectors.gguf import (
+from neurosteer_cli.vectors.exchange.gguf import (
     ORIGINS,
     ControlVector,
     from_control_vector,

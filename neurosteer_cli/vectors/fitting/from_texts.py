@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data.json_text import Record
-from ..data.sides import FEW_TEXTS, Side, Sides, sides_of, unlike_forms
-from ..errors import NeurosteerError, SAEError
-from ..models.engine import Engine
-from ..models.hooks import HookPoint
-from ..saes.descriptions import names
-from ..saes.load import BUNDLED, SAEs, find_saes, open_saes
-from .metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
+from ...data.json_text import Record
+from ...data.sides import FEW_TEXTS, Side, Sides, sides_of, unlike_forms
+from ...errors import NeurosteerError, SAEError
+from ...models.engine import Engine
+from ...models.hooks import HookPoint
+from ...saes.descriptions import names
+from ...saes.load import BUNDLED, SAEs, find_saes, open_saes
+from ..metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
+from ..vector import Latents, SteeringVector, unit_pushes
 from .methods import METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method
 from .reading import BEFORE, PointReading, Reading
 from .statistics import auroc, welch_t
-from .vector import Latents, SteeringVector, unit_pushes
 
 Texts = tuple[Sequence[str | Record], Sequence[str | Record]]  # positive, negative
 LOW_AUROC = 0.6
@@ -75,7 +75,7 @@ def fit(
         sides: what to steer towards and away from: lists of texts or records, or what `open_sides` yields.
         points: where to steer; each gets 1/len(points) of the push. Without: where the SAEs belong,
             or two thirds up the model for a method that needs none.
-        method: `neurosteer`, `paper`, `diffmean` or `pca`; `vectors/methods.py` says what they do.
+        method: `neurosteer`, `paper`, `diffmean` or `pca`; `vectors/fitting/methods.py` says what they do.
         saes: for each point, for a method that needs them. Without: those bundled for the model.
         top_k: latents to keep at a point, for such a method.
         advance: told how many texts have been read.

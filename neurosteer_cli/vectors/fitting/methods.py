@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import InputError, SAEError
-from ..saes.sae import SparseAutoencoder
+from ...errors import InputError, SAEError
+from ...saes.sae import SparseAutoencoder
+from ..vector import Latents
 from .statistics import LatentStats, MeanStats, PairStats, Selection, select_by_frequency, select_by_t
-from .vector import Latents
 
 Select = Callable[[LatentStats, LatentStats, int], Selection]
 

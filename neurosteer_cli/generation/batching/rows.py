@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..models.engine import padded
-from ..models.hooks import HookPoint, add
+from ...errors import InputError
+from ...models.engine import padded
+from ...models.hooks import HookPoint, add
+from ..continuation import Continuation, Positions
 from . import cache as caches
 from .cache import Caching
-from .continuation import Continuation, Positions
 
 Pushes = dict[HookPoint, Tensor]
 

@@ -18,8 +18,8 @@ from neurosteer_cli.errors import IncompatibleVectorError, ModelError, OutputErr
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add
 from neurosteer_cli.models.load import read_config
-from neurosteer_cli.vectors import bake as bake_module
-from neurosteer_cli.vectors.bake import BIAS_SITES, NO_BIAS_SITE, NOTE_FILE, bake, find_site
+from neurosteer_cli.vectors.exchange import bake as bake_module
+from neurosteer_cli.vectors.exchange.bake import BIAS_SITES, NO_BIAS_SITE, NOTE_FILE, bake, find_site
 
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": CONFIGS["llama"],
