@@ -158,14 +158,14 @@ def _token_log_probs(
 
 
 def _divergences(run: Run, progress: Progress) -> dict[Condition, float]:
-    """What each push does to predictions on neutral text."""
-    if not run.pushes:
+    """What each steering does to predictions on neutral text."""
+    if not run.steerings:
         return {}
     passages, most = neutral_texts()[:N_NEUTRAL], run.engine.max_tokens
     texts = [run.engine.prompt_ids(passage.text)[:most] for passage in passages]
-    with progress("damage", len(texts) * len(run.pushes)) as advance:
-        found = damage(run.engine, texts, list(run.pushes.values()), advance)
-    return dict(zip(run.pushes, found, strict=True))
+    with progress("damage", len(texts) * len(run.steerings)) as advance:
+        found = damage(run.engine, texts, list(run.steerings.values()), advance)
+    return dict(zip(run.steerings, found, strict=True))
 
 
 class _Table:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..data.json_text import Record
 from ..data.records import Located, appending
@@ -21,8 +20,8 @@ from ..generation.continuation import GenerationConfig
 from ..generation.generate import Completion, Job, generate
 from ..generation.prompts import Prompt, tokenize
 from ..models.engine import Engine
-from ..models.hooks import HookPoint
 from ..vectors.metadata import PointMetadata
+from ..vectors.steering import Steering
 from ..vectors.vector import SteeringVector, mean_norms, total_dose, total_pushes
 from .provenance import of_settings, of_vector, sha256_of
 from .samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample, as_sample, check_save, kept_records
@@ -156,8 +155,8 @@ class Run:
     engine: Engine
     samples: list[Sample]
     vectors: Mapping[str, SteeringVector] = field(default_factory=dict)  # by name, those that could be read
-    # of the conditions whose damage on neutral text can be measured, [d_model] at each hook point
-    pushes: Mapping[Condition, Mapping[HookPoint, Tensor]] = field(default_factory=dict)
+    # of the conditions whose damage on neutral text can be measured
+    steerings: Mapping[Condition, Steering] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON-able, what is needed to repeat the run
 
 
@@ -182,12 +181,12 @@ def recorded(
     fitting = {
         name for name, vector in vectors.items() if engine.shape.steers_like(vector.metadata.model_shape)
     }
-    pushes = {
-        condition: total_pushes([vectors[name] for name in condition.vectors], condition.alphas)
+    steerings = {
+        condition: Steering.of([vectors[name] for name in condition.vectors], condition.alphas)
         for condition in dict.fromkeys(sample.condition for sample in samples)
         if condition.alphas and condition.baseline is None and fitting.issuperset(condition.vectors)
     }
-    return Run(engine, samples, vectors, pushes, {"generations": list(sources)})
+    return Run(engine, samples, vectors, steerings, {"generations": list(sources)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +235,8 @@ class Comparison:
                 records[number] = record
                 append({**record, "job": number, "run": run})
         steered = {job.condition: job.alphas for job in plan.jobs if any(job.alphas)}
-        pushes = {condition: total_pushes(plan.vectors, alphas) for condition, alphas in steered.items()}
-        return Run(engine, plan.samples(records), dict(self.vectors), pushes, provenance)
+        steerings = {condition: Steering.of(plan.vectors, alphas) for condition, alphas in steered.items()}
+        return Run(engine, plan.samples(records), dict(self.vectors), steerings, provenance)
 
     def plan(self, engine: Engine, prompts: Sequence[Located]) -> Plan:
         """The conditions as given, then their random counterparts, then prompting."""

@@ -7,13 +7,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
 
 from ..errors import InputError
 from ..models.engine import Engine
-from ..vectors.vector import SteeringVector, total_pushes
+from ..vectors.steering import Steering
+from ..vectors.vector import SteeringVector
 from .batching.batch import Batch
 from .continuation import Continuation, GenerationConfig
+from .positions import thinking_marks
 
 # Share of the rows at which others join: each time costs a pass and a copy of the cache.
 REFILL_AT = 0.75
@@ -64,7 +65,7 @@ def generate(
 
     Args:
         engine: the model, whole.
-        jobs: what to write, each with one alpha for each vector, in percent of the median residual norm.
+        jobs: what to write, each with one alpha for each vector, in the unit of its kind.
         vectors: all must fit the engine's model.
         config: how to write: sampling, length, positions, rows written at a time.
         on_text: told (number of the job, new text) as a continuation grows.
@@ -82,12 +83,17 @@ def generate(
     """
     for job in jobs:
         _check(engine, job, len(vectors), config)
-    pushes = {
-        alphas: total_pushes([*compress(vectors, alphas)], [*filter(None, alphas)])
-        for alphas in {job.alphas for job in jobs}
-    }
+    marks = thinking_marks(engine.tokenizer, engine.model_id, config.steered)
+    steerings = {alphas: Steering.of(vectors, alphas) for alphas in {job.alphas for job in jobs}}
     numbers = {
-        Continuation(ids=job.ids, key=job.key, sample=job.sample, pushes=pushes[job.alphas], config=config): n
+        Continuation(
+            ids=job.ids,
+            key=job.key,
+            sample=job.sample,
+            steering=steerings[job.alphas],
+            marks=marks,
+            config=config,
+        ): n
         for n, job in enumerate(jobs)
     }
     waiting, batch = deque(numbers), Batch(engine, config.batch_size)

@@ -74,7 +74,7 @@ def alone(engine: Engine, long: list[int], *, in_slices: bool) -> float:
 
 def greedy(ids: list[int], n: int) -> Continuation:
     config = GenerationConfig(sampling=Sampling(temperature=0), max_new_tokens=n)
-    return Continuation(ids=ids, key="", pushes={}, config=config)
+    return Continuation(ids=ids, key="", config=config)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def vector(both: tuple[Engine, LlamaCpp]) -> SteeringVector:
         means = [batch.resid[point][batch.text_index == row].mean(0) for row in (0, 1)]
         direction = means[0] - means[1]
         pushes[point] = direction / direction.norm() * norm.median * 0.01 / len(POINTS)
-        norms[str(point)] = PointMetadata(resid_norm=norm.median, shift_norm=None, auroc=None, sae=None)
+        norms[str(point)] = PointMetadata.without_texts(norm.median)
     made = tiny_vector(engine.shape, pushes, model_id="smollm2")
     made.metadata.points.update(norms)
     return made

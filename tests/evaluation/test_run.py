@@ -183,7 +183,7 @@ def test_the_counterpart_of_vectors_at_different_blocks_is_as_strong_as_they_are
 def test_a_run_is_scored_and_calibrated_without_a_command(engine: Engine, vector: SteeringVector) -> None:
     run = comparison(vector, random=False, n=2).write(engine, PROMPTS)
     assert len(run.samples) == 3 * 2 * 4
-    assert {condition.alpha for condition in run.pushes} == {-9, 8, 9}
+    assert {condition.alpha for condition in run.steerings} == {-9, 8, 9}
     evaluation = evaluate(run, [load_judge("regex:.")])
     assert evaluation.title == f"v on {engine.model_id}"
     assert [result.condition.alpha for result in evaluation.results] == [-9, 0, 8, 9]
@@ -219,7 +219,7 @@ def test_a_recorded_run_has_pushes_for_the_vectors_that_are_there(
     samples = [*here.write(engine, PROMPTS).samples, *gone.write(engine, PROMPTS).samples]
     told: list[str] = []
     run = recorded(engine, samples, named_vectors(samples, told.append), ["a.jsonl"])
-    assert [(condition.vectors, condition.alpha) for condition in run.pushes] == [
+    assert [(condition.vectors, condition.alpha) for condition in run.steerings] == [
         ((str(tmp_path / "v.st"),), 9)
     ]
     assert told[0].startswith("v: not there, so damage on neutral text is not measured")

@@ -22,7 +22,7 @@ from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.generate import Completion, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
-from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, add
+from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, add, change
 from neurosteer_cli.vectors.metadata import PointMetadata, VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
@@ -274,11 +274,11 @@ def test_alpha_0_is_no_vector_exactly(writer: Engine) -> None:
 def test_with_every_alpha_0_no_hook_is_set(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def watched(blocks: Any, pushes: Any) -> Any:
-        asked.append(pushes)
-        return add(blocks, pushes)
+    def watched(blocks: Any, changes: Any) -> Any:
+        asked.append(changes)
+        return change(blocks, changes)
 
-    monkeypatch.setattr(rows_module, "add", watched)
+    monkeypatch.setattr(rows_module, "change", watched)
     texts(llama, rows_of(PROMPTS, 0.0), [vector(llama, {POINT: direction(llama)})], n=3)
     assert asked == [{}, {}, {}]
 

@@ -44,7 +44,7 @@ def make(
     sae: SAEMetadata | None = None,
 ) -> SteeringVector:
     """A vector with these pushes, by layer."""
-    measured = PointMetadata(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, sae=sae)
+    measured = PointMetadata(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, middle=None, sae=sae)
     metadata = VectorMetadata(
         format_version=2,
         program_version="0.1.0",

@@ -67,7 +67,7 @@ def calibrate_(
     judges = results.load_judges_of(judging, [steering])
     run = comparison.write(load_engine(where, comparison.vectors), records, progress=console.progress)
     evaluation = evaluate(
-        replace(run, pushes={}), judges, warn=console.warn, progress=console.progress
+        replace(run, steerings={}), judges, warn=console.warn, progress=console.progress
     )  # without damage
     calibration = calibrate(evaluation, max_ppl_ratio)
     metadata = steering.metadata.model_copy(update={"calibration": calibration})

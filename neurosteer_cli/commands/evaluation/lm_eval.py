@@ -64,13 +64,14 @@ def run_tasks(
     """Run tasks at each of the alphas, and show what they come to."""
     from ...evaluation.ability import ability
     from ...evaluation.samples import UNSTEERED, Condition
-    from ...vectors.vector import SteeringVector, total_pushes
+    from ...vectors.steering import Steering
+    from ...vectors.vector import SteeringVector
 
     names = tuple(map(str, paths))
     vectors = [SteeringVector.load(path) for path in paths]
     engine = load_engine(where, list(zip(names, vectors, strict=True)))
     conditions = [
-        (Condition(names, each, "all", None if any(each) else UNSTEERED), total_pushes(vectors, each))
+        (Condition(names, each, "all", None if any(each) else UNSTEERED), Steering.of(vectors, each))
         for each in alphas
     ]
     found = ability(

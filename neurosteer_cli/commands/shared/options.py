@@ -279,7 +279,7 @@ class GenerationOptions:
         return GenerationConfig(
             sampling=sampling,
             max_new_tokens=self.max_new_tokens,
-            positions=self.positions,  # type: ignore[arg-type]  # checked there
+            positions=self.positions,
             batch_size=self.batch_size,
             stops=tuple(self.stop or ()),
         )

@@ -4,14 +4,17 @@ Knows the engine; knows nothing of conditions, judges or files.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from ...generation.sampling import urged
 from ...models.architectures.head import FinalStates
 from ...models.engine import TOKENS_PER_BATCH, Engine, batches, padded
-from ...models.hooks import HookPoint, add
+from ...models.hooks import change
+from ...vectors.kinds import TokenBias
+from ...vectors.steering import Steering
 from .metrics import kl_divergence, mean_log_prob
 
 
@@ -62,27 +65,36 @@ def perplexities(
 def damage(
     engine: Engine,
     texts: Sequence[list[int]],
-    pushes: Sequence[Mapping[HookPoint, Tensor]],
+    steerings: Sequence[Steering],
     advance: Callable[[int], None] = lambda _n: None,
 ) -> list[float]:
     """KL(steered || unsteered) of next-token distributions, mean over tokens of texts but the first, in nats.
 
-    `texts` are token ids; each of `pushes` is [d_model] at each hook point, raw residual units, and is added
-    at every position. `advance` is told how many pushes times texts are done.
+    `texts` are token ids, and every one of them is steered. `advance` is told how many steerings times texts
+    are done.
     """
-    totals = [0.0] * len(pushes)
+    totals = [0.0] * len(steerings)
     for rows in _batches(engine, texts):
         ids = padded([texts[row] for row in rows], value=-1).to(engine.device)
         places = (ids[:, 1:] >= 0).nonzero() + torch.tensor([0, 1], device=ids.device)
         unsteered = FinalStates(engine.model, ids.clamp_min(0))
-        for number, push in enumerate(pushes):
-            with add(engine.blocks, push):
+        for number, steering in enumerate(steerings):
+            with change(engine.blocks, steering.changes()):
                 steered = FinalStates(engine.model, ids.clamp_min(0))
             both = (_logits(engine, states, ids, places) for states in (steered, unsteered))
-            for (_, moved), (_, plain) in zip(*both, strict=True):
+            for (some, moved), (_, plain) in zip(*both, strict=True):
+                if steering.bias:
+                    moved = _urged(moved, steering.bias, ids, places[some])
                 totals[number] += float(kl_divergence(moved, plain).double().sum())
             advance(len(rows))
     return [total / sum(len(ids) - 1 for ids in texts) for total in totals]
+
+
+def _urged(logits: Tensor, bias: TokenBias, ids: Tensor, places: Tensor) -> Tensor:
+    """Logits [n, d_vocab] at places [n, 2] with a bias; said is what a text has before its place."""
+    said = [ids[row, :position].tolist() for row, position in places.tolist()]
+    dense = bias.dense(logits.shape[-1]).to(logits.device)
+    return urged(logits, dense.expand_as(logits), said)
 
 
 def _batches(engine: Engine, texts: Sequence[list[int]]) -> Iterator[list[int]]:

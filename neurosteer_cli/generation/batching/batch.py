@@ -199,6 +199,7 @@ class Batch:
         is_finite = logits.amax(-1).isfinite()  # NaN is the largest, and tokens may be ruled out by -inf
         if not is_finite.all():
             logits = logits.where(is_finite[:, None], 0)
+        logits = rows.urged(logits)
         chosen = _chosen(logits, rows.continuations)
         rows.append(chosen)
         each = zip(rows.continuations, chosen.tolist(), logits, is_finite.tolist(), strict=True)

@@ -3,8 +3,7 @@
 Knows tokens, pads and pushes; what the model remembers of them is the cache's.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +11,11 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...models.engine import padded
-from ...models.hooks import HookPoint, add
-from ..continuation import Continuation, Positions
+from ...models.hooks import change
+from ..continuation import Continuation
 from . import cache as caches
 from .cache import Caching
-
-Pushes = dict[HookPoint, Tensor]
+from .steered import SteeredRows
 
 
 @dataclass
@@ -28,21 +26,22 @@ class Rows:
     continuations: list[Continuation]
     ids: Tensor  # [batch, pos] int64: the tokens that are not yet in the cache
     mask: Tensor  # [batch, all pos] int64
-    pushes: Pushes  # [batch, 1, d_model]: of the tokens that come next
+    steered: SteeredRows
     cache: Any = None  # until something is read
+    is_last_steered: list[bool] | None = None  # the tokens read last, which choose the next; None: all are
 
     @classmethod
     def none(cls, caching: Caching) -> "Rows":
         empty = torch.empty(0, 0, dtype=torch.int64)
-        return cls(caching, [], empty, empty, {})
+        return cls(caching, [], empty, empty, SteeredRows.of([], caching.engine.device))
 
     @classmethod
     def of(cls, caching: Caching, continuations: list[Continuation]) -> "Rows":
         """Before the prompts are read."""
         device = caching.engine.device
         ids = padded([each.ids for each in continuations], value=-1, side="left").to(device)
-        pushes = _stacked(continuations, "generated", device)
-        return cls(caching, continuations, ids.clamp_min(0), (ids >= 0).long(), pushes)
+        steered = SteeredRows.of([each.steering for each in continuations], device)
+        return cls(caching, continuations, ids.clamp_min(0), (ids >= 0).long(), steered)
 
     @property
     def n_unread(self) -> int:
@@ -56,10 +55,12 @@ class Rows:
         mask = self.mask[:, : n_read + ids.shape[1]]
         if not n_read:
             self.cache = self.caching.new()
-        pushes = self._pushes(mask[:, n_read:])
-        with add(self.caching.engine.blocks, pushes) as reached:
+        strengths = self._strengths(mask[:, n_read:], n_read)
+        self.is_last_steered = None if strengths is None else strengths[:, -1].tolist()
+        changes = self.steered.changes(strengths)
+        with change(self.caching.engine.blocks, changes) as reached:
             logits, self.cache = self.caching.forward(ids, mask, self.cache, n_logits)
-        if passed_over := sorted(pushes.keys() - reached):
+        if passed_over := sorted(changes.keys() - reached):
             raise InputError(
                 f"{passed_over[0]}: the model does not run this block for text alone; name another"
             )
@@ -67,27 +68,27 @@ class Rows:
             self.ids = self.ids[:, ids.shape[1] :]
         return logits
 
-    def _pushes(self, mask: Tensor) -> Pushes:
-        """Of a pass, [batch, 1 or n, d_model]; mask: of its tokens [batch, n]."""
-        if not self.caching.argument:
-            return self._pushes_of_all()
-        if mask.all():
-            return self.pushes
-        return {point: push * mask[..., None] for point, push in self.pushes.items()}
+    def _strengths(self, mask: Tensor, n_read: int) -> Tensor | None:
+        """Of each token of a pass, whether it is steered, [batch, n]; None if all are. `mask` is theirs."""
+        if all(each.config.positions == "all" for each in self.continuations):
+            return None if mask.all() else mask.bool()
+        steered = torch.zeros(mask.shape, dtype=torch.bool)
+        for row, each in enumerate(self.continuations):
+            ids, n_tokens = each.ids + each.written, int(mask[row].sum())
+            first = int(self.mask[row, :n_read].sum())
+            covers = each.config.steered.covers
+            steered[row, mask.shape[1] - n_tokens :] = torch.tensor(
+                [covers(place, ids, len(each.ids), each.marks) for place in range(first, first + n_tokens)]
+            )
+        return None if steered.all() else steered.to(mask.device)
 
-    def _pushes_of_all(self) -> Pushes:
-        """Of the prompt and of what has been generated, for a model that reads both anew; of one row."""
-        n_prompt = len(self.continuations[0].ids)
-        is_prompt = (torch.arange(self.n_unread, device=self.ids.device) < n_prompt)[:, None].float()
-        device = self.caching.engine.device
-        prompt, generated = (_stacked(self.continuations, but, device) for but in ("generated", "prompt"))
-        return {
-            point: prompt.get(point, 0) * is_prompt + generated.get(point, 0) * (1 - is_prompt)
-            for point in prompt | generated
-        }
+    def urged(self, logits: Tensor) -> Tensor:
+        """The logits [batch, d_vocab] that a pass gave last, with what the rows add to them."""
+        said = [each.written for each in self.continuations]
+        return self.steered.urged(logits, said, self.is_last_steered)
 
     def append(self, chosen: Tensor) -> None:
-        """Go on with each row's chosen token, [batch]; from here on what is generated is steered."""
+        """Go on with each row's chosen token, [batch]."""
         self.ids = torch.cat([self.ids, chosen[:, None]], dim=1)
         self.mask = torch.cat([self.mask, torch.ones_like(chosen)[:, None]], dim=1)
 
@@ -103,29 +104,16 @@ class Rows:
         if n_pads:
             caches.cut(self.cache, min(n_pads, n_read))
         continuations = [self.continuations[row] for row in rows]
-        pushes = {point: push[index] for point, push in self.pushes.items()}
+        steered = SteeredRows.of([each.steering for each in continuations], ids.device)
         ids = ids[:, max(0, n_pads - n_read) :]
-        return Rows(self.caching, continuations, ids, mask[:, n_pads:], pushes, self.cache)
+        return Rows(self.caching, continuations, ids, mask[:, n_pads:], steered, self.cache)
 
     def joined(self, other: "Rows") -> "Rows":
-        """These rows, then others whose prompts have been read; of all, what is generated comes next."""
-        continuations = self.continuations + other.continuations
-        pushes = _stacked(continuations, "prompt", self.caching.engine.device)
+        """These rows, then others whose prompts have been read."""
         if not self.continuations:
-            return replace(other, pushes=pushes)
+            return other
+        continuations = self.continuations + other.continuations
+        steered = SteeredRows.of([each.steering for each in continuations], self.caching.engine.device)
         caches.join(self.cache, other.cache)
         ids, mask = torch.cat([self.ids, other.ids]), caches.below(self.mask, other.mask, dim=-1)
-        return Rows(self.caching, continuations, ids, mask, pushes, self.cache)
-
-
-def _stacked(continuations: Sequence[Continuation], but: Positions, device: torch.device) -> Pushes:
-    """Each row's push at each hook point, [batch, 1, d_model], of all whose positions are not `but`.
-
-    Hook points at which nothing is added are left out.
-    """
-    steered = [each.pushes if each.config.positions != but else {} for each in continuations]
-    zeros = {point: torch.zeros_like(push) for pushes in steered for point, push in pushes.items()}
-    return {
-        point: torch.stack([pushes.get(point, zero) for pushes in steered])[:, None].to(device)
-        for point, zero in zeros.items()
-    }
+        return Rows(self.caching, continuations, ids, mask, steered, self.cache)

@@ -156,7 +156,8 @@ def default_point(n_layers: int) -> HookPoint:
 def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int) -> SteeringVector:
     """The vector of a method at some of the points that were read, in the unit of alpha."""
     at = {point: reading.at[point] for point in points}
-    found = {point: METHODS[method](here.all, top_k) for point, here in at.items()}
+    how = METHODS[method]
+    found = {point: how(here.all, top_k) for point, here in at.items()}
     directions = {point: direction.vector for point, direction in found.items()}
     if not all(direction.any() for direction in directions.values()):
         raise NeurosteerError("the two sides do not differ at this hook point: nothing to steer along")
@@ -164,7 +165,7 @@ def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int
         reading.engine.model_id,
         reading.engine.shape,
         method,
-        {str(point): _measured(here, METHODS[method], top_k) for point, here in at.items()},
+        {str(point): _measured(here, directions[point], how, top_k) for point, here in at.items()},
         parameters={"top_k": top_k} if method in NEEDS_SAE else {},
         sides=[
             SideMetadata(label=side.label, n_texts=side.n_texts, n_tokens=n_tokens, sha256=side.sha256)
@@ -180,11 +181,13 @@ def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int
     )
 
 
-def _measured(at: PointReading, method: Method, top_k: int) -> PointMetadata:
+def _measured(at: PointReading, direction: Tensor, method: Method, top_k: int) -> PointMetadata:
+    positive, negative = (stats.mean for stats in at.all.means)
     return PointMetadata(
         resid_norm=at.norms.median,
         shift_norm=float(at.all.shift.norm()),
         auroc=held_out_auroc(at, method, top_k),
+        middle=float((positive + negative) / 2 @ direction / direction.norm()),
         sae=SAEMetadata.of(at.sae) if at.sae else None,
     )
 

@@ -8,6 +8,7 @@ import torch
 from neurosteer_cli.evaluation.measures.likelihood import damage, log_probs, perplexities
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.vectors.steering import Steering
 
 PAIRS = [([5, 6, 7], [8, 9]), ([1], [2, 3, 4, 5, 6]), (list(range(40)), [41]), ([9, 9], [9])]
 TEXTS = [[5, 6, 7, 8], [1, 2], list(range(30))]
@@ -43,13 +44,13 @@ def test_perplexities_are_those_of_the_continuations_alone(engine: Engine) -> No
 
 
 def test_no_push_does_no_damage(engine: Engine) -> None:
-    assert damage(engine, TEXTS, [{}, {POINT: torch.zeros(engine.d_model)}]) == [0.0, 0.0]
+    assert damage(engine, TEXTS, [Steering(), Steering({POINT: torch.zeros(engine.d_model)})]) == [0.0, 0.0]
 
 
 def test_damage_is_the_mean_divergence_over_all_positions_but_the_first(engine: Engine) -> None:
     push = torch.randn(engine.d_model, generator=torch.Generator().manual_seed(3))
     told: list[int] = []
-    (found,) = damage(engine, TEXTS, [{POINT: push}], told.append)
+    (found,) = damage(engine, TEXTS, [Steering({POINT: push})], told.append)
     divergences = []
     for ids in TEXTS:
         tokens = torch.tensor([ids])

@@ -18,6 +18,7 @@ from neurosteer_cli.generation.continuation import Continuation, GenerationConfi
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.vectors.steering import Steering
 
 POINTS = (HookPoint(1), HookPoint(2))
 SAMPLINGS = (
@@ -44,7 +45,7 @@ def continuation(number: int, **changes: Any) -> Continuation:
     points = POINTS[: number % 3]
     values: dict[str, Any] = {
         "ids": [draw.randrange(D_VOCAB) for _ in range(draw.choice([1, 3, 12, 70]))],
-        "pushes": {point: 20 * torch.randn(D_MODEL, generator=noise) for point in points},
+        "steering": Steering({point: 20 * torch.randn(D_MODEL, generator=noise) for point in points}),
         "positions": ("all", "prompt", "generated")[number % 3 if number % 2 else 0],
         "sampling": SAMPLINGS[number % len(SAMPLINGS)],
         "key": str(number),
@@ -206,7 +207,7 @@ def test_log_probabilities_are_those_of_the_steered_model(llama: Engine) -> None
     ]
     handles = [
         llama.blocks[point.layer].register_forward_hook(lambda _b, _a, out, push=push: out + push)
-        for point, push in one.pushes.items()
+        for point, push in one.steering.pushes.items()
     ]
     with torch.no_grad():
         logits = llama.model(input_ids=torch.tensor([one.ids + one.written])).logits[0]

@@ -17,6 +17,7 @@ from neurosteer_cli.generation.continuation import Continuation, GenerationConfi
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add
+from neurosteer_cli.vectors.steering import Steering
 
 POINT = HookPoint(1)
 # prompt's tokens, tokens to write, what is steered; the last three join when the others are being written
@@ -84,7 +85,7 @@ def continuations(engine: Engine) -> list[Continuation]:
         Continuation(
             ids=[draw.randrange(D_VOCAB - 60) for _ in range(length)],
             key=str(number),
-            pushes={POINT: push(engine)} if positions else {},
+            steering=Steering({POINT: push(engine)} if positions else {}),
             config=GenerationConfig(
                 sampling=Sampling(temperature=0), max_new_tokens=n, positions=positions or "all"
             ),
@@ -101,7 +102,7 @@ def by_whole_passes(engine: Engine, one: Continuation) -> list[int]:
         steered = torch.zeros(len(ids), 1)
         steered[:n] = one.config.positions != "generated"
         steered[n:] = one.config.positions != "prompt"
-        pushes = {point: (each * steered)[None] for point, each in one.pushes.items()}
+        pushes = {point: (each * steered)[None] for point, each in one.steering.pushes.items()}
         with add(engine.blocks, pushes):
             logits = engine.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
         if (token := int(logits.argmax())) in engine.stop_ids:

@@ -132,13 +132,13 @@ def test_a_stream_goes_on_while_something_long_is_read(engine: Engine, clock: Cl
             times.append(clock.seconds)
             return super().take(token)
 
-    stream = Timed(ids=[1], key="", pushes={}, config=config)
+    stream = Timed(ids=[1], key="", config=config)
     scheduler.submit([stream])
     wait_for(lambda: len(times) > 10)
     waits: list[Future[Any]] = [Future()]
     if "prompt" in what:
         short = replace(config, max_new_tokens=1)
-        prompt = Continuation(ids=[7] * 1500, key="", pushes={}, config=short)
+        prompt = Continuation(ids=[7] * 1500, key="", config=short)
         prompt.on_delta = waits[0].set_result
         scheduler.submit([prompt])
     else:
