@@ -180,7 +180,7 @@ def make_vectors(folder: Path) -> None:
     point = "blocks.2.hook_resid_post"
     for name, metadata, changed in (
         ("nottext", {"neurosteer": "{"}, {}),
-        ("newer", {"neurosteer": json.dumps({**facts, "format_version": 3})}, {}),
+        ("newer", {"neurosteer": json.dumps({**facts, "format_version": 4})}, {}),
         ("fieldless", {"neurosteer": json.dumps(without)}, {}),
         ("foreign", {"format": "pt"}, {}),
         ("altered", {"neurosteer": text}, {point: tensors[point][:15].contiguous()}),

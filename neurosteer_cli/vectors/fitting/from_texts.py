@@ -4,7 +4,7 @@ Knows how statistics, a method and the unit of alpha make a vector; knows nothin
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ from ...models.engine import Engine
 from ...models.hooks import HookPoint
 from ...saes.descriptions import names
 from ...saes.load import BUNDLED, SAEs, find_saes, open_saes
-from ..metadata import PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
+from .. import detector
+from ..metadata import Detector, PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from ..vector import Latents, SteeringVector, unit_pushes
 from .methods import METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method
 from .reading import BEFORE, PointReading, Reading
@@ -171,6 +172,7 @@ def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int
             SideMetadata(label=side.label, n_texts=side.n_texts, n_tokens=n_tokens, sha256=side.sha256)
             for side, n_tokens in zip(reading.sides, reading.n_tokens.tolist(), strict=True)
         ],
+        detector=_detector(at, how, top_k),
     )
     hashes = torch.tensor([text for side in reading.sides for text in side.hashes], dtype=torch.int64)
     return SteeringVector(
@@ -190,6 +192,18 @@ def _measured(at: PointReading, direction: Tensor, method: Method, top_k: int) -
         middle=float((positive + negative) / 2 @ direction / direction.norm()),
         sae=SAEMetadata.of(at.sae) if at.sae else None,
     )
+
+
+def _detector(at: Mapping[HookPoint, PointReading], method: Method, top_k: int) -> Detector | None:
+    """What projections say of held-out texts, along the vector that the method finds in the others."""
+    if not all(all(here.held_out) for here in at.values()):
+        return None
+    directions = {point: method(here.evidence[0], top_k).vector for point, here in at.items()}
+    if not all(direction.any() for direction in directions.values()):
+        return None
+    pushes = unit_pushes(directions, {point: here.norms.median for point, here in at.items()})
+    sides = ({point: torch.stack(here.held_out[side]) for point, here in at.items()} for side in range(2))
+    return detector.measured(*(detector.projection(means, pushes) for means in sides))
 
 
 def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None:
