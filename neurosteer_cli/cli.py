@@ -3,11 +3,13 @@
 Knows typer; every command lives in `commands`. Nothing heavy is imported on the way to `--help`.
 """
 
+import _thread
 import errno
 import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -38,14 +40,11 @@ from .errors import NeurosteerError
 def _exit_codes() -> Iterator[None]:
     """Turn what is raised on purpose into a line on stderr; a bug keeps its traceback."""
     try:
-        yield
+        with _ended_by_interruption():
+            yield
     except NeurosteerError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
     except BrokenPipeError:  # `| head` has had enough
         # Python flushes stdout at exit; there is nobody left to read it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,6 +54,19 @@ def _exit_codes() -> Iterator[None]:
             raise
         typer.echo(f"error: <stdout>: cannot write ({error.strerror})", err=True)
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def _ended_by_interruption() -> Iterator[None]:
+    """Turn Ctrl-C into a word on stderr, and what a library, cut off while it is imported, makes of it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        if not isinstance(error, KeyboardInterrupt) and not _interrupted.is_set():
+            raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
 
 
 COMPLETION = "_NEUROSTEER_COMPLETE"  # set while a shell asks for its completion
@@ -119,12 +131,29 @@ def help_(
 def run() -> None:
     """Run the program. SIGTERM ends it as an exception does, so that nothing half-made is left."""
     program = typer.main.get_command(app)  # takes a moment, in which Ctrl-C still ends without a word
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _again
     signal.signal(signal.SIGTERM, _terminate)
     _suit_streams()
     if (asked := os.environ.get(COMPLETION, "")).endswith("_source"):  # click's words for it
         os.environ[COMPLETION] = f"source_{asked.removesuffix('_source')}"
     program(prog_name="neurosteer")
+
+
+_interrupted = threading.Event()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupted.set()
+    signal.default_int_handler(number, frame)
+
+
+def _again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Interrupt anew where Ctrl-C came while an object was removed, which no exception leaves."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:

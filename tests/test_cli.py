@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +174,107 @@ cli.run()
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=30)
     assert (running.returncode, said) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["fit a.txt b.txt -o v.st --method diffmean", "gen -n 200 --max-new-tokens 100 hello"],
+    ids=["fit", "gen"],
+)
+def test_an_interruption_at_any_moment_leaves_a_word_and_nothing_else(typed: str, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "tiny")
+    for name in ("a.txt", "b.txt"):  # texts enough to be read for many seconds
+        (tmp_path / name).write_text("\n".join(f"{name} {n} " + "so " * 30 for n in range(30_000)))
+    begun = sorted(path.name for path in tmp_path.iterdir())
+    command = [sys.executable, "-m", "neurosteer_cli", *typed.split(), "-m", "tiny"]
+    for seconds in (0.6, 1.2, 2.4):  # Python itself has begun by then
+        with subprocess.Popen(command, cwd=tmp_path, stdout=-3, stderr=-1, text=True) as running:
+            time.sleep(seconds)
+            running.send_signal(signal.SIGINT)
+            _, said = running.communicate(timeout=30)
+        # while modules are loaded it ends without a word, by the signal
+        assert running.returncode in (130, -signal.SIGINT), seconds
+        assert said in ("", "interrupted\n"), seconds
+        assert sorted(path.name for path in tmp_path.iterdir()) == begun
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
+@pytest.mark.parametrize(
+    ("wish", "unwanted"), [({"NO_COLOR": "1"}, r"\x1b\[[0-9;]*m"), ({"TERM": "dumb"}, "\x1b")]
+)
+def test_a_terminal_gets_no_colours_that_it_does_not_want(
+    wish: dict[str, str], unwanted: str, tmp_path: Path
+) -> None:
+    save_tiny(tmp_path / "tiny")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {n}\n" for n in range(8)))
+    typed = "fit a.txt b.txt --method diffmean -m tiny -o v.st"
+    told = {name: in_terminal(typed, tmp_path, asked) for name, asked in {"wish": wish, "none": {}}.items()}
+    assert re.search(unwanted, told["none"])
+    assert not re.search(unwanted, told["wish"])
+    assert "warning: a: 8 texts; " in told["wish"]
+
+
+def in_terminal(typed: str, folder: Path, wish: dict[str, str]) -> str:
+    """What a terminal gets of a command."""
+    import pty
+
+    shown, terminal = pty.openpty()
+    plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "CI")}
+    command = [sys.executable, "-m", "neurosteer_cli", *typed.split()]
+    environment = {**plain, "TERM": "xterm", **wish}
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=terminal, stderr=terminal):
+        os.close(terminal)
+        told = b""
+        with suppress(OSError):  # as a pseudo-terminal ends
+            while piece := os.read(shown, 4096):
+                told += piece
+    os.close(shown)
+    return told.decode()
+
+
+def test_an_interruption_is_one_whatever_a_library_makes_of_it() -> None:
+    told = interrupted("""
+    try:
+        time.sleep(30)
+    except KeyboardInterrupt:
+        raise ImportError("cut off")
+""")
+    assert told == (130, "interrupted\n")
+
+
+def test_an_interruption_while_an_object_is_removed_is_not_lost() -> None:
+    told = interrupted("""
+    class Slow:
+        def __del__(self):
+            time.sleep(30)
+    Slow()
+    for _ in range(3000):  # computes on
+        time.sleep(0.01)
+""")
+    assert told == (130, "interrupted\n")
+
+
+def interrupted(body: str) -> tuple[int, str]:
+    """Exit code and words of a command, of this body, that Ctrl-C ends."""
+    code = f"""
+import sys, time
+from neurosteer_cli import cli
+
+def slow(*_arguments, **_settings):
+    print("begun", flush=True)
+{body}
+
+cli.app.registered_commands[0].callback = slow
+sys.argv = ["neurosteer", "fit", "a", "b"]
+cli.run()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) as running:
+        assert running.stdout and running.stdout.readline() == "begun\n"
+        time.sleep(0.1)  # in what follows the word
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+    return running.returncode, said
 
 
 def test_an_interruption_while_commands_are_put_together_says_nothing() -> None:

@@ -38,6 +38,7 @@ def import_vector(
             "[default: 32 neutral ones]"
         ),
     ] = None,
+    text_key: options.TextKey = None,
     *,
     where: ModelOptions,
 ) -> None:
@@ -65,7 +66,7 @@ def import_vector(
             vector.check_fits(model_shape(where.model, console.note), where.model, str(file), console.warn)
         summary = f"the vector that {file} was exported from at alpha {alpha:g}"
     elif gguf_origin is not None:
-        vector, summary = _converted(control, gguf_origin, layers, texts, where)
+        vector, summary = _converted(control, gguf_origin, layers, texts, text_key, where)
     else:
         raise InputError(
             f"{file} does not say at which blocks its directions act: "
@@ -80,6 +81,7 @@ def _converted(
     origin: str,
     layers: Sequence[str] | None,
     texts: str | None,
+    text_key: str | None,
     where: ModelOptions,
 ) -> "tuple[SteeringVector, str]":
     """Measure the residual norm and put the file's directions into our unit."""
@@ -92,7 +94,10 @@ def _converted(
 
     found = control.at_points(origin)
     points = _chosen(list(found), layers, control.path)
-    passages = neutral_texts() if texts is None else list(read_passages(texts, say=console.note))
+    if texts is None:
+        passages = neutral_texts()
+    else:
+        passages = list(read_passages(texts, text_key=text_key, say=console.note))
     config = read_config(resolve(where.name, console.note))
     control.check_fits(points, config, where.name, console.warn)
     engine, _ = load_engine_with({}, where, points)

@@ -17,6 +17,8 @@ from ..errors import InputError
 HEAD = 2**16  # bytes that tell what a file is
 COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
 RECORDS = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow"}
+# what makes a folder that of an SAE, or of several, before what makes it a model's
+_OF_AN_SAE = ("cfg.json", "*/cfg.json", "ae.pt", "*/ae.pt", "params.npz", "params.safetensors")
 # what a folder of texts holds besides texts
 _ABOUT_A_DATASET = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
@@ -39,8 +41,8 @@ SAE = Kind("an SAE's folder", "give it with --sae, or to `neurosteer sae info`")
 MODEL = Kind("a model's folder", "give it with --model")
 _SAE_WEIGHTS = Kind("the weights of an SAE", "name its folder, with --sae or to `neurosteer sae info`")
 _WEIGHTS = Kind("a safetensors file, but not one written by neurosteer", "name a model's folder with --model")
-_CONTROL_VECTOR = Kind("a GGUF control vector", "`neurosteer import` makes a steering vector of it")
-_GGUF = Kind("a GGUF model", "give it with --model")
+CONTROL_VECTOR = Kind("a GGUF control vector", "`neurosteer import` makes a steering vector of it")
+GGUF = Kind("a GGUF model", "give it with --model")
 _ZIP = Kind("a zip archive", "unpack it first")
 _WORKBOOK = Kind("an Excel workbook", "save it as CSV")
 _DOCUMENT = Kind("an office document", "save it as plain text")
@@ -98,10 +100,19 @@ def kind_of(path: str | Path) -> Kind:
         raise InputError(f"{path}: {error.strerror}") from error
 
 
+def known_kind(path: str | Path) -> Kind | None:
+    """What a path is, if that is certain: an empty or damaged file and a plain folder may be anything."""
+    if os.path.isdir(path):
+        kind = folder_kind(Path(path))
+        return kind if kind in (MODEL, SAE) else None
+    kind = kind_of(path)
+    return kind if kind != UNKNOWN and os.path.getsize(path) else None
+
+
 def kind_of_bytes(head: bytes) -> Kind:
     """What a file is that begins so."""
     if head.startswith(b"GGUF"):
-        return _CONTROL_VECTOR if _OF_CONTROL_VECTORS.search(head) else _GGUF
+        return CONTROL_VECTOR if _OF_CONTROL_VECTORS.search(head) else GGUF
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         return _zipped(head)
     if head[4:9] == b"\0\0\0\0{":  # safetensors: the header's length, below 4 GiB, and the header
@@ -148,7 +159,7 @@ def folder_kind(folder: Path) -> Kind:
     def has(pattern: str) -> bool:
         return any(folder.glob(pattern))
 
-    if has("cfg.json") or has("*/cfg.json"):
+    if any(map(has, _OF_AN_SAE)):
         return SAE
     if has("config.json") and (has("*.safetensors") or has("*.bin")):
         return MODEL

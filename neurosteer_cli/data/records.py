@@ -6,6 +6,7 @@ hand: pydantic's errors, put into these words, take more lines than they save.
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,14 @@ _ABOUT, _ANSWERS = ("input", "context"), ("output", "response")
 _FIRST = {"messages", "conversations", "completion", *_ANSWERS}
 FORM_KEYS = {*_FIRST, "text", "prompt", "instruction", "generations", CHOSEN, REJECTED}
 _FORMS = "'text', 'prompt' and 'completion', or 'messages'"
+
+
+# What rendering a chat is told by whoever renders it: no arguments of a model's chat template.
+NOT_THE_TEMPLATES = frozenset({
+    "messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message",
+    "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors",
+    "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+})  # fmt: skip
 
 
 class Located(NamedTuple):
@@ -166,6 +175,11 @@ def is_chat(record: Record) -> bool:
     return "messages" in record or "conversations" in record
 
 
+def is_turn(value: Record) -> bool:
+    """Whether an object is a turn of a chat, of messages or of ShareGPT."""
+    return {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
+
+
 def chat_messages(located: Located) -> tuple[dict[str, str], ...]:
     """The chat under `messages`, or ShareGPT's `conversations`, as {"role", "content"}, at least one turn."""
     where, record = located
@@ -239,7 +253,7 @@ def label_names(located: Located, key: str) -> tuple[str, ...]:
 
 
 def _no_key(wanted: str, record: Record, option: str = "", likely: str | None = None) -> str:
-    proposed = f"; perhaps {option} {likely}" if likely else ""
+    proposed = f"; perhaps {option} {shlex.quote(likely)}" if likely else ""
     return f"no {wanted} key; found {sorted(record)}{proposed}"
 
 

@@ -200,6 +200,15 @@ def _checked(unread: Iterable[Side]) -> Sides:
     return sides
 
 
+def few_texts(sides: Sides, of_more: str) -> list[str]:
+    """A warning for each side of few texts; `of_more` is what more of them give."""
+    return [
+        f"{side.label}: {side.n_texts} texts; {FEW_TEXTS} or more a side give {of_more}"
+        for side in sides
+        if side.n_texts < FEW_TEXTS
+    ]
+
+
 def unlike_forms(sides: Sides) -> list[str]:
     """A warning where one side has chats, say, and the other plain texts."""
     forms = [" and ".join(sorted(side.forms)) for side in sides]

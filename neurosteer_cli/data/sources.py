@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import is_stdin
 from .json_text import Decoder, Document, Record, first_value
 from .kinds import COMPRESSIONS, HEAD, UNKNOWN, files_in, kind_of_bytes, suffix_of
-from .records import FORM_KEYS, STDIN, Located, Passage, as_passage, keyed
+from .records import FORM_KEYS, STDIN, Located, Passage, as_passage, is_turn, keyed
 from .streams import MAX_LINE_BYTES, Opened, Stream, as_utf8, lines, opened
 from .tables import arrow_rows, csv_rows, is_table, parquet_rows
 
@@ -105,25 +105,32 @@ def _records_of(
         form, records = ARROW, arrow_rows(found, name, say)
     else:
         stream = as_utf8(found.stream)
-        head = _head(stream)
+        head = _head(stream, text_key)
         form = _form(head, suffix, text_key)
         records = _text_records(form, stream, name, text_key or plain_key, head, say)
     _remark(name, suffix, form, found.compression, say)
     return records
 
 
-def _head(stream: Stream) -> str:
-    """As much as tells what a text is: of an object its first line, of what is no JSON some more."""
+def _head(stream: Stream, text_key: str | None) -> str:
+    """As much as tells what a text is: of an object its first line, and whether there is another if it
+    may be all there is; of what is no JSON some more."""
     start = stream.look(lambda head: len(head) >= HEAD or b"\n" in head.lstrip()[1:].lstrip())
     if _JSON_START.match(_shown(start)):
-        is_list = _shown(start).startswith("[")
-        return _shown(start if is_list else stream.look(_has_record))
+        if _shown(start).startswith("["):
+            return _shown(start)
+        line = _shown(stream.look(_has_record))
+        return _shown(stream.look(_has_more)) if _is_document(line, text_key) else line
     head = stream.look(lambda head: len(head) >= HEAD)[:HEAD]
     return _shown(head[: head.rfind(b"\n") + 1] or head)
 
 
 def _has_record(head: bytearray) -> bool:
     return b"\n" in head.lstrip() or len(head) > MAX_LINE_BYTES
+
+
+def _has_more(head: bytearray) -> bool:
+    return b"\n" in head.strip() or len(head) > MAX_LINE_BYTES
 
 
 def _shown(head: bytes) -> str:
@@ -133,21 +140,23 @@ def _shown(head: bytes) -> str:
 def _form(head: str, suffix: str, text_key: str | None) -> str:
     """What a text is, by how it begins; by its name only where that leaves it open."""
     if _JSON_START.match(head):
-        return JSON if _is_document(head.split("\n", 1)[0]) else JSONL
+        return JSON if _is_document(head, text_key) else JSONL
     if _BY_NAME.get(suffix) == {CSV} or is_table(head, text_key, alone=suffix not in _BY_NAME):
         return CSV
     return JSONL if JSONL in _BY_NAME.get(suffix, set()) else TEXT
 
 
-def _is_document(line: str) -> bool:
-    """Whether JSON whose first line this is goes over several lines, or holds several records in one."""
+def _is_document(head: str, text_key: str | None) -> bool:
+    """Whether JSON that begins so goes over several lines, or holds several records in its only one."""
+    line, _, more = head.partition("\n")
     if line.startswith("["):
         return True
     found = first_value(line)
     if found is None:
         return True
     value, rest = found
-    return rest.startswith("{") or (not rest and _wrapped(value) is not None)
+    is_alone = not rest and not more.strip()
+    return rest.startswith("{") or (is_alone and _wrapped(value, text_key) is not None)
 
 
 def _text_records(
@@ -166,8 +175,10 @@ def _text_records(
 
 
 def _document_records(document: Document, name: str, plain_key: str) -> Iterator[tuple[str, Record]]:
-    values = (item for value in document.items() for item in _wrapped(value) or [value])
-    for number, value in enumerate(values, start=1):
+    values = document.items()
+    begun = list(islice(values, 2))
+    inner = _wrapped(begun[0], plain_key) if len(begun) == 1 else None
+    for number, value in enumerate(inner or chain(begun, values), start=1):
         where = f"{name}, item {number}"
         if isinstance(value, str):
             value = {plain_key: value}
@@ -176,14 +187,14 @@ def _document_records(document: Document, name: str, plain_key: str) -> Iterator
         yield where, value
 
 
-def _wrapped(value: Any) -> list[Any] | None:
+def _wrapped(value: Any, text_key: str | None) -> list[Any] | None:
     """The one list of objects in an object that is no record itself, as {"data": [...]} is not."""
-    if not isinstance(value, dict) or FORM_KEYS & value.keys():
+    if not isinstance(value, dict) or (FORM_KEYS | {text_key}) & value.keys():
         return None
     lists = [
         inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)
     ]
-    return lists[0] if len(lists) == 1 else None
+    return lists[0] if len(lists) == 1 and not is_turn(lists[0][0]) else None
 
 
 def _remark(name: str, suffix: str, form: str, compression: str | None, say: Say) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from ..data.records import Located
-from ..data.sides import Sides
+from ..data.sides import Sides, few_texts
 from ..generation.continuation import GenerationConfig
 from ..generation.prompts import tokenize
 from ..models.engine import Engine
@@ -95,7 +95,8 @@ def sweep_layers(
         sides: as `open_sides` gives them.
         layers: blocks, from 0; None is all.
         sources: where the texts were read, for a reader.
-        warn: told if the bundled SAEs were trained on a model of another name, and of texts that were cut.
+        warn: told if the bundled SAEs were trained on a model of another name, of few texts, and of texts
+            that were cut.
         progress: opens a bar (label, total) and yields what advances it.
 
     Raises:
@@ -112,14 +113,21 @@ def sweep_layers(
     reading = Reading(engine, sides, points, saes, pairs=False)
     with progress("reading", sum(side.n_texts for side in sides)) as advance:
         reading.run(advance)
-    for shortfall in reading.shortfall.warnings(engine.max_tokens):
-        warn(shortfall)
+    few = few_texts(sides, "more dependable numbers")
+    for warning in (*few, *reading.shortfall.warnings(engine.max_tokens)):
+        warn(warning)
     vectors = [build(reading, [point], STEERED_WITH, TOP_K) for point in points]
     steered_by = dict.fromkeys(("steered_by", "prompts", "n"))
     sweep = LayerSweep(
         title=f"{sides[0].label} against {sides[1].label} on {engine.model_id}, layer by layer",
         layers=[_measured(point, reading.at[point]) for point in points],
-        provenance={"model": engine.model_id, "texts": list(sources), **steered_by, **stamp()},
+        provenance={
+            "model": engine.model_id,
+            "texts": list(sources),
+            "n_texts": [side.n_texts for side in sides],
+            **steered_by,
+            **stamp(),
+        },
     )
     return sweep if steering is None else _steered(engine, sweep, vectors, steering, progress)
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from ..errors import InputError, ModelError, one_line
 from .architectures.cpu import suit_cpu
@@ -114,6 +115,10 @@ def _reduced(whole: Any, reduce: Callable[[Any], None]) -> Any:
 
 def _read(folder: Path, reduced: Any, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     tensors = stored_tensors(folder)
+    if (method := _quantised(config)) and not any(
+        known.startswith(method) for known in AUTO_QUANTIZER_MAPPING
+    ):
+        raise ModelError(f"{folder}: its weights are quantised ({method}), which transformers cannot read")
     try:
         with quiet_transformers():
             model, info = reduced.from_pretrained(
@@ -149,7 +154,9 @@ def _quantised(config: Any) -> str | None:
     quantised = next(filter(None, (getattr(part, "quantization_config", None) for part in parts)), None)
     if quantised is None:
         return None
-    return str(quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method)
+    if isinstance(quantised, dict):  # bitsandbytes did not always write its name
+        return str(quantised.get("quant_method", "bitsandbytes"))
+    return str(quantised.quant_method)
 
 
 def _why_not(config: Any, error: Exception) -> str:

@@ -157,9 +157,17 @@ class Tokenization:
         return _counted(rendered, start, end, passage.text.strip())
 
     def chat(
-        self, messages: Sequence[Mapping[str, str]], where: str, *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, str]],
+        where: str,
+        *,
+        add_generation_prompt: bool = True,
+        template_args: Mapping[str, Any] | None = None,
     ) -> str:
-        """Render a chat with the model's template, if it has one that takes these messages."""
+        """Render a chat with the model's template, if it has one that takes these messages.
+
+        template_args: arguments of this one chat; they go before the model's own.
+        """
         if not self.tokenizer.chat_template:
             raise InputError(f"{where}: model {self.model_id!r} has no chat template; give plain text")
         try:
@@ -167,7 +175,7 @@ class Tokenization:
                 list(messages),
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                **self.template_args,
+                **{**self.template_args, **(template_args or {})},
             )
         except Exception as error:  # templates raise what they like
             raise InputError(f"{where}: the model's chat template refuses this chat ({error})") from error

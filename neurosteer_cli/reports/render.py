@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..data.sides import FEW_TEXTS
 from ..evaluation.samples import FEW_PROMPTS
 from . import text
 
@@ -48,4 +49,5 @@ def environment() -> Environment:
     )
     templates.filters.update({write.__name__: write for write in filters})
     templates.globals["few_prompts"] = FEW_PROMPTS
+    templates.globals["few_texts"] = FEW_TEXTS
     return templates

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from ..data.sides import FEW_TEXTS
 from ..evaluation.evaluate import ConditionResult
 from ..evaluation.layers import Layer, LayerSweep, Steered
 from ..evaluation.measures.metrics import Estimate, known
@@ -42,7 +43,8 @@ class Verdict:
     subject: the strongest affordable finding of what is wanted, more positive texts at an alpha above 0;
         else of any other; where nothing moved the largest, where all is too costly the cheapest, where
         nothing can be compared none.
-    rivals: affordable findings that go the same way and are not told apart from the subject.
+    rivals: affordable findings that go the same way and are not told apart from the subject; where
+        nothing moved those whose difference is as large.
     opposite: the strongest affordable finding that goes the other way at the other sign of alpha.
     """
 
@@ -98,7 +100,7 @@ def verdict(results: Sequence[ConditionResult], judge: str, max_ratio: float = M
     by_size = sorted(steered, key=lambda f: (-abs(f.difference.value), abs(f.alpha)))
     moved = [finding for finding in by_size if finding.direction]
     if not moved:
-        return replace(shown, kind="nothing", subject=by_size[0])
+        return replace(shown, kind="nothing", subject=by_size[0], rivals=_as_large(by_size))
     # a condition is not taken for cheap because it alone has no ratio
     unknown = math.inf if any(finding.ratio for finding in steered) else 1.0
     costs = [finding.ratio.value if finding.ratio else unknown for finding in moved]
@@ -106,6 +108,13 @@ def verdict(results: Sequence[ConditionResult], judge: str, max_ratio: float = M
     if not affordable:
         return replace(shown, kind="costly", subject=moved[costs.index(min(costs))])
     return _affordable(shown, affordable)
+
+
+def _as_large(by_size: Sequence[Finding]) -> Sequence[Finding]:
+    """Those after the first whose difference is of its size."""
+    largest, *others = by_size
+    size = abs(largest.difference.value)
+    return [each for each in others if math.isclose(abs(each.difference.value), size, abs_tol=1e-9)]
 
 
 def _affordable(shown: Verdict, moved: Sequence[Finding]) -> Verdict:
@@ -209,12 +218,14 @@ class LayersVerdict:
 
     best: the layer of highest AUROC, and in their order all that its interval does not tell apart from it.
     steered: for either sign of alpha that was tried.
+    n_texts: of the side with the fewest, None where that is not known.
     """
 
     best: Sequence[tuple[Layer, Estimate]]
     auroc: Estimate
     steered: dict[int, SteeredVerdict]
     n_prompts: int | None
+    n_texts: int | None
 
     @property
     def layers(self) -> list[int]:
@@ -232,6 +243,10 @@ class LayersVerdict:
         return len(set(map(fixed, self.range))) == 1
 
     @property
+    def has_few_texts(self) -> bool:
+        return self.n_texts is not None and self.n_texts < FEW_TEXTS
+
+    @property
     def has_few_prompts(self) -> bool:
         return self.n_prompts is not None and self.n_prompts < FEW_PROMPTS
 
@@ -243,7 +258,8 @@ def layers_verdict(sweep: LayerSweep) -> LayersVerdict | None:
         return None
     highest = max((auroc for _, auroc in measured), key=lambda auroc: auroc.value)
     best = [(layer, auroc) for layer, auroc in measured if auroc.overlaps(highest)]
-    return LayersVerdict(best, highest, _best_steered(sweep), sweep.provenance.get("prompts"))
+    n_texts = min(sweep.provenance.get("n_texts", ()), default=None)
+    return LayersVerdict(best, highest, _best_steered(sweep), sweep.provenance.get("prompts"), n_texts)
 
 
 def _best_steered(sweep: LayerSweep) -> dict[int, SteeredVerdict]:

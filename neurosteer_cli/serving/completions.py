@@ -60,7 +60,7 @@ class Completions:
                 f"model {self.registry.model_id!r} has no chat template: to go on from plain text ask "
                 '/v1/completions, or /api/generate with "raw": true'
             )
-        rendered = self.engine.chat(request.chat, "messages")
+        rendered = self.engine.chat(request.chat, "messages", template_args=request.template_args)
         return self._answer(request, [self.engine.prompt_ids(rendered, "messages", rendered=True)])
 
     def dose(self, steering: dict[str, float]) -> float:

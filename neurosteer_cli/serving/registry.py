@@ -75,6 +75,8 @@ class VectorRegistry(dict[str, SteeringVector]):
             )
         for part in model.removeprefix(self.model_id).split("+")[1:]:
             name, _, alpha = part.partition(":")
+            if not name:
+                raise InputError(f"model {model[:80]!r}: name a vector after each +, as +VECTOR:ALPHA")
             if not alpha:
                 raise InputError(f"model {model[:80]!r}: give the alpha of {name[:64]!r}, as {name[:64]}:8")
             try:

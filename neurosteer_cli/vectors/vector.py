@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..data.kinds import MODEL, SAE, UNKNOWN, VECTOR, folder_kind, kind_of
+from ..data.kinds import VECTOR, kind_of, known_kind
 from ..errors import IncompatibleVectorError, InputError, ModelError, OutputError, SAEError, VectorFileError
 from ..files import replace_file, spooled
 from ..models.hooks import HookPoint
@@ -114,10 +114,7 @@ class SteeringVector:
             VectorFileError: damaged, no vector file, incomplete, or too new.
         """
         if os.path.isdir(path):
-            kind = folder_kind(path)
-            raise InputError(
-                f"{path}: {kind if kind in (MODEL, SAE) else 'is a directory; name a vector file'}"
-            )
+            raise InputError(f"{path}: {known_kind(path) or 'is a directory; name a vector file'}")
         try:
             with spooled(str(path)) as readable, safe_open(readable, framework="pt") as file:
                 header = file.metadata() or {}
@@ -242,9 +239,8 @@ def mean_norms(vectors: Sequence[SteeringVector]) -> dict[HookPoint, float]:
 
 def _why_unreadable(path: Path, error: Exception) -> str:
     """What a file is that is no safetensors file, or that a vector file is damaged."""
-    kind = kind_of(path)
-    is_another = kind not in (VECTOR, UNKNOWN) and os.path.getsize(path)
-    return str(kind) if is_another else f"damaged, or not a vector file ({error})"
+    kind = known_kind(path)
+    return str(kind) if kind not in (VECTOR, None) else f"damaged, or not a vector file ({error})"
 
 
 def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) -> SteeringVector:

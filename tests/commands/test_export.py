@@ -159,3 +159,16 @@ def test_the_norm_is_measured_on_the_texts_that_are_given(folder: Path, tmp_path
     norms = [next(iter(fact.points.values())).resid_norm for fact in facts]
     assert norms[0] != norms[1]
     assert [fact.parameters["texts"] for fact in facts] == ["neutral", str(folder / "up.jsonl")]
+
+
+def test_the_texts_that_are_given_may_stand_under_any_key(folder: Path, tmp_path: Path) -> None:
+    texts = folder / "up.jsonl"
+    renamed = tmp_path / "reviews.jsonl"
+    renamed.write_text(texts.read_text(encoding="utf-8").replace('"text"', '"review"'), encoding="utf-8")
+    source, norms = write_foreign(tmp_path / "f.gguf"), []
+    for arguments in (["--texts", texts], ["--texts", renamed, "--text-key", "review"]):
+        shared = ("-m", folder / "tiny", "-o", tmp_path / "up.st")
+        run("import", source, "--gguf-origin", "repeng", *arguments, *shared)
+        metadata = SteeringVector.load(tmp_path / "up.st").metadata
+        norms.append({name: point.resid_norm for name, point in metadata.points.items()})
+    assert norms[0] == norms[1]

@@ -223,9 +223,10 @@ def test_arguments_reach_the_chat_template(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "thinker")
     template = "{{ messages[0].content }} {{ enable_thinking | tojson }} {{ effort }}"
     (folder / "chat_template.jinja").write_text(template)
-    given = ("--template-arg", "enable_thinking=false", "--template-arg", "effort=low")
-    (record,) = rows(run(*GEN, "-m", str(folder), "--chat", "hi", "--json", *given))
-    assert record["rendered"] == "hi false low"
+    for spelt in ("false", "False"):
+        given = ("--template-arg", f"enable_thinking={spelt}", "--template-arg", "effort=low")
+        (record,) = rows(run(*GEN, "-m", str(folder), "--chat", "hi", "--json", *given))
+        assert record["rendered"] == "hi false low"
     for wrong in ("enable_thinking", "=1", "a b=1"):
         said = refused(*GEN, "-m", str(folder), "--chat", "hi", "--template-arg", wrong)
         assert said == f"error: --template-arg {wrong}: give KEY=VALUE, each key once"

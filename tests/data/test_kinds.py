@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.saes import write
 from support.tiny import save_tiny, save_tiny_sae
 
 from neurosteer_cli.data.kinds import kind_of, stem_of, suffix_of
@@ -48,6 +49,8 @@ def test_what_this_program_and_its_neighbours_write_is_known() -> None:
     save_tiny(Path("model"))
     save_tiny_sae(Path("sae"))
     save_tiny_sae(Path("family/blocks.2"))
+    write(Path("scope"), {"config.json": {}, "params.safetensors": {}})
+    write(Path("learned"), {"config.json": {}, "ae.pt": {}})
     Path("vectors").mkdir()
     Path("vectors/a.st").write_bytes(Path("v.st").read_bytes())
     expected = {
@@ -61,6 +64,8 @@ def test_what_this_program_and_its_neighbours_write_is_known() -> None:
         "model/model.safetensors": "a safetensors file, but not one written by neurosteer",
         "sae": "an SAE's folder",
         "family": "an SAE's folder",
+        "scope": "an SAE's folder",
+        "learned": "an SAE's folder",
         "vectors": "a folder of vectors",
     }
     assert {name: what(name) for name in expected} == expected

@@ -380,6 +380,11 @@ def test_a_record_of_no_form_is_blamed_by_line(record: dict[str, Any], message: 
     assert str(caught.value) == message
 
 
+def test_a_key_is_proposed_as_it_is_typed() -> None:
+    with pytest.raises(InputError, match="; perhaps --text-key 'the review'$"):
+        as_passage(Located("here", {"the review": "Good.", "n": 1}))
+
+
 def test_a_chat_to_go_on_from_may_end_with_the_user() -> None:
     assert chat_messages(Located("f:1", {"messages": CHAT[:1]})) == tuple(CHAT[:1])
 

@@ -18,7 +18,15 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
-from neurosteer_cli.data.sides import NEEDS_LABELS, Sides, open_sides, sides_of, text_hash, unlike_forms
+from neurosteer_cli.data.sides import (
+    NEEDS_LABELS,
+    Sides,
+    few_texts,
+    open_sides,
+    sides_of,
+    text_hash,
+    unlike_forms,
+)
 from neurosteer_cli.errors import InputError
 
 UP = [f"up {n}" for n in range(8)]
@@ -213,6 +221,11 @@ def test_what_can_be_read_only_once_is_kept_aside(write: Write) -> None:
     feeder.join()
     assert refusal(["pipe", "pipe"]) == "pipe can be read only once; name a file in its other place"
     assert refusal(["-", "/dev/stdin"]).startswith("`-` (stdin) can be read only once")
+
+
+def test_sides_of_few_texts_are_warned_of() -> None:
+    sides = sides_of([f"a {n}" for n in range(50)], [f"b {n}" for n in range(9)])
+    assert few_texts(sides, "more") == [f"{sides[1].label}: 9 texts; 50 or more a side give more"]
 
 
 def test_sides_of_unlike_forms_are_warned_of(write: Write) -> None:

@@ -227,6 +227,32 @@ def test_an_object_with_a_list_in_it_may_be_a_record() -> None:
         assert read(write("a.json", json.dumps(record, indent=1))) == [record]
 
 
+def test_objects_that_hold_a_list_each_are_records() -> None:
+    records = [{"id": n, "lines": [{"speaker": "A", "text": f"hi {n}"}, {"text": "yo"}]} for n in range(3)]
+    jsonl = "\n".join(map(json.dumps, records))
+    for name, data in {
+        "a.jsonl": jsonl,
+        "a.json": jsonl,
+        "b.json": "\n".join(json.dumps(record, indent=1) for record in records),
+        "c.json": json.dumps(records),
+    }.items():
+        assert read(write(name, data)) == records
+    told = [located.where for located in read_records(write("a.jsonl", f"\n{jsonl}\n\n"))]
+    assert told == ["a.jsonl:2", "a.jsonl:3", "a.jsonl:4"]
+
+
+def test_a_chat_under_a_key_of_ones_own_is_one_record() -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    chats = [{"dialogue": turns}, {"dialogue": [*turns, *turns]}]
+    for number in (1, 2):
+        source = write("a.jsonl", "\n".join(map(json.dumps, chats[:number])))
+        assert read(source) == chats[:number]
+        read_as_chats = [record["messages"] for record in read(source, text_key="dialogue")]
+        assert read_as_chats == [chat["dialogue"] for chat in chats[:number]]
+    other = {"steps": [{"thought": "a"}]}
+    assert read(write("a.json", json.dumps(other)), text_key="steps")[0]["messages"] == other["steps"]
+
+
 # --- tables ------------------------------------------------------------------------------------
 
 

@@ -677,7 +677,8 @@ MODELS: list[Case] = [
     ("gen hi -m none", 1, FETCHING.format("none") + UNREACHED.format("none")),
     ("gen hi -m org/none", 1, FETCHING.format("org/none") + UNREACHED.format("org/none")),
     ("gen hi -m ./none", 1, f"error: './none': no such folder, and not a Hub id; {GIVE_A_MODEL}"),
-    ("gen hi -m up.jsonl", 1, f"error: 'up.jsonl' is a file; {GIVE_A_MODEL}"),
+    ("gen hi -m up.jsonl", 1, "error: up.jsonl: a text file; `neurosteer fit` makes a vector of texts. "
+     f"For a model {GIVE_A_MODEL}"),
     ("gen hi -m emptyfolder", 1, f"error: emptyfolder: {NO_CONFIG}"),
     ("gen hi -m noconfig", 1, f"error: noconfig: {NO_CONFIG}"),
     ("gen hi -m noweights", 1, "error: noweights: no .safetensors weights (pickled ones are not "
@@ -784,10 +785,15 @@ EXPORTING: list[Case] = [
 
 IMPORTING: list[Case] = [
     (taken("none.gguf"), 2, "error: none.gguf: no such file"),
-    (taken("tiny"), 2, "error: tiny: is a directory; name a control-vector file (.gguf)"),
+    (taken("tiny"), 2, "error: tiny: a model's folder; give it with --model"),
+    (taken("emptyfolder"), 2, "error: emptyfolder: is a directory; name a control-vector file (.gguf)"),
+    (taken("good.st"), 1, "error: good.st: a steering vector; give it a --vector of its own, or to "
+     "`neurosteer inspect`"),
+    (taken("text.gguf"), 1, "error: text.gguf: a text file; `neurosteer fit` makes a vector of texts"),
     *((taken(name), 1, like(rf"error: {re.escape(name)}: damaged, or not a GGUF file \([^\n]+\)"))
-      for name in ("text.gguf", "magic.gguf", "empty.st", "good.st", "cutown.gguf")),
-    (taken("amodelcv.gguf"), 1, "error: amodelcv.gguf: a GGUF file of 'llama', not a control vector"),
+      for name in ("magic.gguf", "empty.st", "cutown.gguf")),
+    (taken("amodelcv.gguf"), 1, "error: amodelcv.gguf: a GGUF file of 'llama', not a control "
+     "vector; give it with --model"),
     (taken("nonecv.gguf"), 1, "error: nonecv.gguf: holds no direction.k"),
     (taken("namedcv.gguf"), 1, "error: namedcv.gguf: tensor 'output.weight' is not a direction.k"),
     (taken("halfcv.gguf"), 1,

@@ -38,13 +38,18 @@ def test_without_steering_nothing_is_written(engine: Engine) -> None:
     sweep = sweep_layers(engine, sides_of(*SIDES))
     assert [layer.layer for layer in sweep.layers] == [0, 1, 2, 3]
     assert (sweep.judge, sweep.unsteered_rate, sweep.layers[0].steer) == (None, None, [])
+    assert sweep.provenance["n_texts"] == [len(side) for side in SIDES]
 
 
 def test_texts_that_are_cut_are_told(engine: Engine) -> None:
     long = [f"aaa bbb number {n} {'!' * 128}" for n in range(5)]
     warnings: list[str] = []
     sweep_layers(engine, sides_of([*SIDES[0], *long], SIDES[1]), [1], warn=warnings.append)
-    assert warnings == ["5 of 45 texts were cut to the model's 128 tokens"]
+    *few, cut = warnings
+    assert [warning.split(": ")[1] for warning in few] == [
+        f"{n} texts; 50 or more a side give more dependable numbers" for n in (25, 20)
+    ]
+    assert cut == "5 of 45 texts were cut to the model's 128 tokens"
 
 
 def test_a_block_that_the_model_lacks_is_refused(engine: Engine) -> None:

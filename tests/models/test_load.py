@@ -252,6 +252,7 @@ def test_an_encoder_decoder_is_refused(copied: Path, head: bool) -> None:
         ),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes", "bitsandbytes"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes", "bitsandbytes"),
+        ({"load_in_8bit": True}, "bitsandbytes", "bitsandbytes"),
         ({"quant_method": "hqq"}, "hqq", ""),
         ({"quant_method": "exl2", "bits": 4}, "exl2", ""),
     ],
@@ -269,6 +270,24 @@ def test_weights_quantised_for_another_package_are_named_with_it(
     said = rf"its weights are quantised \({method}\), (and|which transformers) cannot (be )?read.*{names}"
     message = f"^{copied}: {said}"
     with pytest.raises(ModelError, match=message):
+        load(copied, head=head)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_weights_quantised_in_a_way_that_transformers_does_not_know_are_not_read_as_plain_ones(
+    copied: Path, head: bool
+) -> None:
+    """NVIDIA's keep the names of plain weights, with scales beside them."""
+    config = json.loads((copied / "config.json").read_text())
+    quantised = {"quant_method": "modelopt", "quant_algo": "FP8"}
+    (copied / "config.json").write_text(json.dumps({**config, "quantization_config": quantised}))
+    tensors = load_file(copied / WEIGHTS)
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = (tensors[name] / 0.1).to(torch.float8_e4m3fn)
+    tensors[name + "_scale"] = torch.tensor(0.1)
+    save_file(tensors, copied / WEIGHTS, metadata={"format": "pt"})
+    said = r"its weights are quantised \(modelopt\), which transformers cannot read$"
+    with pytest.raises(ModelError, match=f"^{copied}: {said}"):
         load(copied, head=head)
 
 

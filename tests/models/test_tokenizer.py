@@ -1,5 +1,6 @@
 """Between text and tokens: which count, chats and prompts, what ends a text, continuations."""
 
+import inspect
 import json
 import shutil
 from dataclasses import replace
@@ -12,7 +13,7 @@ import transformers
 from support.engines import load, passage
 from support.tiny import CONTEXT, save_tiny, tiny_tokenizer
 
-from neurosteer_cli.data.records import Passage
+from neurosteer_cli.data.records import NOT_THE_TEMPLATES, Passage
 from neurosteer_cli.errors import InputError, ModelError
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.generate import Job, generate
@@ -304,6 +305,14 @@ def test_arguments_of_the_template_reach_it(engine: Engine) -> None:
     tokenizer.chat_template = "{{ messages[0].content }} {{ enable_thinking | tojson }}"
     thinking = replace(engine, tokenizer=tokenizer, template_args={"enable_thinking": False})
     assert thinking.chat([{"role": "user", "content": "a"}], "here") == "a false"
+    given = {"enable_thinking": True}  # of one chat
+    assert thinking.chat([{"role": "user", "content": "a"}], "here", template_args=given) == "a true"
+
+
+def test_what_is_no_argument_of_a_template_is_all_that_rendering_takes() -> None:
+    rendering = set(inspect.signature(transformers.PreTrainedTokenizerFast.apply_chat_template).parameters)
+    of_templates = {"self", "kwargs", "tools", "documents"}
+    assert rendering - of_templates == NOT_THE_TEMPLATES - {"messages"}
 
 
 def test_texts_that_were_not_read_whole_are_counted(engine: Engine) -> None:

@@ -41,9 +41,12 @@ def of(evaluation: Evaluation, judge: str = "data", **options: float) -> Said:
 
 
 def said_of(
-    layers: list[Layer], unsteered: Estimate | None = None, n_prompts: int | None = None
+    layers: list[Layer],
+    unsteered: Estimate | None = None,
+    n_prompts: int | None = None,
+    n_texts: tuple[int, ...] = (50, 50),
 ) -> list[str]:
-    sweep = LayerSweep("", layers, {"prompts": n_prompts}, None, unsteered)
+    sweep = LayerSweep("", layers, {"prompts": n_prompts, "n_texts": n_texts}, None, unsteered)
     words: Any = environment().get_template("verdict.html").module
     html = words.layers(layers_verdict(sweep), MAX_PPL_RATIO)
     return list(map(plain, re.findall("<(?:p|li)[^>]*>(.*?)</(?:p|li)>", html, re.DOTALL)))
@@ -106,6 +109,14 @@ def test_nothing_goes_beyond_its_interval() -> None:
         "[44, 56] unsteered (+3 points [-9, 15])."  # no difference was given: the two intervals'
     )
     assert found.sentences[-1] == "There was no random vector to compare with."
+
+
+def test_what_is_as_large_elsewhere_is_not_called_the_largest() -> None:
+    tied = changed(evaluations.without_effect(), with_judge(rate=near(0.47, 0.06)))
+    assert of(tied).sentences[0] == (
+        "One of 3 as large: At alpha 4 the judge “data” finds 47 % [41, 53] of texts positive, against 50 % "
+        "[44, 56] unsteered (-3 points [-15, 9])."
+    )
 
 
 def test_an_effect_that_costs_too_much_is_no_success() -> None:
@@ -302,6 +313,12 @@ def test_few_prompts_at_layers_are_called_too_few() -> None:
         "Of the steered texts: 6 prompts are too few to tell: intervals are dependable from about 20 on. "
         "Take this as a hint."
     )
+
+
+def test_few_texts_at_layers_are_called_too_few() -> None:
+    assert said_of([layer(2, Estimate(1.0, 1.0, 1.0))], n_texts=(60, 10))[1:] == [
+        "A side of 10 texts is too few to tell: 50 or more give more dependable numbers. Take this as a hint."
+    ]
 
 
 # --- too few, the wanted direction, ties --------------------------------------------------------

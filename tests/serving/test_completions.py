@@ -110,6 +110,7 @@ def test_positions_decide_where_a_request_is_steered(client: openai.OpenAI) -> N
         ({"steering": {"polite": 1e9}}, 400, "alpha of 'polite' must be a number from -1000 to 1000"),
         ({"steering": {"polite": "much"}}, 400, "steering.polite: must be a number, got 'much'"),
         ({"model": "gpt-4"}, 404, "model 'gpt-4' is not served; ask for 'tiny'"),
+        ({"model": "tiny+"}, 400, "name a vector after each +, as +VECTOR:ALPHA"),
         ({"model": "tiny+polite"}, 400, "give the alpha of 'polite', as polite:8"),
         ({"model": "tiny+polite:"}, 400, "give the alpha of 'polite', as polite:8"),
         ({"model": "tiny+polite:x"}, 400, "alpha 'x' is not a number"),
@@ -186,6 +187,20 @@ def test_any_number_of_stops_and_more_prompts_than_are_written_at_a_time(client:
     assert client.completions.create(**asked, stop=stops).choices[0].text == free[: free.find(free[12:14])]
     many = client.completions.create(model="tiny", prompt=["x"] * 40, max_tokens=2, n=1)
     assert len(many.choices) == 40
+
+
+def test_a_request_gives_the_chat_template_arguments(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "thinker")
+    template = "{{ messages[0].content }}{{ ' thinking' if enable_thinking }}"
+    (folder / "chat_template.jinja").write_text(template)
+    n_read = {}
+    with served(load(folder, template_args={"enable_thinking": True}), {}) as (address, _):
+        for path, asked in (("/v1/chat/completions", CHAT), ("/v1/responses", {"input": "x"})):
+            for given in ({}, {"enable_thinking": False}, {"enable_thinking": True, "other": [1]}):
+                answer = post(address, path, {**asked, "chat_template_kwargs": given}).json()
+                usage = answer["usage"]
+                n_read[path, len(given)] = usage.get("prompt_tokens", usage.get("input_tokens"))
+    assert list(n_read.values()) == [10, 1, 10, 10, 1, 10]
 
 
 def test_where_the_server_keeps_its_model_is_told_to_nobody(tmp_path: Path) -> None:

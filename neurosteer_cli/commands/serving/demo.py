@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..shared import options, results
-from ..shared.options import Device, Dtype, JudgeOptions, Model, ModelOptions
+from ..shared.options import JudgeOptions, ModelOptions
 from .server import LOOPBACK, More, Port, Vectors, address_of, bound, check_installed, load, run, style_sheet
 
 if TYPE_CHECKING:
@@ -25,16 +25,15 @@ DEFAULT_JUDGE = "sentiment"
 
 
 @options.judge_options()
+@options.chat_model_options
 def demo(
     more: More = None,
     vectors: Vectors = None,
-    model: Model = None,
     *,
+    where: ModelOptions,
     judging: JudgeOptions,
     port: Port = 8008,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
 ) -> None:
     """Try vectors in the browser: sliders, unsteered and steered text side by side, new vectors.
 
@@ -53,9 +52,8 @@ def demo(
     from ...serving.app import ServerConfig
 
     listener = bound("127.0.0.1", port)
-    where = ModelOptions(model=model, dtype=dtype, device=device)
     with as_file(files("neurosteer_cli.vectors") / "bundled") as bundled:
-        of_model = [bundled] if model in (None, DEFAULT_MODEL) else []
+        of_model = [bundled] if where.name == DEFAULT_MODEL else []
         completions, followed = load([*(vectors or []), *(more or [])] or of_model, where)
     judges = results.load_judges_of(judging, completions.registry.values())
     if browser:

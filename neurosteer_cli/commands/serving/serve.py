@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ...errors import InputError
-from ..shared.options import Device, Dtype, Model, ModelOptions
+from ..shared import options
+from ..shared.options import ModelOptions
 from ..shared.parse import parse_count
 from .server import LOOPBACK, More, Port, Vectors, bound, check_installed, load, run, style_sheet
 
@@ -31,10 +32,12 @@ Log = Annotated[bool, typer.Option("--log/--no-log", help="A line about each req
 LogTexts = Annotated[bool, typer.Option("--log-texts", help="With prompts and texts in it.")]
 
 
+@options.chat_model_options
 def serve(
     more: More = None,
     vectors: Vectors = None,
-    model: Model = None,
+    *,
+    where: ModelOptions,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Port = 8000,
     api_key: ApiKey = None,
@@ -51,8 +54,6 @@ def serve(
     allow_origin: AllowOrigin = None,
     log: Log = True,
     log_texts: LogTexts = False,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
 ) -> None:
     """Serve the model to OpenAI's clients; each request says how to steer.
 
@@ -79,7 +80,6 @@ def serve(
     from ...serving.completions import Limits
 
     listener = bound(host, port)
-    where = ModelOptions(model=model, dtype=dtype, device=device)
     limits = Limits(max_new_tokens=max_new_tokens, seconds=time_limit)
     paths = [*(vectors or []), *(more or [])]
     completions, followed = load(paths, where, limits, max_batch=max_batch, max_waiting=max_waiting)

@@ -15,8 +15,7 @@ from ...errors import InputError
 
 _RANGE = re.compile("([0-9]{1,6})(?:-([0-9]{1,6}))?")
 MAX_LAYERS = 10_000  # of a range
-# what rendering a chat is told by whoever renders it
-_NOT_THE_TEMPLATES = {"messages", "conversation", "tokenize", "add_generation_prompt"}
+_PYTHON = {"True": True, "False": False, "None": None}  # as people write them, too
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -64,22 +63,24 @@ def check_paired(vectors: Sequence[Path], alphas: Sequence[str]) -> None:
 
 
 def parse_template_args(texts: Sequence[str]) -> dict[str, Any]:
-    """Read `enable_thinking=false`: a value is JSON, or a text as it stands.
+    """Read `enable_thinking=false`: a value is JSON or Python's True, False or None, or a text as it stands.
 
     Raises:
         InputError: no name, one that is given twice, or one that is no argument of a template.
     """
+    from ...data.records import NOT_THE_TEMPLATES
+
     args: dict[str, Any] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name.isidentifier() or name in args:
             raise InputError(f"--template-arg {text}: give KEY=VALUE, each key once")
-        if name in _NOT_THE_TEMPLATES:
+        if name in NOT_THE_TEMPLATES:
             raise InputError(f"--template-arg {text}: {name} is set by neurosteer itself")
         try:
             args[name] = json.loads(value)
         except ValueError:
-            args[name] = value
+            args[name] = _PYTHON.get(value, value)
     return args
 
 

@@ -3,15 +3,17 @@
 Knows the caches' keys, values and recurrent states, a row a text; knows nothing of steering or sampling.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import (
     CacheLayerMixin,
     DynamicLayer,
@@ -22,6 +24,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
+from ...models.architectures.decoder import text_part
 from ...models.engine import Engine
 
 ARGUMENTS = ("cache", "past_key_values", "cache_params", "state")  # what models call theirs, new names first
@@ -32,6 +35,8 @@ JOINED = (
     LinearAttentionAndFullAttentionLayer,
     LinearAttentionAndSlidingWindowAttentionLayer,
 )
+# By which a model's code masks what lies beyond a window.
+MASKS_OF_WINDOWS = {"create_sliding_window_causal_mask", "create_chunked_causal_mask"}
 # Read in two ways, a text gives the same but for rounding, or what is different altogether.
 SAME_STATE, SAME_LOGITS = 0.01, 0.05
 
@@ -59,7 +64,22 @@ class Caching:
             self.argument = None
 
     def _empty(self) -> DynamicCache:
-        return DynamicCache(config=self.engine.model.config)
+        cache = DynamicCache(config=self.engine.model.config)
+        for number, layer in enumerate(cache.layers):
+            if type(layer) is DynamicSlidingWindowLayer and not self._knows_windows:
+                cache.layers[number] = DynamicLayer()  # type: ignore[no-untyped-call]
+        return cache
+
+    @cached_property
+    def _knows_windows(self) -> bool:
+        """Whether the model's code has windows; some configurations name one that it never looks at.
+
+        The cache would drop what lies beyond it, though a pass over the whole text reads it.
+        """
+        parts = text_part(self.engine.model).modules()
+        kinds = {type(part) for part in parts if isinstance(part, PreTrainedModel)}
+        methods = [each for kind in kinds for _, each in inspect.getmembers(kind, inspect.isfunction)]
+        return any(_names(inspect.unwrap(method).__code__) & MASKS_OF_WINDOWS for method in methods)
 
     def new(self) -> Any:
         """A cache of no rows; None where the model makes its own."""
@@ -95,7 +115,12 @@ class Caching:
         return all((a - b).norm() <= SAME_STATE * a.norm() for a, b in zip(whole, parts, strict=True))
 
     def _own_is_right(self) -> bool:
-        """Whether a text read in two parts with the model's own cache is what it is read whole."""
+        """Whether a text read in two parts with the model's own cache is what it is read whole.
+
+        What goes wrong with a sliding window may begin beyond it, and it may be too long to try.
+        """
+        if getattr(self.engine.model.config.get_text_config(), "sliding_window", None):
+            return False
         try:
             (whole, _), (parts, _) = self._read_in([8], None), self._read_in([7, 1], None)
         except Exception:  # xLSTM's and MiniMax's are not made for each of their configurations
@@ -195,6 +220,12 @@ def below(upper: Tensor, lower: Tensor, dim: int) -> Tensor:
     gap = upper.shape[dim] - lower.shape[dim]
     before = (*(0, 0) * (-1 - dim), abs(gap), 0)  # sizes from the last dimension on
     return torch.cat([pad(upper, before) if gap < 0 else upper, pad(lower, before) if gap > 0 else lower])
+
+
+def _names(code: CodeType) -> set[str]:
+    """What code refers to that is not its own, functions within it included."""
+    within = (each for each in code.co_consts if isinstance(each, CodeType))
+    return set(code.co_names).union(*map(_names, within))
 
 
 def _has_keys(layer: Any) -> bool:

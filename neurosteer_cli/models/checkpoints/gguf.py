@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from gguf import GGUFReader
 
-CONVERSION = 2  # counts what is made differently here: what an older one made is made anew
+CONVERSION = 3  # counts what is made differently here: what an older one made is made anew
 SECONDS_BETWEEN_SIGNS = 10.0
 DEQUANTISED_AT_ONCE = 2**24  # numbers: the arithmetic needs several times their memory
 ENDS = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ...data.kinds import SAE, known_kind
 from ...errors import ModelError
 from .adapters import is_adapter, merged
 from .gguf import converted
@@ -37,7 +38,8 @@ def resolve(model: str, say: Callable[[str], None] = lambda _message: None) -> P
             return converted(gguf, say)
         return _model_folder(_checked_folder(path), say)
     if os.path.isfile(path):
-        raise ModelError(f"{model!r} is a file; {_HINT}")
+        kind = known_kind(path)
+        raise ModelError(f"{model}: {kind}. For a model {_HINT}" if kind else f"{model!r} is a file; {_HINT}")
     return _model_folder(_from_hub(model, say), say)
 
 
@@ -61,7 +63,9 @@ def _checked_folder(folder: Path) -> Path:
     if is_adapter(folder):
         return folder
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json; not a Hugging Face checkpoint folder")
+        is_sae = known_kind(folder) == SAE
+        what = SAE if is_sae else "no config.json; not a Hugging Face checkpoint folder"
+        raise ModelError(f"{folder}: {what}")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{folder}: no .safetensors weights (pickled ones are not read); "

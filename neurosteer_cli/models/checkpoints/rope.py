@@ -1,4 +1,4 @@
-"""How a GGUF file scales rotary embeddings, which transformers' reader leaves out.
+"""On what base, and how, a GGUF file scales rotary embeddings, which transformers' reader leaves out.
 
 Knows the metadata and tensors that say so, and transformers' names for the same; knows no model.
 """
@@ -13,23 +13,27 @@ from ...errors import ModelError
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
+_OF_BASE = ("freq_base", "dimension_count")
 # Llama 3.1 and later, in whose files only the factors stand; how they follow from these is in transformers.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
-    """Put a file's scaling of rotary embeddings into the configuration transformers made of the file.
+    """Put a file's base and scaling of rotary embeddings into the configuration transformers made of it.
 
     Raises:
         ModelError: it scales in a way that is not known here.
     """
     architecture = reader.fields["general.architecture"].contents()
+    _set_base(config, *(reader.fields.get(f"{architecture}.rope.{name}") for name in _OF_BASE))
     prefix = f"{architecture}.rope.scaling."
     said = {
         name.removeprefix(prefix): field.contents()
         for name, field in reader.fields.items()
         if name.startswith(prefix)
     }
+    if older := reader.fields.get(f"{architecture}.rope.scale_linear"):  # of files of 2023
+        said.setdefault("factor", older.contents())
     factors = {
         tensor.name.removesuffix(".weight"): [float(factor) for factor in tensor.data.flatten()]
         for tensor in reader.tensors
@@ -44,6 +48,18 @@ def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
         rope["full_attention"] = {**rope["full_attention"], **scaling}
     else:
         rope |= scaling
+    config.rope_parameters = rope
+
+
+def _set_base(config: Any, base: Any, n_dims: Any) -> None:
+    """The base, and of how much of a head: of StarCoder 2, Phi-3 and others these are left out, too."""
+    if not (rope := getattr(config, "rope_parameters", None)):
+        return
+    if base and "rope_theta" in rope:
+        rope = {**rope, "rope_theta": base.contents()}
+    if n_dims and "partial_rotary_factor" in rope:
+        d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        rope = {**rope, "partial_rotary_factor": n_dims.contents() / d_head}
     config.rope_parameters = rope
 
 
@@ -62,7 +78,7 @@ def _scaling(
         if all(map(_near, freqs, _llama3_factors(max(freqs), base, len(freqs)))):
             return llama3
         return {**_by_factors(freqs, freqs, config.max_position_embeddings), "attention_factor": 1.0}
-    kind, factor = said.get("type", "none"), said.get("factor", 1.0)
+    kind, factor = said.get("type", "linear"), said.get("factor", 1.0)
     if kind == "none" or factor in (0.0, 1.0):
         return None
     if kind == "linear":

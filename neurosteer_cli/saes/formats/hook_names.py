@@ -9,8 +9,11 @@ from pathlib import Path
 from ...errors import InputError, SAEError
 from ...models.hooks import RESID_POST, RESID_PRE, HookPoint
 
-# `model.layers.20`, `transformer.h.20.output`: a block is a numbered member of the one list of them.
-_BLOCK = re.compile(r"(?:[a-z_]+\.)*?(?:layers?|h|blocks?)\.([0-9]{1,6})(?:\.(input|output))?")
+# `model.layers.20`, `transformer.h.20.output`: a block is a numbered member of the one list of them,
+# that of the text.
+_BLOCK = re.compile(
+    r"(?!.*(?:vision|visual|audio))(?:[a-z_]+\.)*?(?:layers?|h|blocks?)\.([0-9]{1,6})(?:\.(input|output))?"
+)
 _FOLDER = re.compile(r"(?<![a-z])(?:layers?[._]?|blocks?[._]?|h\.)([0-9]{1,6})(?![0-9])")
 _PLACE = re.compile(
     r"(?<![a-z])(?:(?P<residual>res|resid|residual)(?!_?mid)|mlp|att|attn|attention|resid_?mid|hook_z|clt|"
@@ -56,6 +59,9 @@ def hook_name_of(place: Path, layer: int | None, said: str = "", kind: str = RES
             if not match["residual"]:
                 raise SAEError(f"{place}: an SAE of {match[0]} ({words}), not of the residual stream")
             break
+    else:
+        if said and not _FOLDER.search(said.lower()):
+            raise SAEError(f"{place}: an SAE of {said!r}, which is no known name of the residual stream")
     if layer is None:
         raise SAEError(f"{place}: nothing in it says which block it belongs to; name it with --layers")
     return str(HookPoint(layer, kind))

@@ -3,10 +3,13 @@
 Knows the readers; knows nothing of names that are not paths.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from ...errors import SAEError
+from ...data.kinds import MODEL, known_kind
+from ...errors import SAEError, one_line
 from ..sae import SparseAutoencoder
 from . import dictionary_learning, gemma_scope, sae_lens, sparsify
 from .hook_names import is_residual, residual_point
@@ -50,7 +53,19 @@ def read_sae(place: Path, sae_id: str, layer: int | None = None) -> SparseAutoen
     reader = _reader(place)
     if reader is None:
         raise SAEError(_what_else(place))
-    return from_state(sae_id, *reader.read(place, layer))
+    with _of_its_form(place):
+        return from_state(sae_id, *reader.read(place, layer))
+
+
+@contextmanager
+def _of_its_form(place: Path) -> Iterator[None]:
+    """Name an SAE in whose files there is, say, a text where a number belongs."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SAEError(
+            f"{place}: its files are not of the form they should be ({one_line(error)})"
+        ) from error
 
 
 def places_by_layer(folder: Path, depth: int) -> dict[int, list[Path]]:
@@ -72,10 +87,11 @@ def _layer_of(place: Path) -> int | None:
     reader = _reader(place)
     assert reader is not None
     try:
-        name = reader.hook_name(place, None)
+        with _of_its_form(place):
+            name = reader.hook_name(place, None)
+            return residual_point("", name).layer if is_residual(name) else None
     except SAEError:  # read for itself, it says what is the matter
         return None
-    return residual_point("", name).layer if is_residual(name) else None
 
 
 def _reader(place: Path) -> ModuleType | None:
@@ -88,7 +104,10 @@ def _reader(place: Path) -> ModuleType | None:
 def _what_else(place: Path) -> str:
     """What a path is that no reader takes, and what to do."""
     if place.is_file():
-        return f"{place}: not a file of an SAE that is read; name the folder it is in, with one of {_KNOWN}"
+        what = known_kind(place) or "not a file of an SAE that is read"
+        return f"{place}: {what}. For an SAE name the folder it is in, with one of {_KNOWN}"
+    if known_kind(place) == MODEL:
+        return f"{place}: {MODEL}"
     if (place / "hyperparams.json").is_file():
         return (
             f"{place}: an SAE of Llama Scope, whose norms are folded in by sae-lens's loader; name it as "

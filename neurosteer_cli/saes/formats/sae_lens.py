@@ -46,13 +46,18 @@ def _migrated(place: Path, older: Entries, scale: Tensor | None) -> Entries:
         raise SAEError(
             f"{place}: activation {activation!r} of architecture {architecture!r} is not supported"
         )
+    kwargs = older.get("activation_fn_kwargs") or {}
+    if "topk" in (architecture, activation) and kwargs.get("k") is None:
+        raise SAEError(f"{place}: its configuration does not say 'k', how many latents fire at a token")
     if older.get("hook_head_index", older.get("hook_point_head_index")) is not None:
         raise SAEError(f"{place}: reads one attention head, not the residual stream")
     if scale is not None and not bool((scale == 1).all()):
         raise SAEError(
             f"{place}: its latents are scaled by finetuning (scaling_factor), which is not supported"
         )
-    entries: Entries = handle_pre_6_0_config({**older, "architecture": architecture})
+    entries: Entries = handle_pre_6_0_config(
+        {**older, "architecture": architecture, "activation_fn_kwargs": kwargs}
+    )
     entries["metadata"]["model_from_pretrained_kwargs"] = {"center_writing_weights": _centred(older)}
     return entries
 

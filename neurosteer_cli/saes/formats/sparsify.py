@@ -28,7 +28,8 @@ def hook_name(place: Path, layer: int | None) -> str:
 def read(place: Path, layer: int | None) -> tuple[Entries, Weights]:
     """The entries, as sae-lens 6 would write them, and the weights."""
     config = read_json(place / "cfg.json")
-    if config.get("transcode") or config.get("skip_connection"):
+    transcodes = config.get("transcode") or _run(place).get("hook_mode") == "transcode"
+    if transcodes or config.get("skip_connection"):
         raise SAEError(f"{place}: a transcoder of sparsify, from one place to another, not an SAE")
     if config.get("signed") or config.get("activation", "topk") != "topk":
         activation = "signed topk" if config.get("signed") else config["activation"]

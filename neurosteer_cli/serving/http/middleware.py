@@ -8,6 +8,7 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ JSON_TYPE = (b"content-type", b"application/json")
 UNTYPED = ("", "application/x-www-form-urlencoded")  # what a body is sent as unless something is said
 GUARDED = ("/v1", OLLAMA)  # paths that need the key, if there is one
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # seconds
+MAYBE_SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")  # escaped, as bytes, in UTF-16
 LONGEST_REASON = 500  # characters of a refusal that the log repeats
 requests_log = logging.getLogger("neurosteer.requests")  # INFO: a line a request
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -140,9 +142,10 @@ class RefusedError(Exception):
 class RequestCheck:
     """Refuses by status and name: 401 no key, 403 another host, 415 not JSON, 413 too large, 408 too slow.
 
-    A body is read whole, once. That it must say it is JSON also keeps other sites' pages out: a browser
-    sends such a body elsewhere only after asking for permission, which few are given, or none. Ollama's
-    clients do not say it, and need not, as long as they are no page: a browser says where a page is from.
+    A body is read whole, once, and refused (400) where it holds what is no text. That it must say it is
+    JSON also keeps other sites' pages out: a browser sends such a body elsewhere only after asking for
+    permission, which few are given, or none. Ollama's clients do not say it, and need not, as long as they
+    are no page: a browser says where a page is from.
     Where `hosts` are given it may be asked for under these names alone: another site's name can be made to
     lead here, and its pages would then be free to ask.
     """
@@ -159,7 +162,8 @@ class RequestCheck:
                 self._check_host(request.headers.get("host", ""))
                 self._check_key(scope["path"], request.headers.get("authorization", ""))
                 if request.method == "POST":
-                    receive = _replayed(await self._body(request), receive)
+                    _check_text(sent := await self._body(request))
+                    receive = _replayed(sent, receive)
                     scope = {**scope, "headers": [*_without_type(scope["headers"]), JSON_TYPE]}
             except RefusedError as refused:
                 body = in_form_of(scope["path"], refused.body)
@@ -175,7 +179,9 @@ class RequestCheck:
     def _check_key(self, path: str, authorization: str) -> None:
         if self.api_key is None or not path.startswith(GUARDED):
             return
-        if not hmac.compare_digest(authorization.encode(), b"Bearer " + self.api_key.encode()):
+        scheme, _, key = authorization.partition(" ")
+        is_key = hmac.compare_digest(key.encode(), self.api_key.encode())
+        if scheme.lower() != "bearer" or not is_key:  # schemes of authorization have no case
             message = "a valid API key is needed: Authorization: Bearer KEY"
             raise RefusedError(401, message, "invalid_api_key")
 
@@ -199,6 +205,20 @@ class RequestCheck:
             if len(body) > self.max_bytes:
                 raise too_large
         return bytes(body)
+
+
+def _check_text(body: bytes) -> None:
+    """Refuse half of a surrogate pair, which JSON can hold, and no tokenizer or answer can."""
+    if not MAYBE_SURROGATES.search(body):
+        return
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        message = f"the body holds {half} alone, half of a surrogate pair: that is no text"
+        raise RefusedError(400, message, "invalid_text") from error
+    except (ValueError, RecursionError):  # no JSON: told by whoever reads it
+        return
 
 
 def _is_json(request: Request) -> bool:

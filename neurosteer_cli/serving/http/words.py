@@ -51,14 +51,14 @@ def fault(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     kind, ctx = first["type"], first.get("ctx", {})
     if kind == "json_invalid":
         return f"the body is not JSON: {ctx['error']}, at character {first['loc'][-1]}", None
-    place = ".".join(part for part in map(str, first["loc"][1:]) if not part.startswith("<"))
-    if not place:
+    parts = [str(part) or "''" for part in first["loc"][1:] if not str(part).startswith(("<", "[key]"))]
+    if not parts:
         return "send a JSON object", None
     if kind in MUST_BE:
         sentence = f"{MUST_BE[kind].format(**ctx)}, got {_shown(first['input'])}"
     else:
         sentence = SENTENCES.get(kind, "cannot be read").format(**ctx)
-    place = place[:LONGEST_PLACE]
+    place = ".".join(parts)[:LONGEST_PLACE]
     return f"{place}: {sentence}"[:LONGEST], place
 
 

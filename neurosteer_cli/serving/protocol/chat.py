@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...data.records import NOT_THE_TEMPLATES
 from ...generation.continuation import Delta
 from .completions import ChoicesAnswer
 from .fields import Json, kind, one_of, refuse, text_or_list
@@ -92,7 +93,25 @@ class ChatAnswer(ChoicesAnswer):
         return {"content": self.log_probs(deltas), "refusal": None}
 
 
-class ChatRequest(OpenAIRequest):
+class TemplateRequest(OpenAIRequest):
+    """What is put into the model's chat template."""
+
+    chat_template_kwargs: Json = Field(
+        {}, description="Arguments of the chat template, such as enable_thinking."
+    )
+
+    @model_validator(mode="after")
+    def _check_template_args(self) -> "TemplateRequest":
+        for name in NOT_THE_TEMPLATES & self.chat_template_kwargs.keys():
+            refuse("chat_template_kwargs", f"{name!r} is no argument of the template")
+        return self
+
+    @property
+    def template_args(self) -> Json:
+        return self.chat_template_kwargs
+
+
+class ChatRequest(TemplateRequest):
     """Answering in a chat."""
 
     prefix = "chatcmpl-"

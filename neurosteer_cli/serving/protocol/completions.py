@@ -1,9 +1,9 @@
 """POST /v1/completions: going on from prompts, and the form of answer that chats share."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ...generation.continuation import Delta
 from .fields import Json, Texts, listed, refuse
@@ -91,6 +91,12 @@ class CompletionAnswer(ChoicesAnswer):
         }
 
 
+LogProbs = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_LOG_PROBS)] | None,
+    BeforeValidator(lambda given: None if given is False else given),  # as chats are asked for none
+]
+
+
 class CompletionRequest(OpenAIRequest):
     """Going on from prompts."""
 
@@ -102,7 +108,7 @@ class CompletionRequest(OpenAIRequest):
     n: int = Field(1, ge=1)
     best_of: int = Field(1, ge=0)
     echo: bool = False
-    logprobs: int | None = Field(None, ge=0, le=MAX_LOG_PROBS)
+    logprobs: LogProbs = None
     stream_options: StreamOptions = StreamOptions()
 
     @model_validator(mode="after")

@@ -11,10 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ...generation.continuation import Delta
-from .chat import Message
+from .chat import Message, TemplateRequest
 from .fields import Form, Json, kind, one_of, refuse, text_or_list
 from .formats import FlatFormat
-from .text import MAX_LOG_PROBS, NAMED_EVENTS, Answer, Choices, OpenAIRequest, ended_by, joined
+from .text import MAX_LOG_PROBS, NAMED_EVENTS, Answer, Choices, ended_by, joined
 from .unserved import IGNORED, UNSERVED, only
 
 LOG_PROBS = "message.output_text.logprobs"
@@ -170,7 +170,7 @@ class ResponsesAnswer(Answer):
         }
 
 
-class ResponsesRequest(OpenAIRequest):
+class ResponsesRequest(TemplateRequest):
     """Answering, in the form of OpenAI's newer API."""
 
     prefix = "resp_"

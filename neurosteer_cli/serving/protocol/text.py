@@ -111,6 +111,11 @@ class TextRequest(Form):
         return False
 
     @property
+    def template_args(self) -> Json:
+        """Arguments of the chat template."""
+        return {}
+
+    @property
     def schema_asked(self) -> Json | None:
         """The JSON schema that answers must be of; None: they are plain text."""
         return None

@@ -44,6 +44,7 @@ UNSERVED: Mapping[str, Neutral] = {
     "moderation": only(),
     "suffix": only(),
     "echo": only(False),
+    "best_of": only(0, 1),
     # vLLM
     "min_tokens": only(0),
     "length_penalty": only(1),

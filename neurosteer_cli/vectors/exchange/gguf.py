@@ -3,6 +3,7 @@
 Knows the file format and at which block a file's `direction.k` acts; knows nothing of the terminal.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.kinds import CONTROL_VECTOR, GGUF, known_kind
 from ...errors import IncompatibleVectorError, InputError, VectorFileError, one_line
-from ...files import file_sha256, replace_file
+from ...files import file_sha256, is_stdin, replace_file, spooled
 from ...models.checkpoints import llama_cpp
 from ...models.engine import Engine
 from ...models.hooks import HookPoint
 from ...models.shape import shape_of
 from ..metadata import PointMetadata, VectorMetadata
-from ..vector import NO_TEXTS, SteeringVector, unit_scale
+from ..vector import NO_TEXTS, SteeringVector, dose_of, unit_scale
 
 # Who made a file: the lowest k of a direction.k, and its k less the block whose output it belongs to.
 ORIGINS = {
@@ -34,14 +36,14 @@ ORIGINS = {
 _ARCHITECTURE = "controlvector"
 _HINT, _COUNT = f"{_ARCHITECTURE}.model_hint", f"{_ARCHITECTURE}.layer_count"
 _DIRECTION = "direction."
+_NUMBERED = re.compile(r"direction\.(0|[1-9][0-9]{0,3})")
 _OWN_METADATA, _OWN_ALPHA, _OWN_SHA256 = "neurosteer.metadata", "neurosteer.alpha", "neurosteer.vector_sha256"
 _KNOWN = {_HINT, _COUNT, _OWN_METADATA, _OWN_ALPHA, _OWN_SHA256}
 _DESCRIPTIVE = ("general.", "GGUF.")  # of a file and of its form, not of what its directions do
-MAX_BLOCK = 10_000
 
 # What a field says, by its name or in words, of directions that are not added.
 _NOT_ADDED = re.compile(
-    "project|ablat|orthogonal|subspace|reject|rotat|angular|affine|multipl|clamp|replac|reflect",
+    "project|ablat|orthogonal|subspace|reject|rotat|angular|affine|multipl|clamp|replac|reflect|eras|remov",
     re.IGNORECASE,
 )
 
@@ -99,7 +101,7 @@ class ControlVector:
             VectorFileError: it says that its directions are not to be added but, say, projected out.
         """
         for name, value in self.unknown_fields.items():
-            said = f"{name} = {value}" if isinstance(value, str) else name if value else ""
+            said = f"{name} = {value}" if isinstance(value, str | list) else name if value else ""
             if _NOT_ADDED.search(said):
                 raise VectorFileError(
                     f"{self.path}: {name} = {value!r}: its directions are not made to be added to the "
@@ -131,7 +133,7 @@ class ControlVector:
             own, other = f"has d_model={self.d_model}", f"has d_model={shape.d_model}"
         elif last >= shape.n_layers:
             own, other = f"acts on block {last}", f"has {shape.n_layers} blocks, 0 to {shape.n_layers - 1}"
-        elif hint is None or hint in llama_cpp.names_of(config):
+        elif hint is None or hint.lower() in llama_cpp.names_of(config):
             return
         else:
             own, other = f"was made for a model of type {hint!r}", f"is of type {family!r}"
@@ -183,39 +185,49 @@ def _after_blocks(metadata: VectorMetadata) -> VectorMetadata:
 def read_control_vector(path: Path) -> ControlVector:
     """Read a control-vector file; a VectorFileError says why it is none."""
     if os.path.isdir(path):
-        raise InputError(f"{path}: is a directory; name a control-vector file (.gguf)")
-    if not os.path.isfile(path):
+        raise InputError(
+            f"{path}: {known_kind(path) or 'is a directory; name a control-vector file (.gguf)'}"
+        )
+    if not is_stdin(str(path)) and not os.path.exists(path):
         raise InputError(f"{path}: no such file")
-    fields, tensors = _parsed(path)
+    with spooled(str(path)) as readable:
+        return _control_vector(path, Path(readable))
+
+
+def _control_vector(path: Path, readable: Path) -> ControlVector:
+    """The file that is called `path`, and can be read more than once."""
+    fields, tensors = _parsed(path, readable)
     architecture = fields.get("general.architecture")
     if architecture != _ARCHITECTURE:
-        raise VectorFileError(f"{path}: a GGUF file of {architecture!r}, not a control vector")
+        raise VectorFileError(f"{path}: a GGUF file of {architecture!r}, not a control vector; {GGUF.use}")
     directions = {_block(tensor.name, path): _direction(tensor, path) for tensor in tensors}
     if not directions:
         raise VectorFileError(f"{path}: holds no {_DIRECTION}k")
     if len({len(push) for push in directions.values()}) > 1:
         raise VectorFileError(f"{path}: its directions differ in length; one d_model is needed")
-    return ControlVector(path, file_sha256(path), dict(sorted(directions.items())), fields)
+    return ControlVector(path, file_sha256(readable), dict(sorted(directions.items())), fields)
 
 
-def _parsed(path: Path) -> tuple[dict[str, Any], Sequence[Any]]:
+def _parsed(path: Path, readable: Path) -> tuple[dict[str, Any], Sequence[Any]]:
     """A GGUF file's fields, by name, and tensors."""
     import gguf
 
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-            reader = gguf.GGUFReader(path)
+            reader = gguf.GGUFReader(readable)
             fields = {name: field.contents() for name, field in reader.fields.items()}
     except Exception as error:  # the reader raises whatever the file's damage leads to
-        raise VectorFileError(f"{path}: damaged, or not a GGUF file ({one_line(error)})") from error
+        kind = known_kind(readable)
+        is_another = kind not in (GGUF, CONTROL_VECTOR, None)
+        why = kind if is_another else f"damaged, or not a GGUF file ({one_line(error)})"
+        raise VectorFileError(f"{path}: {why}") from error
     return fields, reader.tensors
 
 
 def _block(name: str, path: Path) -> int:
-    number = name.removeprefix(_DIRECTION)
-    if number == name or not number.isdecimal() or not int(number[:6]) < MAX_BLOCK:
+    if not (match := _NUMBERED.fullmatch(name)):
         raise VectorFileError(f"{path}: tensor {name!r} is not a {_DIRECTION}k")
-    return int(number)
+    return int(match[1])
 
 
 def _direction(tensor: Any, path: Path) -> Tensor:
@@ -247,6 +259,8 @@ def from_control_vector(
     directions = {point: found[point] for point in norms}
     if not any(direction.any() for direction in directions.values()):
         raise VectorFileError(f"{control.path.name}: its directions are zero: nothing would be steered")
+    if not 0 < dose_of(directions, norms) < math.inf:
+        raise VectorFileError(f"{control.path.name}: its directions are too short or too long for float32")
     scale = unit_scale(directions, norms)
     parameters = {
         "gguf_origin": origin,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...data.json_text import Record
-from ...data.sides import FEW_TEXTS, Side, Sides, sides_of, unlike_forms
+from ...data.sides import Side, Sides, few_texts, sides_of, unlike_forms
 from ...errors import NeurosteerError, SAEError
 from ...models.engine import Engine
 from ...models.hooks import HookPoint
@@ -216,18 +216,13 @@ def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None
 
 
 def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
-    few = [
-        f"{side.label}: {side.n_texts} texts; {FEW_TEXTS} or more a side give a more dependable vector"
-        for side in sides
-        if side.n_texts < FEW_TEXTS
-    ]
     alike = [
         f"held-out AUROC at {point} is {measured.auroc:.2f}: the texts hardly separate there "
         "(0.50 is chance); use other texts, more of them, or another layer"
         for point, measured in vector.metadata.points.items()
         if measured.auroc is not None and measured.auroc < LOW_AUROC
     ]
-    return [*few, *unlike_forms(sides), *alike]
+    return [*few_texts(sides, "a more dependable vector"), *unlike_forms(sides), *alike]
 
 
 def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> list[LatentRow]:

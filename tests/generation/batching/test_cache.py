@@ -1,12 +1,14 @@
 """In whatever a family remembers what it has read: a text in a batch is what whole passes give."""
 
+import json
 import random
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
-from support.families import D_VOCAB, save_family
+from support.families import D_VOCAB, SPECIAL, save_family
 from torch import Tensor
 
 from neurosteer_cli.generation.batching import batch as batch_module
@@ -139,6 +141,49 @@ def test_what_may_be_done_with_a_cache_is_found_out(engines: Callable[[str], Eng
     _, *expected = FAMILIES[family]
     caching = Caching(engines(family))
     assert [caching.can_pad, caching.can_join, caching.can_slice, caching.one_by_one] == expected
+
+
+def check_long_text(folder: Path) -> None:
+    """An unsteered text over a window of 16 must be what whole passes give."""
+    engine = Engine.load(str(folder), device="cpu", dtype="float32")
+    ids = random.Random(7).choices(range(D_VOCAB - 60), k=24)
+    config = GenerationConfig(sampling=Sampling(temperature=0), max_new_tokens=12)
+    unsteered = Continuation(ids=ids, key="", pushes={}, config=config)
+    batch = Batch(engine)
+    batch.join([unsteered])
+    while len(batch):
+        batch.step()
+    assert unsteered.written == by_whole_passes(engine, unsteered)
+
+
+@pytest.mark.parametrize("window", [4, 16])
+def test_a_window_in_a_models_own_cache_goes_wrong_only_beyond_it(
+    window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MiniMax's mask is as long as what the first block remembers, which is nothing if that is recurrent."""
+    kinds = ["linear_attention", "full_attention"] * 2
+    monkeypatch.setitem(SPECIAL, "minimax", {"layer_types": kinds, "sliding_window": window})
+    check_long_text(save_family(tmp_path, "minimax", "MiniMaxForCausalLM"))
+
+
+@pytest.mark.parametrize(
+    ("family", "class_name"),
+    [
+        ("llama", "LlamaForCausalLM"),
+        ("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"),
+        ("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinkerForConditionalGeneration"),
+    ],
+)
+@pytest.mark.parametrize("name", ["sliding_window", "attention_chunk_size"])
+def test_a_window_that_the_models_code_does_not_know_hides_nothing(
+    family: str, class_name: str, name: str, tmp_path: Path
+) -> None:
+    """A Mistral that was saved as a Llama keeps the window in its configuration."""
+    folder = save_family(tmp_path, family, class_name)
+    config = json.loads((folder / "config.json").read_text())
+    config.get("text_config", config)[name] = 16
+    (folder / "config.json").write_text(json.dumps(config))
+    check_long_text(folder)
 
 
 def test_the_head_is_given_rows_that_lie_side_by_side(

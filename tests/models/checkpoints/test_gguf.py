@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from support.tiny import CHAT_TEMPLATE, CONTEXT, tiny_model
 from neurosteer_cli.errors import ModelError
 from neurosteer_cli.models.checkpoints import gguf as conversion
 from neurosteer_cli.models.checkpoints.gguf import converted
+from neurosteer_cli.models.checkpoints.rope import set_rope
 from neurosteer_cli.models.engine import Engine
 
 IDS = torch.tensor([[5, 99, 7, 20, 256, 31]])
@@ -253,10 +255,12 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     ("rope", "fields"),
     [
         (LLAMA3, {}),
-        ({"rope_type": "linear", "factor": 8.0}, {"type": "linear", "factor": 8.0}),
-        (YARN, {"type": "yarn", "factor": 4.0, "original_context_length": 16}),
-        ({"rope_type": "default"}, {"type": "none", "factor": 8.0}),
-        ({"rope_type": "default"}, {"type": "linear", "factor": 1.0}),
+        ({"rope_type": "linear", "factor": 8.0}, {"scaling.type": "linear", "scaling.factor": 8.0}),
+        ({"rope_type": "linear", "factor": 8.0}, {"scaling.factor": 8.0}),
+        ({"rope_type": "linear", "factor": 8.0}, {"scale_linear": 8.0}),
+        (YARN, {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 16}),
+        ({"rope_type": "default"}, {"scaling.type": "none", "scaling.factor": 8.0}),
+        ({"rope_type": "default"}, {"scaling.type": "linear", "scaling.factor": 1.0}),
     ],
 )
 def test_scaled_rotary_embeddings_are_read(
@@ -267,12 +271,29 @@ def test_scaled_rotary_embeddings_are_read(
     if rope is LLAMA3:  # as llama.cpp's converter writes it: what each frequency is divided by
         plain = llama(rope_type="default").model.rotary_emb.inv_freq
         tensors = {"rope_freqs.weight": (plain / model.model.rotary_emb.inv_freq).numpy()}
-    fields = {f"llama.rope.scaling.{name}": value for name, value in fields.items()}
+    fields = {f"llama.rope.{name}": value for name, value in fields.items()}
     (path,) = save_gguf(tmp_path / "own.gguf", model=model, fields=fields, tensors=tensors)
     engine = load(path)
     torch.testing.assert_close(logits(engine.model), reference(model), rtol=1e-4, atol=1e-4)
     found = engine.model.config.rope_parameters
     assert {name: found[name] for name in rope} == pytest.approx(rope)
+
+
+def test_the_base_of_rotary_embeddings_is_the_files_in_families_whose_reader_leaves_it_out() -> None:
+    fields = {"general.architecture": "starcoder2", "starcoder2.rope.freq_base": 70000.0}
+    said = {name: SimpleNamespace(contents=lambda value=value: value) for name, value in fields.items()}
+    config = transformers.Starcoder2Config()
+    set_rope(Path("m.gguf"), SimpleNamespace(fields=said, tensors=[]), config)  # type: ignore[arg-type]
+    assert config.rope_parameters["rope_theta"] == 70000.0
+
+
+@pytest.mark.parametrize("kind", ["Phi3", "StableLm", "Nemotron"])
+def test_a_file_says_how_much_of_a_head_is_rotated(kind: str) -> None:
+    said = {"general.architecture": kind, f"{kind}.rope.dimension_count": 12}
+    fields = {name: SimpleNamespace(contents=lambda value=value: value) for name, value in said.items()}
+    config = getattr(transformers, f"{kind}Config")(hidden_size=64, num_attention_heads=4)
+    set_rope(Path("m.gguf"), SimpleNamespace(fields=fields, tensors=[]), config)  # type: ignore[arg-type]
+    assert config.rope_parameters["partial_rotary_factor"] == 0.75
 
 
 def test_other_factors_of_rotary_embeddings_are_read_as_they_are(tmp_path: Path) -> None:

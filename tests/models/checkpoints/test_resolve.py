@@ -18,6 +18,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import validate_repo_id
+from support.tiny import save_tiny_sae
 
 from neurosteer_cli.errors import ModelError
 from neurosteer_cli.models.checkpoints import gguf as gguf_files
@@ -428,7 +429,18 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
         f"'{tmp_path}/up.jsonl' is a file; give an existing folder, a .gguf file, "
         "a Hub id such as openai-community/gpt2, or 'smollm2'"
     )
+    (tmp_path / "up.jsonl").write_text('{"text": "hello"}')
+    assert refusal(f"{tmp_path}/up.jsonl", said) == (
+        f"{tmp_path}/up.jsonl: a text file; `neurosteer fit` makes a vector of texts. For a model give "
+        "an existing folder, a .gguf file, a Hub id such as openai-community/gpt2, or 'smollm2'"
+    )
     assert said == []
+
+
+def test_an_sae_is_no_model(tmp_path: Path) -> None:
+    folder = save_tiny_sae(tmp_path / "sae")
+    message = f"{folder}: an SAE's folder; give it with --sae, or to `neurosteer sae info`"
+    assert refusal(str(folder)) == message
 
 
 # --- the Hub -----------------------------------------------------------------------------------

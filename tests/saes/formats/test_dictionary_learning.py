@@ -129,6 +129,10 @@ def test_half_precision_and_a_row_of_zeros(tmp_path: Path, resid: Tensor) -> Non
         ("trainer_0", {"submodule_name": None, "layer": 3}, HookPoint(3)),
         ("trainer_0", {"submodule_name": "resid_pre_layer_2"}, HookPoint(2, RESID_PRE)),
         ("trainer_0", {"buffer": {"io": "in"}}, HookPoint(2, RESID_PRE)),
+        ("trainer_0", {"submodule_name": "gpt_neox.layers.5", "layer": None}, HookPoint(5)),
+        ("trainer_0", {"submodule_name": "model.layers.2", "buffer": {"io": "in"}}, HookPoint(2, RESID_PRE)),
+        ("trainer_0", {"submodule_name": "residual_stream"}, HookPoint(2)),
+        ("trainer_0", {"submodule_name": "layer_2"}, HookPoint(2)),
         ("resid_post_layer_7/trainer_0", {"submodule_name": None, "layer": None}, HookPoint(7)),
         ("resid_post_layer_7/trainer_0", {"submodule_name": None, "layer": -1}, HookPoint(7)),
         ("attention-study/resid_out_layer7/10_32768", {"submodule_name": None, "layer": None}, HookPoint(7)),
@@ -146,6 +150,15 @@ def test_another_place_is_refused(tmp_path: Path, place: str) -> None:
         load(saved(tmp_path / "a", submodule_name=place))
     with pytest.raises(SAEError, match="not of the residual stream"):
         load(saved(tmp_path / place / "trainer_0", submodule_name=None))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.2.input_layernorm", "transformer.h.2.ln_1", "model.layers.2.block_sparse_moe", "lm_head"],
+)
+def test_a_module_that_is_no_block_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SAEError, match=f"'{name}'.* is (not a residual hook point|no known name of the res)"):
+        load(saved(tmp_path / "a", submodule_name=name))
 
 
 def test_without_a_block_it_is_asked_for(tmp_path: Path) -> None:

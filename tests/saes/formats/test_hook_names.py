@@ -35,7 +35,9 @@ def test_a_block_by_any_of_its_names(name: str, point: HookPoint) -> None:
     [
         "blocks.20.hook_resid_mid", "blocks.20.hook_mlp_out", "blocks.20.attn.hook_z", "hook_embed",
         "model.layers.20.mlp", "model.layers.20.self_attn.o_proj.input", "model.embed_tokens", "model.norm",
-        "model.layers.20.mlp.experts.3", "layers", "layers.", "layers.-1", "",
+        "model.layers.20.mlp.experts.3", "model.layers.20.input_layernorm",
+        "model.vision_tower.encoder.layers.2", "visual.blocks.2", "model.audio_tower.layers.2",
+        "layers", "layers.", "layers.-1", "",
     ],
 )  # fmt: skip
 def test_another_place_is_none(name: str) -> None:

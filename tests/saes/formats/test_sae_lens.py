@@ -124,6 +124,11 @@ def test_a_hook_point_by_its_module(tmp_path: Path, name: str) -> None:
     assert saved(tmp_path, {**FLAT, "hook_name": name}).hook_point == HookPoint(2)
 
 
+def test_an_activation_without_arguments(tmp_path: Path, resid: Tensor) -> None:
+    sae = saved(tmp_path, {**FLAT, "activation_fn_kwargs": None})
+    near(sae.encode(resid), hidden(resid, subtracts=True).relu())
+
+
 def test_a_scaling_factor_of_ones_is_none(tmp_path: Path, resid: Tensor) -> None:
     sae = saved(tmp_path, FLAT, {**PLAIN, "scaling_factor": torch.ones(D_SAE)})
     near(sae.encode(resid), hidden(resid, subtracts=True).relu())
@@ -134,6 +139,8 @@ def test_a_scaling_factor_of_ones_is_none(tmp_path: Path, resid: Tensor) -> None
     [
         ({"activation_fn_str": "tanh-relu"}, "activation 'tanh-relu' of architecture 'standard' is not"),
         ({**TOPK, "architecture": "gated"}, "activation 'topk' of architecture 'gated' is not supported"),
+        ({"activation_fn_str": "topk"}, "its configuration does not say 'k', how many latents fire"),
+        ({"architecture": "topk", "activation_fn_kwargs": None}, "does not say 'k', how many latents fire"),
         ({"hook_head_index": 3}, "reads one attention head, not the residual stream"),
         ({"hook_name": "blocks.2.attn.hook_z"}, r"reads attention heads \(hook_z\)"),
         ({"hook_name": "blocks.2.hook_mlp_out"}, "'blocks.2.hook_mlp_out' is not a residual hook point"),

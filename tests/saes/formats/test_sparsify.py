@@ -60,6 +60,12 @@ def test_one_of_what_enters_a_block(tmp_path: Path) -> None:
     assert load(saved(tmp_path / "layers.2")).hook_point == HookPoint(2, RESID_PRE)
 
 
+def test_a_run_of_transcoders_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"config.json": {"model": "m", "hook_mode": "transcode"}})
+    with pytest.raises(SAEError, match="a transcoder of sparsify"):
+        load(saved(tmp_path / "layers.2"))
+
+
 def test_of_a_run_those_of_the_residual_stream_are_the_family(tmp_path: Path) -> None:
     for name in ("layers.2", "layers.10", "layers.3.mlp", "embed_tokens"):
         saved(tmp_path / name)

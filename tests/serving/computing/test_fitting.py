@@ -92,18 +92,23 @@ def test_texts_are_written_while_a_vector_is_fitted_and_no_two_vectors_at_once(
     assert sum(written) > 0
 
 
-def test_a_fit_ends_when_its_client_leaves(
-    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def slow_fits(patch: pytest.MonkeyPatch) -> None:
+    """Have every pause of a fit take a while."""
     yield_to_batch = Scheduler.yield_to_batch
 
     def slowly(scheduler: Scheduler) -> None:
         time.sleep(0.3)
         yield_to_batch(scheduler)
 
+    patch.setattr(Scheduler, "yield_to_batch", slowly)
+
+
+def test_a_fit_ends_when_its_client_leaves(
+    engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with served(engine, vectors, fitting=True) as (address, completions):
         with monkeypatch.context() as patch:
-            patch.setattr(Scheduler, "yield_to_batch", slowly)
+            slow_fits(patch)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{address}/v1/vectors", json=LONG, timeout=0.5)
             time.sleep(1.2)  # till that is seen, and the batch at hand is read
@@ -116,13 +121,7 @@ def test_a_fit_ends_when_its_client_leaves(
 def test_a_fit_ends_when_the_server_does(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    yield_to_batch = Scheduler.yield_to_batch
-
-    def slowly(scheduler: Scheduler) -> None:
-        time.sleep(0.3)
-        yield_to_batch(scheduler)
-
-    monkeypatch.setattr(Scheduler, "yield_to_batch", slowly)
+    slow_fits(monkeypatch)
     with ThreadPoolExecutor(1) as pool, served(engine, vectors, fitting=True) as (address, completions):
         fitted = pool.submit(post, address, "/v1/vectors", LONG)
         time.sleep(0.5)

@@ -70,7 +70,7 @@ def test_the_same_request_gets_the_same_text_in_every_form(
         (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", "the body cannot be read as JSON"),
         (b'{"prompt": "x", "temperature": 1e400}', "temperature: must be a finite number, got inf"),
         (b'{"prompt": "x", "temperature": NaN}', "temperature: must be a finite number, got nan"),
-        (b'{"prompt": "\\ud800"}', "prompt: "),
+        (b'{"prompt": "\\ud800"}', "the body holds \\ud800 alone, "),
         (b"\xff\xfe", "the body"),
     ],
 )
@@ -78,3 +78,28 @@ def test_what_is_no_request_is_told_why(server: tuple[str, Completions], body: b
     status, content = asked(server[0], POST, TYPED, length(body), body=body)
     assert status == 400
     assert message in json.loads(content)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", b'{"messages": [{"role": "user", "content": "\\ud83d"}]}'),
+        ("chat/completions", b'{"messages": [{"role": "user", "content": "\xed\xa0\xbd"}]}'),
+        ("chat/completions", '{"messages": [{"role": "user", "content": "\\uDE00"}]}'.encode("utf-16")),
+        ("responses", b'{"input": "x", "metadata": {"a": "\\ude00\\ud83d"}}'),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(
+    server: tuple[str, Completions], path: str, body: bytes
+) -> None:
+    start = f"POST /v1/{path} HTTP/1.1"
+    status, content = asked(server[0], start, TYPED, length(body), body=body)
+    assert status == 400
+    assert "half of a surrogate pair" in json.loads(content)["error"]["message"]
+
+
+@pytest.mark.parametrize("text", [b"\\ud83d\\ude00", b"\\\\ud83d", "😀".encode()])
+def test_whole_pairs_and_backslashes_are_text(server: tuple[str, Completions], text: bytes) -> None:
+    body = b'{"max_tokens": 1, "messages": [{"role": "user", "content": "%b"}]}' % text
+    status, _ = asked(server[0], "POST /v1/chat/completions HTTP/1.1", TYPED, length(body), body=body)
+    assert status == 200

@@ -76,6 +76,8 @@ def test_a_key_is_asked_for_under_v1_only(engine: Engine, vectors: dict[str, Ste
             assert post(address, "/v1/completions", PLAIN, headers=headers).status_code == 401
             assert httpx.get(f"{address}/v1/models", headers=headers).status_code == 401
         assert httpx.get(f"{address}/health").status_code == 200
+        lower = {"authorization": "bearer secret"}
+        assert post(address, "/v1/completions", PLAIN, headers=lower).status_code == 200
         with openai.OpenAI(base_url=f"{address}/v1", api_key="secret") as client:
             assert client.completions.create(model="tiny", prompt="x", max_tokens=1).choices
         with pytest.raises(openai.AuthenticationError):

@@ -37,6 +37,7 @@ FORMS: list[tuple[type[Form], dict[str, Any]]] = [
         "logprobs": True, "top_logprobs": 1, "stream_options": {"include_usage": True},
         "response_format": {"type": "json_schema",
          "json_schema": {"name": "x", "schema": {"type": "object"}}},
+        "chat_template_kwargs": {"enable_thinking": False},
     }),
     (ResponsesRequest, {
         **COMMON, **SAMPLED, "input": MESSAGES, "instructions": "x", "max_output_tokens": 3, "metadata": {},
@@ -63,7 +64,7 @@ WRONG: list[Any] = [
 FOREIGN = {
     *(error["message_template_python"].split("{")[0][:14] for error in list_all_errors()),
     "Input should", "Extra inputs", "after validation", "Field required", "valid string", "should have",
-    "should be", "Value error", "pydantic", "<", "cannot be read", "None",
+    "should be", "Value error", "pydantic", "<", "cannot be read", "None", "[key]",
 } - {""}  # fmt: skip
 
 
@@ -139,6 +140,10 @@ def test_what_is_no_object_is_told_to_be_one(body: Any) -> None:
         (CompletionRequest, {"prompt": ["a", 3]}, "prompt.1: must be a text, got 3"),
         (CompletionRequest, {"promt": "x"}, "promt: unknown field; did you mean 'prompt'?"),
         (CompletionRequest, {"a[0]": 1}, "a[0]: unknown field"),
+        (CompletionRequest, {"": 1}, "'': unknown field"),
+        (CompletionRequest, {"logit_bias": {"a": 1}}, "logit_bias.a: must be a whole number, got 'a'"),
+        (ChatRequest, {"chat_template_kwargs": {"chat_template": "x"}},
+         "chat_template_kwargs: 'chat_template' is no argument of the template"),
         (CompletionRequest, {"length_penalty": 0.1}, "length_penalty: not served; leave it out"),
         (CompletionRequest, {"repetition_penalty": 1, "repeat_penalty": 1},
          "repeat_penalty: given twice, under two names"),

@@ -45,6 +45,7 @@ def test_every_field_of_openais_client_is_known_and_may_be_null(
         {"presence_penalty": 0}, {"frequency_penalty": 0.0}, {"response_format": {"type": "text"}},
         {"modalities": ["text"]}, {"suffix": ""}, {"stop": ""}, {"stop": []}, {"stop": [""]}, {"echo": False},
         {"steering": {}}, {"positions": "all"}, {"model": ""}, {"seed": -1}, {"n": 1}, {"stream": False},
+        {"logprobs": False}, {"best_of": 1},
         {"stream_options": {}}, {"stream_options": {"include_usage": False, "continuous_usage_stats": False}},
         {"user": "me"}, {"metadata": {"a": "b"}}, {"store": True}, {"service_tier": "auto"},
         {"verbosity": "low"},

@@ -1,6 +1,9 @@
 """A control-vector file says what a vector adds to which block, to llama.cpp and back again."""
 
+import os
 import re
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +13,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from support.tiny import D_MODEL, tiny_vector
+from support.tiny import D_MODEL, save_tiny_sae, tiny_vector
 
-from neurosteer_cli.errors import IncompatibleVectorError, InputError, VectorFileError
+from neurosteer_cli.errors import IncompatibleVectorError, InputError, NeurosteerError, VectorFileError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
@@ -210,6 +213,7 @@ def test_only_repeng_has_a_direction_0() -> None:
     ("hint", "model_type", "fits"),
     [
         ("llama", "llama", True),
+        ("Llama", "llama", True),
         ("llama", "mistral", True),  # llama.cpp's name
         ("mistral", "mistral", True),  # repeng's, which is transformers'
         ("gptneox", "gpt_neox", True),
@@ -266,6 +270,8 @@ def test_a_family_that_is_not_known_is_taken_with_a_warning(hint: str, model_typ
         ({"glp.operator": "projective"}, "glp.operator = 'projective'"),
         ({"controlvector.method": "ablate"}, "controlvector.method = 'ablate'"),
         ({"some.orthogonalized": True}, "some.orthogonalized = True"),
+        ({"some.operators": ["project"]}, r"some.operators = \['project'\]"),
+        ({"controlvector.mode": "erase"}, "controlvector.mode = 'erase'"),
     ],
 )
 def test_a_file_that_says_its_directions_are_not_added_is_refused(fields: dict[str, Any], said: str) -> None:
@@ -315,6 +321,8 @@ def test_a_model_of_another_width_or_with_too_few_blocks_is_refused() -> None:
     [
         ({"direction.1": as_float32(1), "direction.2": as_float32(1, 2)}, "its directions differ in length"),
         ({"direction.x": as_float32(1)}, "tensor 'direction.x' is not a direction.k"),
+        ({"direction.1": as_float32(1), "direction.01": as_float32(2)}, "tensor 'direction.01' is not a dir"),
+        ({"direction.10000": as_float32(1)}, "tensor 'direction.10000' is not a direction.k"),
         ({"direction.-1": as_float32(1)}, "tensor 'direction.-1' is not a direction.k"),
         ({f"direction.{'9' * 40}": as_float32(1)}, r"tensor 'direction.9+' is not a direction.k"),
         (
@@ -336,10 +344,11 @@ def test_a_file_that_is_no_control_vector_is_named(
 
 def test_other_gguf_files_and_damaged_ones_are_named(tmp_path: Path) -> None:
     model = foreign(tmp_path / "model.gguf", {"direction.1": as_float32(1)}, kind="llama")
-    with pytest.raises(VectorFileError, match="model.gguf: a GGUF file of 'llama', not a control vector$"):
+    message = "model.gguf: a GGUF file of 'llama', not a control vector; give it with --model$"
+    with pytest.raises(VectorFileError, match=message):
         read_control_vector(model)
     good = exported(vector_at(post2=ONE), tmp_path / "good.gguf").read_bytes()
-    for n in (0, 3, 10, 100, len(good) - 20):
+    for n in (0, 4, 10, 100, len(good) - 20):
         (tmp_path / "cut.gguf").write_bytes(good[:n])
         with pytest.raises(VectorFileError, match=r"cut.gguf: damaged, or not a GGUF file \("):
             read_control_vector(tmp_path / "cut.gguf")
@@ -347,6 +356,32 @@ def test_other_gguf_files_and_damaged_ones_are_named(tmp_path: Path) -> None:
         read_control_vector(tmp_path / "none.gguf")
     with pytest.raises(InputError, match=r": is a directory; name a control-vector file \(.gguf\)$"):
         read_control_vector(tmp_path)
+    save_tiny_sae(tmp_path / "sae")
+    vector_at(post2=ONE).save(tmp_path / "v.st")
+    (tmp_path / "t.jsonl").write_text('{"text": "hello"}\n')
+    for name, what in {
+        "v.st": "a steering vector; give it a --vector of its own, or to `neurosteer inspect`",
+        "t.jsonl": "a text file; `neurosteer fit` makes a vector of texts",
+        "sae": "an SAE's folder; give it with --sae, or to `neurosteer sae info`",
+        "sae/sae_weights.safetensors": "the weights of an SAE; name its folder, "
+        "with --sae or to `neurosteer sae info`",
+    }.items():
+        with pytest.raises(NeurosteerError, match=rf"^{re.escape(f'{tmp_path}/{name}: {what}')}$"):
+            read_control_vector(tmp_path / name)
+
+
+def test_a_pipe_is_read_as_the_file_behind_it_is(tmp_path: Path) -> None:
+    data = exported(vector_at(post2=ONE), tmp_path / "v.gguf").read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for written, what in {data: None, b"hello\n": "pipe: a text file; "}.items():
+        writer = threading.Thread(target=pipe.write_bytes, args=[written])
+        writer.start()
+        with nullcontext() if what is None else pytest.raises(VectorFileError, match=what):
+            found, plain = read_control_vector(pipe), read_control_vector(tmp_path / "v.gguf")
+            assert found.sha256 == plain.sha256
+            assert torch.equal(found.directions[2], plain.directions[2])
+        writer.join()
 
 
 def test_a_file_whose_metadata_and_directions_differ_is_refused(tmp_path: Path) -> None:
@@ -414,3 +449,6 @@ def test_the_vector_says_where_it_came_from(engine: Engine, tmp_path: Path) -> N
 def test_directions_of_zero_are_refused(engine: Engine) -> None:
     with pytest.raises(VectorFileError, match="^v.gguf: its directions are zero: nothing would be steered$"):
         converted(engine, POINTS, {1: 0.0, 3: 0.0})
+    for length in (1e-44, 3e38):
+        with pytest.raises(VectorFileError, match="its directions are too short or too long for float32$"):
+            converted(engine, POINTS, {1: length, 3: length})
