@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import InputError, ModelError
 
 RESID_PRE, RESID_POST = "hook_resid_pre", "hook_resid_post"
-Change = Callable[[Tensor], Tensor]
+Change = Callable[[Tensor], Tensor | None]
 _NAME = re.compile(rf"blocks\.([0-9]{{1,6}})\.({RESID_PRE}|{RESID_POST})")
 
 
@@ -107,15 +107,18 @@ def change(blocks: nn.ModuleList, changes: Mapping[HookPoint, Change]) -> Iterat
     Args:
         changes: for each hook point a function of the residual [batch, pos, d_model]; what it gives is
             added to it and broadcasts to it: [d_model], [batch, 1, d_model] or [batch, pos, d_model].
+            With None the residual is left as it is.
 
     Where blocks pass on several streams, the function is given their mean, and what it gives is added to
     each: their mean moves by it.
     """
     reached: set[HookPoint] = set()
 
-    def changed(point: HookPoint, resid: Tensor, streams: int | None) -> Tensor:
+    def changed(point: HookPoint, resid: Tensor, streams: int | None) -> Tensor | None:
         reached.add(point)
         new = changes[point](resid if streams is None else resid.mean(streams))
+        if new is None:
+            return None
         new = new.to(resid)  # its device and dtype
         return resid + (new if streams is None or new.dim() == 1 else new.unsqueeze(streams))
 

@@ -4,13 +4,14 @@ Knows vectors and kinds; knows nothing of rows, positions or when a text is writ
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor
 
 from ..errors import InputError
-from ..models.hooks import Change, HookPoint
+from ..models.hooks import RESID_POST, Change, HookPoint
+from .gate import Gate
 from .kinds import Ablation, Clamp, Edit, LatentClamp, TokenBias
 from .vector import SteeringVector, total_pushes
 
@@ -25,6 +26,21 @@ class Steering:
     pushes: Mapping[HookPoint, Tensor] = field(default_factory=dict)  # [d_model] each, raw residual units
     edits: Mapping[HookPoint, Sequence[Edit]] = field(default_factory=dict)
     bias: TokenBias | None = None
+    gate: Gate | None = None  # which lets tokens be steered, or not
+
+    def gated(self, gate: Gate) -> "Steering":
+        """The same, of tokens alone that a gate lets be steered.
+
+        Raises:
+            InputError: the gate would be read after something has been done already.
+        """
+        first, last = min(self.points, key=_depth, default=None), max(gate.readers, key=_depth)
+        if first and _depth(last) > _depth(first):
+            raise InputError(
+                f"--when {gate.name} is read at {last}, behind {first}, where steering begins: choose a gate "
+                "of earlier blocks, or --when-each prompt"
+            )
+        return replace(self, gate=gate)
 
     @property
     def points(self) -> list[HookPoint]:
@@ -69,6 +85,11 @@ class Steering:
 
 
 NOTHING = Steering()
+
+
+def _depth(point: HookPoint) -> tuple[int, bool]:
+    """By which hook points are in the order in which a pass comes to them."""
+    return point.layer, point.kind == RESID_POST
 
 
 def edit_of(vector: SteeringVector, point: HookPoint, alpha: float) -> Edit:

@@ -18,13 +18,15 @@ from transformers import PreTrainedTokenizerFast
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.generation.batching import batch
 from neurosteer_cli.generation.batching import rows as rows_module
-from neurosteer_cli.generation.continuation import GenerationConfig
+from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
 from neurosteer_cli.generation.generate import Completion, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, add, change
+from neurosteer_cli.vectors.gate import Gate
 from neurosteer_cli.vectors.kinds import TokenBias
 from neurosteer_cli.vectors.metadata import PointMetadata, VectorMetadata
+from neurosteer_cli.vectors.steering import Steering
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINT = HookPoint(1)
@@ -255,6 +257,50 @@ def test_a_bias_of_tokens_acts_at_the_positions_steered(llama: Engine) -> None:
     assert all(nucleus_has_one) and urged != plain
     assert texts(llama, rows_of(PROMPTS, 30.0), [urging], n=1, positions="generated") == plain
     assert texts(llama, rows_of(PROMPTS, 30.0), [urging], n=1, positions="answer") == urged
+
+
+def test_gates_let_tokens_of_their_own_rows_be_steered(writer: Engine) -> None:
+    push, probe = direction(writer), direction(writer, 5)
+    u = probe / probe.norm()
+    steering = Steering({POINT: push, HookPoint(2, RESID_PRE): direction(writer, 1)})
+    early = HookPoint(0)
+    gate = Gate("x<0", {early: lambda resid: resid @ u}, 0.0, False, "mean")
+    steerings = [steering.gated(gate), steering, Steering().gated(gate)]
+
+    @torch.no_grad()
+    def expected(ids: list[int], gated: bool) -> list[int]:
+        so_far, is_open = list(ids), []
+
+        def watched(resid: Tensor) -> None:
+            is_open[:] = [(resid @ u < 0)[..., None].float() if gated else torch.ones(1)]
+
+        changes = {
+            point: lambda _resid, push=push: push * is_open[0] for point, push in steering.pushes.items()
+        }
+        for _ in range(8):
+            with change(writer.blocks, {early: watched, **changes}):
+                logits = writer.model(input_ids=torch.tensor([so_far]), use_cache=False).logits
+            so_far.append(int(logits[0, -1].argmax()))
+        return so_far[len(ids) :]
+
+    written = []
+    for ids in PROMPTS:
+        several = [
+            Continuation(
+                ids=ids, key="", steering=each, config=GenerationConfig(sampling=GREEDY, max_new_tokens=8)
+            )
+            for each in steerings
+        ]
+        together = batch.Batch(writer)
+        together.join(several)
+        while len(together):
+            together.step()
+        written.append([one.written for one in several])
+    for ids, (gated, steered, plain) in zip(PROMPTS, written, strict=True):
+        assert gated == expected(ids, True)
+        assert steered == expected(ids, False)
+        assert plain == of_transformers(writer, ids)
+    assert any(gated not in (steered, plain) for gated, steered, plain in written)
 
 
 def passes(engine: Engine, layer: int, run: Callable[[], Any]) -> list[Tensor]:

@@ -3,7 +3,7 @@
 Knows tokens, pads and pushes; what the model remembers of them is the cache's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ...models.hooks import change
 from ..continuation import Continuation
 from . import cache as caches
 from .cache import Caching
-from .steered import SteeredRows
+from .steered import Pass, SteeredRows
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Rows:
     mask: Tensor  # [batch, all pos] int64
     steered: SteeredRows
     cache: Any = None  # until something is read
-    is_last_steered: list[bool] | None = None  # the tokens read last, which choose the next; None: all are
+    _pass: Pass = field(init=False)  # the last one
 
     @classmethod
     def none(cls, caching: Caching) -> "Rows":
@@ -55,9 +55,8 @@ class Rows:
         mask = self.mask[:, : n_read + ids.shape[1]]
         if not n_read:
             self.cache = self.caching.new()
-        strengths = self._strengths(mask[:, n_read:], n_read)
-        self.is_last_steered = None if strengths is None else strengths[:, -1].tolist()
-        changes = self.steered.changes(strengths)
+        self._pass = Pass(self.steered, self._strengths(mask[:, n_read:], n_read))
+        changes = self._pass.changes()
         with change(self.caching.engine.blocks, changes) as reached:
             logits, self.cache = self.caching.forward(ids, mask, self.cache, n_logits)
         if passed_over := sorted(changes.keys() - reached):
@@ -84,8 +83,7 @@ class Rows:
 
     def urged(self, logits: Tensor) -> Tensor:
         """The logits [batch, d_vocab] that a pass gave last, with what the rows add to them."""
-        said = [each.written for each in self.continuations]
-        return self.steered.urged(logits, said, self.is_last_steered)
+        return self._pass.urged(logits, [each.written for each in self.continuations])
 
     def append(self, chosen: Tensor) -> None:
         """Go on with each row's chosen token, [batch]."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...models.hooks import Change, HookPoint
+from ...vectors.gate import Gate
 from ...vectors.kinds import Edit, TokenBias
 from ...vectors.steering import Steering
 from ..sampling import urged
@@ -25,6 +26,7 @@ class SteeredRows:
     pushes: Mapping[HookPoint, Tensor]  # [batch, 1, d_model]
     edits: Mapping[HookPoint, Edits]
     biases: Mapping[int, TokenBias]  # by row
+    gates: Mapping[Gate, Tensor]  # with the rows whose tokens each lets be steered
 
     @classmethod
     def of(cls, steerings: Sequence[Steering], device: torch.device) -> "SteeredRows":
@@ -35,39 +37,81 @@ class SteeredRows:
         }
         points = {point for each in steerings for point in each.edits}
         edits = {point: _edits(steerings, point, device) for point in points}
-        return cls(pushes, edits, {row: each.bias for row, each in enumerate(steerings) if each.bias})
+        biases = {row: each.bias for row, each in enumerate(steerings) if each.bias}
+        return cls(pushes, edits, biases, _rows_of([each.gate for each in steerings], device))
 
-    def changes(self, strengths: Tensor | None) -> dict[HookPoint, Change]:
-        """What is done in a pass, by hook point.
 
-        `strengths` [batch, n] says which of its tokens are steered; None: all.
-        """
-        if strengths is not None and not strengths.any():
+@dataclass
+class Pass:
+    """One pass over some tokens of rows: which of them are steered, and what is done to them."""
+
+    rows: SteeredRows
+    strengths: Tensor | None  # [batch, n], whether a token is steered; None: all are
+
+    def __post_init__(self) -> None:
+        self._read: dict[Gate, Tensor] = {}  # [rows of the gate, n], up to the block that is run
+
+    def changes(self) -> dict[HookPoint, Change]:
+        """What is done to residuals, by hook point."""
+        if self.strengths is not None and not self.strengths.any():
             return {}
-        points = self.pushes.keys() | self.edits.keys()
-        return {point: partial(self._change, point, strengths) for point in points}
+        read = {point for gate in self.rows.gates for point in gate.readers}
+        points = self.rows.pushes.keys() | self.rows.edits.keys() | read
+        return {point: partial(self._change, point) for point in points}
 
-    def urged(
-        self, logits: Tensor, said: Sequence[Collection[int]], is_steered: Sequence[bool] | None
-    ) -> Tensor:
-        """Logits [batch, d_vocab] with the biases of rows that are steered here, all if None.
+    def _change(self, point: HookPoint, resid: Tensor) -> Tensor | None:
+        for gate, rows in self.rows.gates.items():
+            if reader := gate.readers.get(point):
+                self._read[gate] = self._read.get(gate, 0) + reader(resid[rows].float())
+        push = self.rows.pushes.get(point)
+        if edits := self.rows.edits.get(point):
+            push = _edited(resid.float(), push, edits)
+        if push is None:
+            return None
+        steered = self._steered(resid)
+        return push if steered is None else push * steered[..., None]
+
+    def _steered(self, tokens: Tensor) -> Tensor | None:
+        """Which tokens [batch, n, ...] are steered, as gates have it, [batch, n]; None: all are."""
+        if not self.rows.gates:
+            return self.strengths
+        ones = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        steered = ones if self.strengths is None else self.strengths.clone()
+        for gate, rows in self.rows.gates.items():
+            steered[rows] &= gate.is_open(self._read[gate])
+        return steered
+
+    def urged(self, logits: Tensor, said: Sequence[Collection[int]]) -> Tensor:
+        """Logits [batch, d_vocab] of the last tokens, with the biases of rows that are steered there.
 
         `said` are the tokens that each row has written.
         """
-        rows = [row for row in self.biases if is_steered is None or is_steered[row]]
+        if not self.rows.biases:
+            return logits
+        steered = self._last(logits)
+        rows = [row for row in self.rows.biases if steered[row]]
         if not rows:
             return logits
-        bias = torch.stack([self.biases[row].dense(logits.shape[-1]) for row in rows])
+        bias = torch.stack([self.rows.biases[row].dense(logits.shape[-1]) for row in rows])
         logits = logits.float().clone()
         logits[rows] = urged(logits[rows], bias.to(logits.device), [said[row] for row in rows])
         return logits
 
-    def _change(self, point: HookPoint, strengths: Tensor | None, resid: Tensor) -> Tensor:
-        push = self.pushes.get(point)
-        if edits := self.edits.get(point):
-            push = _edited(resid.float(), push, edits)
-        assert push is not None  # there is nothing done at other points
-        return push if strengths is None else push * strengths[..., None]
+    def _last(self, logits: Tensor) -> list[bool]:
+        if self.strengths is not None and not self.strengths.any():
+            return [False] * len(logits)
+        last = Pass(self.rows, None if self.strengths is None else self.strengths[:, -1:])
+        last._read = {gate: numbers[:, -1:] for gate, numbers in self._read.items()}
+        steered = last._steered(logits[:, None])
+        return [True] * len(logits) if steered is None else [bool(each) for each in steered[:, 0].tolist()]
+
+
+def _rows_of(gates: Sequence[Gate | None], device: torch.device) -> dict[Gate, Tensor]:
+    rows: dict[Gate, list[int]] = {}
+    for row, gate in enumerate(gates):
+        if gate:
+            rows.setdefault(gate, []).append(row)
+    return {gate: torch.tensor(of_gate, device=device) for gate, of_gate in rows.items()}
 
 
 def _edits(steerings: Sequence[Steering], point: HookPoint, device: torch.device) -> Edits:
