@@ -17,7 +17,7 @@ from ..errors import InputError, NeurosteerError, one_line
 from ..models.engine import Engine
 from ..models.hooks import change
 from ..vectors.steering import Steering
-from .samples import Condition
+from .runs.samples import Condition
 
 MAX_TOKENS = 4096  # of an item and what precedes it
 

@@ -17,8 +17,9 @@ from ..vectors.metadata import now
 from .judges.judge import Advance, Judge, Scores
 from .measures.likelihood import damage, log_probs
 from .measures.metrics import Bootstrap, Estimate, distinct, mean_log_prob, repetition
-from .run import Progress, Run, no_progress
-from .samples import UNSTEERED, Condition, Sample
+from .runs.comparison import Run
+from .runs.plan import Progress, no_progress
+from .runs.samples import UNSTEERED, Condition, Sample
 
 N_NEUTRAL = 16  # texts on which damage is measured
 Values = Sequence[float | None]  # one a sample

@@ -22,8 +22,9 @@ from ..vectors.vector import SteeringVector
 from .evaluate import evaluate, stamp
 from .judges.judge import Judge
 from .measures.metrics import Estimate, auroc_interval
-from .run import Plan, Progress, Run, no_progress
-from .samples import UNSTEERED, Condition
+from .runs.comparison import Run
+from .runs.plan import Plan, Progress, no_progress
+from .runs.samples import UNSTEERED, Condition
 
 STEERED_WITH = "diffmean"  # a method that every layer has
 TOP_K = 100  # latents of the SAE method

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..models.engine import Engine
+from ..vectors.gate import Gate
 from ..vectors.steering import Steering
 from ..vectors.vector import SteeringVector
 from .batching.batch import Batch
@@ -54,6 +55,7 @@ def generate(
     vectors: Sequence[SteeringVector] = (),
     config: GenerationConfig = GenerationConfig(),  # noqa: B008  frozen
     *,
+    gate: Gate | None = None,
     on_text: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
     """Continue each job's prompt with the sum of its alphas times the vectors added to the residual stream.
@@ -68,6 +70,7 @@ def generate(
         jobs: what to write, each with one alpha for each vector, in the unit of its kind.
         vectors: all must fit the engine's model.
         config: how to write: sampling, length, positions, rows written at a time.
+        gate: lets tokens be steered, or not, by what is read of each.
         on_text: told (number of the job, new text) as a continuation grows.
 
     Yields:
@@ -85,6 +88,8 @@ def generate(
         _check(engine, job, len(vectors), config)
     marks = thinking_marks(engine.tokenizer, engine.model_id, config.steered)
     steerings = {alphas: Steering.of(vectors, alphas) for alphas in {job.alphas for job in jobs}}
+    if gate:
+        steerings = {alphas: steering.gated(gate) for alphas, steering in steerings.items()}
     numbers = {
         Continuation(
             ids=job.ids,

@@ -29,7 +29,7 @@ from matplotlib.ticker import (
 
 from ..errors import InputError
 from ..evaluation.measures.metrics import Estimate, known
-from ..evaluation.samples import PROMPTING, RANDOM, UNSTEERED
+from ..evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED
 from ..files import replace_file
 from .tables import Number
 from .text import NO_BREAK

@@ -11,7 +11,7 @@ from ..evaluation.evaluate import ConditionResult, Evaluation, JudgeResult
 from ..evaluation.judges.judge import Judge
 from ..evaluation.layers import Layer, Steered
 from ..evaluation.measures.metrics import Estimate, known
-from ..evaluation.samples import PROMPTING, RANDOM, UNSTEERED
+from ..evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED
 from ..vectors.metadata import CurvePoint
 from .text import fixed, interval, percent
 

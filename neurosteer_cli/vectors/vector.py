@@ -70,6 +70,16 @@ class SteeringVector:
     text_hashes: Tensor  # [n_texts] int64, sorted: of the texts fitted on, so that a judge can leave them out
     bias: TokenBias | None = None  # of logits, at alpha 1
 
+    @property
+    def adds(self) -> bool:
+        """Whether its pushes are added, so that they have a dose."""
+        return self.metadata.kind == "add"
+
+    @property
+    def default_alpha(self) -> float:
+        """The alpha that is taken where none is said."""
+        return DEFAULT_SHARE if self.metadata.kind == "ablate" else DEFAULT_ALPHA
+
     def acting(self, kind: Kind) -> "SteeringVector":
         """The same directions, used in another way.
 
@@ -224,8 +234,10 @@ def total_pushes(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> 
 
 
 def total_dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float:
-    """|sum of alpha_i v_i| / median |resid|, added up over hook points."""
-    return dose_of(total_pushes(vectors, alphas), mean_norms(vectors))
+    """|sum of alpha_i v_i| / median |resid|, added up over hook points, of the vectors that add."""
+    adding = [(vector, alpha) for vector, alpha in zip(vectors, alphas, strict=True) if vector.adds]
+    pushing = [vector for vector, _ in adding]
+    return dose_of(total_pushes(pushing, [alpha for _, alpha in adding]), mean_norms(pushing))
 
 
 def mean_norms(vectors: Sequence[SteeringVector]) -> dict[HookPoint, float]:

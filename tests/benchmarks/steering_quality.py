@@ -30,8 +30,9 @@ from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.data import THRESHOLD, train
 from neurosteer_cli.evaluation.judges.judge import Judge
 from neurosteer_cli.evaluation.measures.metrics import Bootstrap
-from neurosteer_cli.evaluation.run import Alphas, Plan, Run, random_counterpart
-from neurosteer_cli.evaluation.samples import PROMPTING, UNSTEERED, Condition, Sample
+from neurosteer_cli.evaluation.runs.comparison import Run, random_counterpart
+from neurosteer_cli.evaluation.runs.plan import Alphas, Plan
+from neurosteer_cli.evaluation.runs.samples import PROMPTING, UNSTEERED, Condition, Sample
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine

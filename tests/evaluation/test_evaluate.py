@@ -14,8 +14,8 @@ from neurosteer_cli.evaluation.judges.judge import Scores
 from neurosteer_cli.evaluation.judges.lexical import regex_judge
 from neurosteer_cli.evaluation.measures.likelihood import log_probs
 from neurosteer_cli.evaluation.measures.metrics import Estimate
-from neurosteer_cli.evaluation.run import Run
-from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED, Condition, Sample
+from neurosteer_cli.evaluation.runs.comparison import Run
+from neurosteer_cli.evaluation.runs.samples import RANDOM, UNSTEERED, Condition, Sample
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.vectors.steering import Steering

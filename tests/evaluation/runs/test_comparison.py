@@ -11,12 +11,18 @@ from support.tiny import tiny_vector
 
 from neurosteer_cli.data.records import Located
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.evaluation import run as runs
 from neurosteer_cli.evaluation.calibrate import calibrate
 from neurosteer_cli.evaluation.evaluate import evaluate
 from neurosteer_cli.evaluation.judges.load import load_judge
-from neurosteer_cli.evaluation.run import Comparison, Plan, named_vectors, random_counterpart, recorded
-from neurosteer_cli.evaluation.samples import PROMPTING, RANDOM, UNSTEERED, Condition, samples
+from neurosteer_cli.evaluation.runs import comparison as runs
+from neurosteer_cli.evaluation.runs.comparison import (
+    Comparison,
+    Plan,
+    named_vectors,
+    random_counterpart,
+    recorded,
+)
+from neurosteer_cli.evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED, Condition, samples
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine

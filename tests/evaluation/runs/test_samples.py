@@ -4,7 +4,7 @@ import pytest
 
 from neurosteer_cli.data.records import Located
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED, Condition, samples
+from neurosteer_cli.evaluation.runs.samples import RANDOM, UNSTEERED, Condition, samples
 
 
 def located(**record: object) -> list[Located]:

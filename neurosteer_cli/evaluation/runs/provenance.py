@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..files import file_sha256
-from ..generation.continuation import GenerationConfig
-from ..vectors.vector import SteeringVector
+from ...files import file_sha256
+from ...generation.continuation import GenerationConfig
+from ...vectors.vector import SteeringVector
 
 NAMED_IF_ASKED = {"stops", "min_p", "presence_penalty", "frequency_penalty", "logit_bias"}
 
@@ -36,6 +36,7 @@ def of_vector(name: str, vector: SteeringVector) -> dict[str, Any]:
         "name": name,
         "sha256": file_sha256(Path(name)) if os.path.isfile(name) else None,
         "method": metadata.method,
+        **({} if vector.adds else {"kind": metadata.kind}),
         "parameters": metadata.parameters,
         "points": list(metadata.points),
         **{which: side.model_dump(include=of_side) for which, side in sides.items() if side is not None},

@@ -10,12 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..data.json_text import Record
-from ..data.records import Located, chat_messages, recover, string_value
-from ..data.sources import Say, quiet, read_records
-from ..errors import InputError
-from ..files import check_read_once, check_target, is_stdin
+from ...data.json_text import Record
+from ...data.records import Located, chat_messages, recover, string_value
+from ...data.sources import Say, quiet, read_records
+from ...errors import InputError
+from ...files import check_read_once, check_target, is_stdin
 
+ADD = "add"  # the kind of vector that goes without saying
 UNSTEERED, RANDOM, PROMPTING = "unsteered", "random", "prompt"
 MAX_PPL_RATIO = 1.25  # perplexity, over the unsteered one, up to which a condition counts as affordable
 FEW_PROMPTS = 20  # below it, intervals are not to be depended on
@@ -30,6 +31,8 @@ class Condition:
     positions: str = "all"
     baseline: str | None = None  # UNSTEERED, RANDOM or PROMPTING
     source: str | None = None  # the file, of texts that others wrote
+    kinds: tuple[str, ...] = ()  # how the vectors act, one each; none where all of them add
+    when: str | None = None  # the gate, where there is one
 
     @property
     def alpha(self) -> Any:
@@ -43,14 +46,16 @@ class Condition:
         """What tables call it."""
         if self.alphas is None:
             return self.source or "generations"
+        kinds = [f" {kind}" if kind != ADD else "" for kind in self.kinds] or [""] * len(self.vectors)
         steered = ", ".join(
-            f"{name.rsplit('/', 1)[-1].removesuffix('.st')} {alpha:+g}"
-            for name, alpha in zip(self.vectors, self.alphas, strict=True)
+            f"{name.rsplit('/', 1)[-1].removesuffix('.st')}{kind} {alpha:+g}"
+            for name, kind, alpha in zip(self.vectors, kinds, self.alphas, strict=True)
         )
         if self.baseline is not None:
             names = {RANDOM: f"random like {steered}", PROMPTING: "prompting", UNSTEERED: "unsteered"}
             return names[self.baseline]
-        return steered if self.positions == "all" else f"{steered} ({self.positions})"
+        where = [*([] if self.positions == "all" else [self.positions]), *([self.when] if self.when else [])]
+        return f"{steered} ({', '.join(where)})" if where else steered
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,20 @@ def _condition(located: Located, source: str | None) -> Condition:
         raise InputError(f"{located.where}: 'baseline' is {baseline!r:.60}; this program writes no such one")
     baseline = baseline or (None if any(alphas) else UNSTEERED)
     positions = string_value(located, "positions") if "positions" in record else "all"
-    return Condition(tuple(names), tuple(map(float, alphas)), positions, baseline)
+    when = string_value(located, "when") if "when" in record else None
+    numbers, kinds = tuple(map(float, alphas)), _kinds(located, names)
+    return Condition(tuple(names), numbers, positions, baseline, kinds=kinds, when=when)
+
+
+def _kinds(located: Located, names: list[str]) -> tuple[str, ...]:
+    from ...vectors.metadata import KINDS
+
+    kinds = located.record.get("kinds", [])
+    if not isinstance(kinds, list) or not {*map(str, kinds)} <= {*KINDS} or len(kinds) not in (0, len(names)):
+        raise InputError(
+            f"{located.where}: 'kinds' must be a list of {', '.join(KINDS)}, one a vector, got {kinds!r:.60}"
+        )
+    return tuple(kinds)
 
 
 def check_save(save: Path | None, resume: bool) -> None:
