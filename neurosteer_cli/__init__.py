@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Comparison": ".evaluation.run",
+    "Comparison": ".evaluation.runs.comparison",
     "Engine": ".models.engine",
     "GenerationConfig": ".generation.continuation",
     "HookPoint": ".models.hooks",
