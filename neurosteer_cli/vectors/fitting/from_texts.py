@@ -6,13 +6,14 @@ Knows how statistics, a method and the unit of alpha make a vector; knows nothin
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...data.json_text import Record
 from ...data.sides import Side, Sides, few_texts, sides_of, unlike_forms
-from ...errors import NeurosteerError, SAEError
+from ...errors import InputError, NeurosteerError, SAEError
 from ...models.engine import Engine
 from ...models.hooks import HookPoint
 from ...saes.descriptions import names
@@ -20,7 +21,8 @@ from ...saes.load import BUNDLED, SAEs, find_saes, open_saes
 from .. import detector
 from ..metadata import Detector, PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from ..vector import Latents, SteeringVector, unit_pushes
-from .methods import METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method
+from .log_odds import token_bias
+from .methods import LOGODDS, METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method, diffmean
 from .reading import BEFORE, PointReading, Reading
 from .statistics import auroc, welch_t
 
@@ -64,6 +66,7 @@ def fit(
     method: str = "neurosteer",
     saes: SAEs | None = None,
     top_k: int = 100,
+    logits_share: float = 0.0,
     advance: Callable[[int], None] = lambda _n: None,
 ) -> tuple[SteeringVector, FitReport]:
     """Fit a vector in one pass over the texts; a fifth of them is held out to measure its AUROC.
@@ -77,8 +80,10 @@ def fit(
         points: where to steer; each gets 1/len(points) of the push. Without: where the SAEs belong,
             or two thirds up the model for a method that needs none.
         method: `neurosteer`, `paper`, `diffmean` or `pca`; `vectors/fitting/methods.py` says what they do.
+            `logodds` urges the tokens of one side (`vectors/fitting/log_odds.py`) and pushes nothing.
         saes: for each point, for a method that needs them. Without: those bundled for the model.
         top_k: latents to keep at a point, for such a method.
+        logits_share: how much of the vector, 0 to 1, urges tokens in place of pushing.
         advance: told how many texts have been read.
 
     Returns:
@@ -90,24 +95,26 @@ def fit(
         NeurosteerError: the sides do not differ at all.
     """
     check_method(method)
+    check_share(method, points, logits_share)
     sides = _as_sides(sides)
     warnings: list[str] = []
     if saes is None:  # of others, whoever chose them has been warned
         saes = open_saes(choose_saes(method, engine.model_id, points), engine, warn=warnings.append)
     else:
         saes = open_saes(saes, engine)
-    points = points or list(saes) or [default_point(engine.shape.n_layers)]
+    points = points or list(saes) or default_points(method, engine.shape.n_layers)
     for point in points:
         point.check(engine.shape.n_layers)
     start = time.monotonic()
-    reading = Reading(engine, sides, points, saes, pairs=method in NEEDS_PAIRS)
+    share = 1.0 if method == LOGODDS else logits_share
+    reading = Reading(engine, sides, points, saes, pairs=method in NEEDS_PAIRS, counts_tokens=share > 0)
     reading.run(advance)
-    vector = build(reading, points, method, top_k)
+    vector = build(reading, points, method, top_k, share)
     seconds = time.monotonic() - start
     report = FitReport(
         seconds=seconds,
         tokens_per_second=reading.n_tokens_run / seconds,
-        n_held_out=tuple(map(len, reading.at[points[0]].held_out)),
+        n_held_out=tuple(map(len, reading.at[points[0]].held_out)) if points else (),
         n_duplicates=sum(len(side.duplicates) for side in sides),
         n_without_tokens=reading.n_without_tokens,
         warnings=[*warnings, *reading.shortfall.warnings(engine.max_tokens), *_warnings(sides, vector)],
@@ -149,15 +156,34 @@ def choose_saes(
     return saes
 
 
-def default_point(n_layers: int) -> HookPoint:
+def default_points(method: str, n_layers: int) -> list[HookPoint]:
     """Where to steer without an SAE: two thirds up, where steering was seen to work best."""
-    return HookPoint(n_layers * 2 // 3)
+    return [] if method == LOGODDS else [HookPoint(n_layers * 2 // 3)]
 
 
-def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int) -> SteeringVector:
-    """The vector of a method at some of the points that were read, in the unit of alpha."""
+def check_share(method: str, points: Sequence[HookPoint], share: float) -> None:
+    """Refuse a share of logits that is none, or that leaves nothing to what is asked for besides.
+
+    Raises:
+        InputError: it is not from 0 to below 1, or hook points are given to a method that pushes nothing.
+    """
+    if not 0 <= share < 1:
+        raise InputError(
+            f"--logits-share must be from 0 to below 1 (all of it: --method {LOGODDS}), got {share:g}"
+        )
+    if method == LOGODDS and (points or share):
+        raise InputError(f"--method {LOGODDS} acts on logits alone; leave out hook points and --logits-share")
+
+
+def build(
+    reading: Reading, points: Sequence[HookPoint], method: str, top_k: int, logits_share: float = 0.0
+) -> SteeringVector:
+    """The vector of a method at some of the points that were read, in the unit of alpha.
+
+    With a share of logits the push is shorter by it, and so much of what the method `logodds` urges is urged.
+    """
     at = {point: reading.at[point] for point in points}
-    how = METHODS[method]
+    how = METHODS.get(method, diffmean)  # one without hook points finds nothing at any
     found = {point: how(here.all, top_k) for point, here in at.items()}
     directions = {point: direction.vector for point, direction in found.items()}
     if not all(direction.any() for direction in directions.values()):
@@ -167,7 +193,8 @@ def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int
         reading.engine.shape,
         method,
         {str(point): _measured(here, directions[point], how, top_k) for point, here in at.items()},
-        parameters={"top_k": top_k} if method in NEEDS_SAE else {},
+        kind="add" if points else "logits",
+        parameters=_parameters(method, top_k, logits_share),
         sides=[
             SideMetadata(label=side.label, n_texts=side.n_texts, n_tokens=n_tokens, sha256=side.sha256)
             for side, n_tokens in zip(reading.sides, reading.n_tokens.tolist(), strict=True)
@@ -175,12 +202,21 @@ def build(reading: Reading, points: Sequence[HookPoint], method: str, top_k: int
         detector=_detector(at, how, top_k),
     )
     hashes = torch.tensor([text for side in reading.sides for text in side.hashes], dtype=torch.int64)
+    pushes = unit_pushes(directions, {point: here.norms.median for point, here in at.items()}) if at else {}
     return SteeringVector(
         metadata,
-        unit_pushes(directions, {point: here.norms.median for point, here in at.items()}),
+        {point: (1 - logits_share) * push for point, push in pushes.items()},
         {point: direction.latents for point, direction in found.items() if direction.latents},
         hashes.unique(),  # type: ignore[no-untyped-call]
+        token_bias(reading.token_counts) * logits_share if logits_share else None,
     )
+
+
+def _parameters(method: str, top_k: int, logits_share: float) -> dict[str, Any]:
+    return {
+        **({"top_k": top_k} if method in NEEDS_SAE else {}),
+        **({"logits_share": logits_share} if 0 < logits_share < 1 else {}),
+    }
 
 
 def _measured(at: PointReading, direction: Tensor, method: Method, top_k: int) -> PointMetadata:
@@ -196,7 +232,7 @@ def _measured(at: PointReading, direction: Tensor, method: Method, top_k: int) -
 
 def _detector(at: Mapping[HookPoint, PointReading], method: Method, top_k: int) -> Detector | None:
     """What projections say of held-out texts, along the vector that the method finds in the others."""
-    if not all(all(here.held_out) for here in at.values()):
+    if not at or not all(all(here.held_out) for here in at.values()):
         return None
     directions = {point: method(here.evidence[0], top_k).vector for point, here in at.items()}
     if not all(direction.any() for direction in directions.values()):

@@ -92,7 +92,11 @@ NEEDS_PAIRS = {"pca"}
 SPREAD = {"neurosteer": 3}  # blocks to share a push, where there are SAEs for as many
 
 
+LOGODDS = "logodds"  # urges tokens, and pushes nothing; see `log_odds.py`
+NAMES = (*METHODS, LOGODDS)
+
+
 def check_method(name: str) -> None:
     """Raises InputError where there is no method of that name."""
-    if name not in METHODS:
-        raise InputError(f"--method {name}: one of {', '.join(METHODS)}")
+    if name not in NAMES:
+        raise InputError(f"--method {name}: one of {', '.join(NAMES)}")

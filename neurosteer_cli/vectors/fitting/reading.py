@@ -7,7 +7,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
-from itertools import groupby, product
+from itertools import compress, groupby, product
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ...models.tokenizer import Shortfall, Tokens
 from ...saes.load import SAEs
 from ...saes.peaks import Peaks
 from ...saes.sae import SparseAutoencoder
+from .log_odds import counted
 from .methods import Evidence
 from .statistics import TextFold, fold, text_means
 
@@ -85,15 +86,26 @@ class Reading:
     """One pass over both sides that fills every hook point's statistics."""
 
     def __init__(
-        self, engine: Engine, sides: Sides, points: Sequence[HookPoint], saes: SAEs, *, pairs: bool = False
+        self,
+        engine: Engine,
+        sides: Sides,
+        points: Sequence[HookPoint],
+        saes: SAEs,
+        *,
+        pairs: bool = False,
+        counts_tokens: bool = False,
     ) -> None:
+        """Without hook points nothing is run: texts are told apart by their tokens alone."""
         self.engine, self.sides, self._pairs = engine, sides, pairs
+        # of either side, how often each token stands in it
+        self.token_counts = torch.zeros(2, engine.shape.d_vocab if counts_tokens else 0, dtype=torch.int64)
         self.at = {
             point: PointReading(engine.d_model, saes.get(point), pairs=pairs, pause=engine.pause)
             for point in points
         }
         self.n_tokens = torch.zeros(2, dtype=torch.int64)  # that count, a side
         self.n_tokens_run = 0
+        self.n_texts = torch.zeros(2, dtype=torch.int64)  # with tokens that count, a side
         self.n_without_tokens = 0  # texts
         self.shortfall = Shortfall()
 
@@ -103,14 +115,14 @@ class Reading:
         stride = max(HELD_OUT_SHARE, math.ceil(longest / MAX_HELD_OUT))
         for chunk in _chunks(self.engine, self.sides):
             self._read(chunk, stride, advance)
-        for side, stats in zip(self.sides, next(iter(self.at.values())).all.means, strict=True):
-            if not stats.n:
+        for side, n_texts in zip(self.sides, self.n_texts.tolist(), strict=True):
+            if not n_texts:
                 raise InputError(
                     f"{side.label}: every text is a single token; nothing to take statistics over"
                 )
-            if stats.n < MIN_TEXTS:
+            if n_texts < MIN_TEXTS:
                 raise InputError(
-                    f"{side.label}: {stats.n} distinct texts of more than one token; "
+                    f"{side.label}: {n_texts} distinct texts of more than one token; "
                     f"at least {MIN_TEXTS} a side are needed"
                 )
 
@@ -118,23 +130,33 @@ class Reading:
         sides, ordinals, texts = zip(*chunk, strict=True)
         side_of, held = torch.tensor(sides), torch.tensor(ordinals) % stride == stride - 1
         means = {point: torch.zeros(len(texts), self.engine.d_model) for point in self.at}
-        seen = torch.zeros(len(texts), dtype=torch.bool)
-        for tokens in texts:
+        seen = torch.tensor([any(tokens.counts) for tokens in texts])
+        self.n_texts += side_of[seen].bincount(minlength=2)
+        for side, tokens in zip(sides, texts, strict=True):
             self.shortfall.add(tokens)
-        for batch in self.engine.residuals(texts, list(self.at)):
+            self.n_tokens[side] += sum(tokens.counts)
+        if self.token_counts.numel():
+            self._count_tokens(sides, texts)
+        for batch in self.engine.residuals(texts, list(self.at)) if self.at else ():
             rows = torch.tensor(batch.texts)
-            seen[rows] = True
-            self.n_tokens += side_of[rows][batch.text_index.cpu()].bincount(minlength=2)
             self.n_tokens_run += sum(len(texts[row].ids) for row in batch.texts)
             for point, at in self.at.items():
                 means[point][rows] = at.add(batch, batch.resid[point], side_of[rows], held[rows])
             advance(len(rows))
         self.n_without_tokens += int((~seen).sum())
-        advance(int((~seen).sum()))
+        advance(int((~seen).sum()) if self.at else len(texts))
         if self._pairs:
             row_of = {item[:2]: row for row, item in enumerate(chunk) if seen[row]}
             pairs = [(row_of[0, n], row_of[1, n]) for side, n in row_of if side == 0 and (1, n) in row_of]
             self._add_pairs(pairs, means, held)
+
+    def _count_tokens(self, sides: Sequence[int], texts: Sequence[Tokens]) -> None:
+        for number in range(2):
+            own = (tokens for side, tokens in zip(sides, texts, strict=True) if side == number)
+            ids = [token for tokens in own for token in compress(tokens.ids, tokens.counts)]
+            self.token_counts[number] += counted(
+                torch.tensor(ids, dtype=torch.int64), self.token_counts.shape[1]
+            )
 
     def _add_pairs(
         self, rows: Sequence[tuple[int, int]], means: Mapping[HookPoint, Tensor], held: Tensor

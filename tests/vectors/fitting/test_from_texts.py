@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from support.tiny import save_tiny_sae
+from support.tiny import D_VOCAB, save_tiny_sae
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder
 from neurosteer_cli.vectors.fitting import reading as reading_module
 from neurosteer_cli.vectors.fitting.from_texts import FitReport, choose_saes, fit
+from neurosteer_cli.vectors.fitting.log_odds import token_bias
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINT = HookPoint(2)
@@ -476,7 +477,7 @@ def test_what_cannot_be_fitted_is_refused(
     sources: tuple[Path, Path],
     write_texts: Callable[[str, list[str]], Path],
 ) -> None:
-    with refusal(InputError, "--method best: one of neurosteer, paper, diffmean, pca"):
+    with refusal(InputError, "--method best: one of neurosteer, paper, diffmean, pca, logodds"):
         fitted(engine, sources, method="best")
     with refusal(InputError, "blocks.4.hook_resid_post: the model has 4 blocks, 0 to 3"):
         fitted(engine, sources, HookPoint(4), method="diffmean")
@@ -565,3 +566,73 @@ def test_the_saes_of_a_family_are_chosen_by_the_method(tmp_path: Path) -> None:
         "not to blocks.0.hook_resid_post; leave out --layers, or choose another SAE",
     ):
         choose_saes("paper", "tiny", [HookPoint(0)], str(family / "blocks.1.hook_resid_post"))
+
+
+# --- logits ------------------------------------------------------------------------------------
+
+
+def counts(side: list[str]) -> Tensor:
+    """How often each byte stands in the texts, the first of each left out."""
+    found = torch.zeros(D_VOCAB)
+    for text in side:
+        for char in text[1:]:
+            found[ALPHABET.index(char)] += 1
+    return found
+
+
+def test_log_odds_urge_tokens_and_push_nothing(engine: Engine) -> None:
+    vector, report = fit(engine, (UP, DOWN), method="logodds")
+    assert vector.bias is not None
+    assert (vector.pushes, vector.metadata.points, vector.metadata.kind) == ({}, {}, "logits")
+    expected = token_bias(torch.stack([counts(UP), counts(DOWN)]))
+    assert torch.equal(vector.bias.ids, expected.ids)
+    torch.testing.assert_close(vector.bias.bias, expected.bias)
+    assert [side and side.n_texts for side in (vector.metadata.positive, vector.metadata.negative)] == [
+        len(set(UP)), len(set(DOWN))
+    ]  # fmt: skip
+    assert report.n_held_out == ()
+
+
+def test_a_share_of_logits_is_taken_from_the_push(engine: Engine, tmp_path: Path) -> None:
+    whole, _ = fit(engine, (UP, DOWN), [POINT], method="diffmean")
+    mixed, _ = fit(engine, (UP, DOWN), [POINT], method="diffmean", logits_share=0.25)
+    urging, _ = fit(engine, (UP, DOWN), method="logodds")
+    assert whole.bias is None and mixed.bias is not None and urging.bias is not None
+    torch.testing.assert_close(mixed.pushes[POINT], 0.75 * whole.pushes[POINT])
+    torch.testing.assert_close(mixed.bias.bias, 0.25 * urging.bias.bias)
+    assert mixed.dose(1.0) == pytest.approx(0.0075)
+    assert (mixed.metadata.kind, mixed.metadata.parameters) == ("add", {"logits_share": 0.25})
+    mixed.save(tmp_path / "mixed.st")
+    loaded = SteeringVector.load(tmp_path / "mixed.st")
+    assert loaded.metadata == mixed.metadata
+    assert loaded.bias is not None and torch.equal(loaded.bias.bias, mixed.bias.bias)
+    urging.save(tmp_path / "urging.st")
+    assert SteeringVector.load(tmp_path / "urging.st").metadata == urging.metadata
+
+
+def test_a_share_that_is_none_is_refused(engine: Engine) -> None:
+    for share in (-0.1, 1.0, 3.0):
+        with pytest.raises(InputError, match="--logits-share must be from 0 to below 1"):
+            fit(engine, (UP, DOWN), logits_share=share, method="diffmean")
+    with pytest.raises(InputError, match="--method logodds acts on logits alone; leave out hook points"):
+        fit(engine, (UP, DOWN), [POINT], method="logodds")
+
+
+def test_a_fit_knows_where_the_middle_of_its_sides_is_and_what_projections_say(engine: Engine) -> None:
+    ups, downs = ([f"{text} {n}" for n in range(3) for text in side] for side in (UP, DOWN))
+    vector, _ = fit(engine, (ups, downs), [POINT], method="diffmean")
+    push = vector.pushes[POINT].double()
+    means = []
+    for side in (ups, downs):
+        texts = [engine.tokenize(Passage("", text)) for text in side]
+        own = [
+            batch.resid[POINT][batch.text_index == row].mean(0)
+            for batch in engine.residuals(texts, [POINT])
+            for row in range(len(batch.texts))
+        ]
+        means.append(torch.stack(own).double().mean(0))
+    middle = float((means[0] + means[1]) / 2 @ push / push.norm())
+    assert vector.metadata.points[str(POINT)].middle == pytest.approx(middle, rel=1e-4)
+    known = vector.metadata.detector
+    assert known is not None and known.slope > 0
+    assert known.n_texts == 2 * (len(ups) // 5)
