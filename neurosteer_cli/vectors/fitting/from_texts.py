@@ -21,6 +21,7 @@ from ...saes.load import BUNDLED, SAEs, find_saes, open_saes
 from .. import detector
 from ..metadata import Detector, PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
 from ..vector import Latents, SteeringVector, unit_pushes
+from .lint import lint
 from .log_odds import token_bias
 from .methods import LOGODDS, METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method, diffmean
 from .reading import BEFORE, PointReading, Reading
@@ -258,7 +259,8 @@ def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
         for point, measured in vector.metadata.points.items()
         if measured.auroc is not None and measured.auroc < LOW_AUROC
     ]
-    return [*few_texts(sides, "a more dependable vector"), *unlike_forms(sides), *alike]
+    other = [f"{found.check}: {found.words}" for found in lint(sides, topics=False)]
+    return [*few_texts(sides, "a more dependable vector"), *unlike_forms(sides), *other, *alike]
 
 
 def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> list[LatentRow]:
