@@ -144,7 +144,7 @@ def _near_duplicates(one: _Texts, other: _Texts) -> Iterator[Finding]:
             "near duplicates",
             share,
             f"{alike} of {len(sets[0])} texts of {one.label} have nearly the words of one of "
-            f"{other.label}: right where a pair differs in the attribute alone, else one is on the wrong side",
+            f"{other.label}: right where a pair differs in the attribute alone, else one side is wrong",
         )
 
 
