@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,12 +31,8 @@ class Constraint:
 
     def allowed(self, d_vocab: int) -> Tensor:
         """Whether each token may come next, [d_vocab] bool; the end token where the text may end."""
-        packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
-        bits = packed[:, None].bitwise_right_shift(torch.arange(8, dtype=torch.uint8)).bitwise_and(1)
-        allowed = torch.zeros(d_vocab, dtype=torch.bool)
-        n = min(d_vocab, bits.numel())
-        allowed[:n] = bits.flatten()[:n].bool()
-        return allowed
+        packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        return torch.from_numpy(np.unpackbits(packed, count=d_vocab, bitorder="little")).bool()
 
     def take(self, token: int) -> bool:
         """Go on with a token; whether the text is whole and nothing more can come."""

@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from ..errors import InputError, ModelError, one_line
 from .architectures.cpu import suit_cpu
@@ -115,12 +115,9 @@ def _reduced(whole: Any, reduce: Callable[[Any], None]) -> Any:
 
 def _read(folder: Path, reduced: Any, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     tensors = stored_tensors(folder)
-    if (method := _quantised(config)) and not any(
-        known.startswith(method) for known in AUTO_QUANTIZER_MAPPING
-    ):
-        raise ModelError(f"{folder}: its weights are quantised ({method}), which transformers cannot read")
     try:
         with quiet_transformers():
+            _check_quantisation(folder, config)
             model, info = reduced.from_pretrained(
                 None,
                 config=config,
@@ -148,15 +145,24 @@ def _missing(config: Any, names: list[str]) -> str:
     return f"weights are missing from {where}"
 
 
+def _check_quantisation(folder: Path, config: Any) -> None:
+    """Refuse what transformers would pass over, and read as plain weights."""
+    said = _quantisation(config)
+    if said and not AutoHfQuantizer.supports_quant_method(said):  # type: ignore[no-untyped-call]
+        method = _quantised(config)
+        raise ModelError(f"{folder}: its weights are quantised ({method}), which transformers cannot read")
+
+
 def _quantised(config: Any) -> str | None:
     """The method by which a checkpoint's weights are quantised, if they are."""
-    parts = config, config.get_text_config(decoder=True)
-    quantised = next(filter(None, (getattr(part, "quantization_config", None) for part in parts)), None)
-    if quantised is None:
+    if (said := _quantisation(config)) is None:
         return None
-    if isinstance(quantised, dict):  # bitsandbytes did not always write its name
-        return str(quantised.get("quant_method", "bitsandbytes"))
-    return str(quantised.quant_method)
+    return str(said.get("quant_method", "bitsandbytes"))  # which did not always write its name
+
+
+def _quantisation(config: Any) -> dict[str, Any] | None:
+    parts = config, config.get_text_config(decoder=True)
+    return next(filter(None, (getattr(part, "quantization_config", None) for part in parts)), None)
 
 
 def _why_not(config: Any, error: Exception) -> str:

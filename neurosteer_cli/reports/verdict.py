@@ -218,14 +218,14 @@ class LayersVerdict:
 
     best: the layer of highest AUROC, and in their order all that its interval does not tell apart from it.
     steered: for either sign of alpha that was tried.
-    n_texts: of the side with the fewest, None where that is not known.
+    n_texts: of the side with the fewest.
     """
 
     best: Sequence[tuple[Layer, Estimate]]
     auroc: Estimate
     steered: dict[int, SteeredVerdict]
     n_prompts: int | None
-    n_texts: int | None
+    n_texts: int
 
     @property
     def layers(self) -> list[int]:
@@ -244,7 +244,7 @@ class LayersVerdict:
 
     @property
     def has_few_texts(self) -> bool:
-        return self.n_texts is not None and self.n_texts < FEW_TEXTS
+        return self.n_texts < FEW_TEXTS
 
     @property
     def has_few_prompts(self) -> bool:
@@ -258,8 +258,8 @@ def layers_verdict(sweep: LayerSweep) -> LayersVerdict | None:
         return None
     highest = max((auroc for _, auroc in measured), key=lambda auroc: auroc.value)
     best = [(layer, auroc) for layer, auroc in measured if auroc.overlaps(highest)]
-    n_texts = min(sweep.provenance.get("n_texts", ()), default=None)
-    return LayersVerdict(best, highest, _best_steered(sweep), sweep.provenance.get("prompts"), n_texts)
+    n_texts = min(sweep.provenance["n_texts"])
+    return LayersVerdict(best, highest, _best_steered(sweep), sweep.provenance["prompts"], n_texts)
 
 
 def _best_steered(sweep: LayerSweep) -> dict[int, SteeredVerdict]:

@@ -125,18 +125,9 @@ class SteeringVector:
         """
         if os.path.isdir(path):
             raise InputError(f"{path}: {known_kind(path) or 'is a directory; name a vector file'}")
-        try:
-            with spooled(str(path)) as readable, safe_open(readable, framework="pt") as file:
-                header = file.metadata() or {}
-                # copies: the file's own pages change, or are gone, when it is written over
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file; `neurosteer fit` writes one") from error
-        except (SafetensorError, OSError) as error:
-            raise VectorFileError(f"{path}: {_why_unreadable(path, error)}") from error
-        if METADATA_KEY not in header:
-            raise VectorFileError(f"{path}: {kind_of(path)}")
-        metadata = VectorMetadata.from_json(header[METADATA_KEY], str(path))
+        with spooled(str(path)) as readable:
+            header, tensors = _parsed(path, readable)
+        metadata = VectorMetadata.from_json(header, str(path))
         return _assemble(metadata, tensors, str(path))
 
     def check_fits(
@@ -249,10 +240,23 @@ def mean_norms(vectors: Sequence[SteeringVector]) -> dict[HookPoint, float]:
     return {point: sum(several) / len(several) for point, several in norms.items()}
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
-    """What a file is that is no safetensors file, or that a vector file is damaged."""
-    kind = known_kind(path)
-    return str(kind) if kind not in (VECTOR, None) else f"damaged, or not a vector file ({error})"
+def _parsed(path: Path, readable: str) -> tuple[str, dict[str, Tensor]]:
+    """The metadata and tensors of the file that is called `path`, and can be read more than once."""
+    try:
+        with safe_open(readable, framework="pt") as file:
+            header = file.metadata() or {}
+            # copies: the file's own pages change, or are gone, when it is written over
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; `neurosteer fit` writes one") from error
+    except (SafetensorError, OSError) as error:
+        kind = known_kind(readable)
+        is_another = kind not in (VECTOR, None)
+        why = kind if is_another else f"damaged, or not a vector file ({error})"
+        raise VectorFileError(f"{path}: {why}") from error
+    if METADATA_KEY not in header:
+        raise VectorFileError(f"{path}: {kind_of(readable)}")
+    return header[METADATA_KEY], tensors
 
 
 def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) -> SteeringVector:

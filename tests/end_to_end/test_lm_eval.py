@@ -20,29 +20,23 @@ lm_eval = pytest.importorskip("lm_eval")
 CHOICES = [" good", " bad", " so so"]
 ITEMS = [("The sun is out.", 0), ("It rains.", 1), ("We won the match!", 0), ("The train left late.", 1)]
 ALPHA = 40.0
-MOODS = """
-task: moods
-dataset_path: json
-dataset_kwargs: {{data_files: "{file}"}}
-test_split: train
-output_type: multiple_choice
-doc_to_text: "{{{{text}}}} I feel"
-doc_to_choice: {choices}
-doc_to_target: label
-target_delimiter: ""
-metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
-"""
-ECHOES = """
-task: echoes
-dataset_path: json
-dataset_kwargs: {{data_files: "{file}"}}
-test_split: train
-output_type: generate_until
-doc_to_text: "{{{{text}}}}"
-doc_to_target: "x"
-generation_kwargs: {{until: ["\\n", "a", "b", "c", "d", "e"], max_gen_toks: 6, temperature: 0}}
-metric_list: [{{metric: exact_match}}]
-"""
+TASKS: dict[str, dict[str, Any]] = {
+    "moods": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{text}} I feel",
+        "doc_to_choice": CHOICES,
+        "doc_to_target": "label",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    },
+    "echoes": {
+        "output_type": "generate_until",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "x",
+        "generation_kwargs": {"until": [*"\nabcde"], "max_gen_toks": 6, "temperature": 0},
+        "metric_list": [{"metric": "exact_match"}],
+    },
+}
 
 
 @pytest.fixture
@@ -52,8 +46,9 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder, file = tmp_path / "tasks", tmp_path / "items.jsonl"
     folder.mkdir()
     file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ITEMS))
-    (folder / "moods.yaml").write_text(MOODS.format(file=file, choices=json.dumps(CHOICES)))
-    (folder / "echoes.yaml").write_text(ECHOES.format(file=file))
+    items = {"dataset_path": "json", "dataset_kwargs": {"data_files": str(file)}, "test_split": "train"}
+    for name, task in TASKS.items():
+        (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **items, **task}))  # JSON is YAML
     return folder
 
 

@@ -32,36 +32,20 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        ["fit", "UP", "DOWN", "--method", "diffmean", "--layers", "2", "-o", "OUT"],
-        ["fit", "UP", "DOWN", "--method", "pca", "--layers", "2", "-o", "OUT"],
-        ["gen", "--greedy", "--max-new-tokens", "4", "ab cd"],
-        ["gen", "--max-new-tokens", "4", "ab cd", "e"],
-        ["layers", "UP", "DOWN"],
-        [
-            "sae",
-            "train",
-            "UP",
-            "--layer",
-            "2",
-            "--tokens",
-            "64",
-            "--d-sae",
-            "32",
-            "--context",
-            "64",
-            "--batch-size",
-            "16",
-            "-o",
-            "OUT",
-        ],
+        "fit UP DOWN --method diffmean --layers 2 -o OUT",
+        "fit UP DOWN --method pca --layers 2 -o OUT",
+        "gen --greedy --max-new-tokens 4 abcd",
+        "gen --max-new-tokens 4 abcd e",
+        "layers UP DOWN",
+        "sae train UP --layer 2 --tokens 64 --d-sae 32 --context 64 --batch-size 16 -o OUT",
     ],
 )
 def test_an_overflow_ends_a_command_in_one_line(
-    overflowing: Path, texts: list[str], tmp_path: Path, command: list[str]
+    overflowing: Path, texts: list[str], tmp_path: Path, command: str
 ) -> None:
     places = {"UP": texts[0], "DOWN": texts[1], "OUT": str(tmp_path / "out")}
-    command = [places.get(word, word) for word in command]
-    last = refused(*command, "--model", str(overflowing), "--dtype", "float16", "--device", "cpu", code=1)
+    asked = [places.get(word, word) for word in command.split()]
+    last = refused(*asked, "--model", str(overflowing), "--dtype", "float16", "--device", "cpu", code=1)
     assert last.endswith(
         "from block 1 on its numbers are not finite in float16: they are too large for float16; "
         "pass --dtype float32 or bfloat16"

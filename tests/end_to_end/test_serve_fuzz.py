@@ -9,15 +9,12 @@ import schemathesis
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
-from support.live import running
+from support.serving import served
 from support.tiny import D_MODEL, tiny_vector
 
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
-from neurosteer_cli.serving.app import ServerConfig, create_app
-from neurosteer_cli.serving.completions import Completions, Limits
-from neurosteer_cli.serving.registry import VectorRegistry
-from neurosteer_cli.serving.scheduler import Scheduler
+from neurosteer_cli.serving.completions import Limits
 
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 ROUTES = (  # how many cases of either kind; any text is a right name in a path
@@ -50,11 +47,9 @@ FOREIGN = ("Input should", "Extra inputs", "after validation", "Field required",
 
 @pytest.fixture(scope="module")
 def schema(engine: Engine) -> Iterator[Any]:
-    registry = VectorRegistry(engine.shape, "tiny")
-    registry.add("polite", tiny_vector(engine.shape, {HookPoint(1): torch.ones(D_MODEL)}), "polite")
-    scheduler = Scheduler(engine)
-    completions = Completions(engine, registry, scheduler, Limits(max_new_tokens=64, seconds=20))
-    with running(create_app(completions, ServerConfig(fitting=True))) as address:
+    vectors = {"polite": tiny_vector(engine.shape, {HookPoint(1): torch.ones(D_MODEL)})}
+    limits = Limits(max_new_tokens=64, seconds=20)
+    with served(engine, vectors, limits=limits, fitting=True) as (address, _):
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 

@@ -13,12 +13,13 @@ from neurosteer_cli.models.hooks import add
 from neurosteer_cli.vectors.vector import SteeringVector, total_pushes
 
 PROMPTS = ["to be or not to be, that is the question", "x", "whether 'tis nobler in the mind to suffer"]
+ASKED: dict[str, Any] = {"model": "tiny", "prompt": "to be", "max_tokens": 5, "temperature": 0}
 
 
 def log_probs(
     engine: Engine, ids: list[int], vectors: dict[str, SteeringVector], alphas: dict[str, float]
 ) -> Any:
-    """Of all tokens but the first, by a whole pass of the model, [n - 1, d_vocab]."""
+    """Of what may follow each token, by a whole pass of the model, [n, d_vocab]."""
     pushes = total_pushes([vectors[name] for name in alphas], list(alphas.values()))
     with torch.inference_mode(), add(engine.blocks, pushes):
         logits = engine.model(input_ids=torch.tensor([ids])).logits[0]
@@ -63,21 +64,14 @@ def test_an_echo_tells_what_a_whole_pass_says(
 
 
 def test_an_echo_without_log_probs_is_the_prompt_and_its_text(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": "tiny", "prompt": "to be", "max_tokens": 5, "temperature": 0}
-    plain = client.completions.create(**asked).choices[0]
-    echoed = client.completions.create(**asked, echo=True).choices[0]
+    plain = client.completions.create(**ASKED).choices[0]
+    echoed = client.completions.create(**ASKED, echo=True).choices[0]
     assert (echoed.text, echoed.finish_reason) == (f"to be{plain.text}", plain.finish_reason)
     assert echoed.logprobs is None
 
 
 def test_a_stream_begins_with_the_prompt(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {
-        "model": "tiny",
-        "prompt": "to be",
-        "max_tokens": 5,
-        "temperature": 0,
-        "echo": True,
-    }
+    asked = {**ASKED, "echo": True}
     whole = client.completions.create(**asked).choices[0].text
     parts = [
         chunk.choices[0].text for chunk in client.completions.create(**asked, stream=True) if chunk.choices

@@ -281,4 +281,5 @@ def layers(*, steer: bool = True) -> LayerSweep:
             )
         )
     judge, rate = (Judge("data"), near(0.5, 0.06)) if steer else (None, None)
-    return LayerSweep("polite against rude on smollm2", found, PROVENANCE, judge, rate)
+    provenance = PROVENANCE | {"n_texts": [60, 60], "prompts": 30 if steer else None}
+    return LayerSweep("polite against rude on smollm2", found, provenance, judge, rate)

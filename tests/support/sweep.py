@@ -34,6 +34,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "f
 TEXTS = ["to be or not to be", "that is the question, whether"]
 PROMPTS = ["ab cd", "e", "cgf dakspltsn", "ffsvduakyhrykavomacv mvbcpyk ygt"]
 N_NEW = 12
+LAYER = 1  # the block that is steered
 CLOSE = dict(rtol=2e-4, atol=2e-4)
 
 
@@ -87,9 +88,9 @@ class Whole:
                 handle.remove()
         return seen
 
-    def greedy(self, ids: list[int], layer: int, push: Tensor, stops: set[int]) -> list[int]:
-        """Tokens written with a push added to what leaves a block, each from a pass over all before."""
-        handle = self.blocks[layer].register_forward_hook(
+    def greedy(self, ids: list[int], push: Tensor) -> list[int]:
+        """N_NEW tokens with a push added to what leaves block LAYER, each from a pass over all before."""
+        handle = self.blocks[LAYER].register_forward_hook(
             lambda _m, _a, out: _with_first(out, _first(out) + _fitting(push, out))
         )
         written: list[int] = []
@@ -99,9 +100,7 @@ class Whole:
                     logits = self.model(input_ids=torch.tensor([ids + written]), use_cache=False).logits[
                         0, -1
                     ]
-                    if (token := int(logits.argmax())) in stops:
-                        break
-                    written.append(token)
+                    written.append(int(logits.argmax()))
         finally:
             handle.remove()
         return written
@@ -224,9 +223,9 @@ def _apart(ours: Tensor, expected: Tensor) -> str:
     return f"cosine {cosine:.4f}, norm {ours.norm():.3f} for {expected.norm():.3f}"
 
 
-def _steered(engine: Engine, layer: int = 1) -> tuple[Tensor, Any]:
+def _steered(engine: Engine) -> tuple[Tensor, Any]:
     push = torch.randn(engine.d_model, generator=torch.Generator().manual_seed(1)) * 0.2
-    return push * 2, tiny_vector(engine.shape, {HookPoint(layer): push})
+    return push * 2, tiny_vector(engine.shape, {HookPoint(LAYER): push})
 
 
 def _written(engine: Engine, prompts: list[str], vector: Any) -> list[str]:
@@ -242,7 +241,7 @@ def _alone(folder: Path, reference: Whole) -> str | None:
     for prompt in PROMPTS:
         ids = engine.prompt_ids(prompt)
         (ours,) = _written(engine, [prompt], vector)
-        expected = engine.decode(ids, reference.greedy(ids, 1, push, set()))
+        expected = engine.decode(ids, reference.greedy(ids, push))
         if ours != expected:
             return f"text alone: {ours!r} for {expected!r}"
     return None

@@ -1,8 +1,10 @@
 """A vector file holds every bit and all its metadata, and says what is wrong when it does not."""
 
 import json
+import os
 import pickle
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -337,6 +339,18 @@ def test_a_file_of_another_kind_is_named_by_what_it_is(tmp_path: Path, head: byt
     path.write_bytes(head)
     with pytest.raises(VectorFileError, match=f"^{path}: {kind}"):
         SteeringVector.load(path)
+
+
+def test_a_pipe_is_named_by_what_comes_out_of_it(tmp_path: Path) -> None:
+    pipe, model = tmp_path / "pipe", tmp_path / "model.safetensors"
+    os.mkfifo(pipe)
+    save_file({"weight": torch.zeros(4)}, model)
+    for written, kind in {b"hello\n": "a text file; ", model.read_bytes(): "a safetensors file, "}.items():
+        writer = threading.Thread(target=pipe.write_bytes, args=[written])
+        writer.start()
+        with pytest.raises(VectorFileError, match=f"^{pipe}: {kind}"):
+            SteeringVector.load(pipe)
+        writer.join()
 
 
 def test_a_models_folder_and_an_saes_are_named_by_what_they_are(

@@ -51,9 +51,8 @@ class Encoder:
 
     def n_cut(self, texts: Texts) -> int:
         """How many of some texts are too long to be read whole."""
-        long = [
-            text for text in texts if len(text.encode()) > self.max_tokens - 2
-        ]  # a token is a byte or more
+        # a token is a byte or more
+        long = [text for text in texts if len(text.encode()) > self.max_tokens - 2]
         ids = self.tokenizer(long, verbose=False)["input_ids"] if long else []
         return sum(len(of_text) > self.max_tokens for of_text in ids)
 

@@ -63,15 +63,15 @@ def _checked_folder(folder: Path) -> Path:
     if is_adapter(folder):
         return folder
     if not (folder / "config.json").is_file():
-        is_sae = known_kind(folder) == SAE
-        what = SAE if is_sae else "no config.json; not a Hugging Face checkpoint folder"
-        raise ModelError(f"{folder}: {what}")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder}: no .safetensors weights (pickled ones are not read); "
+        lacks = "no config.json; not a Hugging Face checkpoint folder"
+    elif not any(folder.glob("*.safetensors")):
+        lacks = (
+            "no .safetensors weights (pickled ones are not read); "
             "save the model again with `model.save_pretrained(folder)`"
         )
-    return folder
+    else:
+        return folder
+    raise ModelError(f"{folder}: {SAE if known_kind(folder) == SAE else lacks}")
 
 
 def _hub_cached(model: str) -> Path | None:

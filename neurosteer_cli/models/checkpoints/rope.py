@@ -13,7 +13,6 @@ from ...errors import ModelError
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-_OF_BASE = ("freq_base", "dimension_count")
 # Llama 3.1 and later, in whose files only the factors stand; how they follow from these is in transformers.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
@@ -25,15 +24,13 @@ def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
         ModelError: it scales in a way that is not known here.
     """
     architecture = reader.fields["general.architecture"].contents()
-    _set_base(config, *(reader.fields.get(f"{architecture}.rope.{name}") for name in _OF_BASE))
-    prefix = f"{architecture}.rope.scaling."
+    prefix = f"{architecture}.rope."
     said = {
-        name.removeprefix(prefix): field.contents()
+        name.removeprefix(prefix).removeprefix("scaling."): field.contents()
         for name, field in reader.fields.items()
         if name.startswith(prefix)
     }
-    if older := reader.fields.get(f"{architecture}.rope.scale_linear"):  # of files of 2023
-        said.setdefault("factor", older.contents())
+    _set_base(config, said)
     factors = {
         tensor.name.removesuffix(".weight"): [float(factor) for factor in tensor.data.flatten()]
         for tensor in reader.tensors
@@ -51,20 +48,20 @@ def set_rope(path: Path, reader: "GGUFReader", config: Any) -> None:
     config.rope_parameters = rope
 
 
-def _set_base(config: Any, base: Any, n_dims: Any) -> None:
-    """The base, and of how much of a head: of StarCoder 2, Phi-3 and others these are left out, too."""
+def _set_base(config: Any, said: Mapping[str, Any]) -> None:
+    """The base, and what share of a head is rotated: left out of StarCoder 2, Phi-3 and others, too."""
     if not (rope := getattr(config, "rope_parameters", None)):
         return
-    if base and "rope_theta" in rope:
-        rope = {**rope, "rope_theta": base.contents()}
-    if n_dims and "partial_rotary_factor" in rope:
+    if "freq_base" in said and "rope_theta" in rope:
+        rope = {**rope, "rope_theta": said["freq_base"]}
+    if "dimension_count" in said and "partial_rotary_factor" in rope:
         d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        rope = {**rope, "partial_rotary_factor": n_dims.contents() / d_head}
+        rope = {**rope, "partial_rotary_factor": said["dimension_count"] / d_head}
     config.rope_parameters = rope
 
 
 def _scaling(
-    path: Path, config: Any, said: dict[str, Any], factors: Mapping[str, Sequence[float]]
+    path: Path, config: Any, said: Mapping[str, Any], factors: Mapping[str, Sequence[float]]
 ) -> dict[str, Any] | None:
     """transformers' parameters of the scaling; None where there is none."""
     original = said.get("original_context_length") or config.max_position_embeddings
@@ -78,7 +75,8 @@ def _scaling(
         if all(map(_near, freqs, _llama3_factors(max(freqs), base, len(freqs)))):
             return llama3
         return {**_by_factors(freqs, freqs, config.max_position_embeddings), "attention_factor": 1.0}
-    kind, factor = said.get("type", "linear"), said.get("factor", 1.0)
+    kind = said.get("type", "linear")
+    factor = said.get("factor", said.get("scale_linear", 1.0))  # the latter in files of 2023
     if kind == "none" or factor in (0.0, 1.0):
         return None
     if kind == "linear":

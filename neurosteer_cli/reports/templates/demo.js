@@ -195,7 +195,7 @@ async function generate() {
   at("stop").disabled = true;
   running = null;
   markDifferences(cards, shown);
-  if (done.every(Boolean) && offered.judges) await score(cards, asked);
+  if (done.every(Boolean)) await score(cards, asked);
 }
 
 /** Write, and have it seen: on a phone texts and buttons may be screens apart. */

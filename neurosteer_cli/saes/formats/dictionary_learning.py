@@ -85,11 +85,14 @@ _CLASSES: dict[str, Callable[[Stored], Read]] = {
 def hook_name(place: Path, layer: int | None) -> str:
     """The module whose output, or input, it was trained on."""
     config = _config(place)
-    said_layer, said = config["trainer"].get("layer"), str(config["trainer"].get("submodule_name") or "")
+    trainer = config["trainer"]
+    said = str(trainer.get("submodule_name") or "")
     reads_input = (config.get("buffer") or {}).get("io") == "in"
     if "." in said:  # the module's name in the model, in place of words
         return f"{said}.input" if reads_input else said
-    known = said_layer if isinstance(said_layer, int) and said_layer >= 0 else layer_in(place)
+    known = trainer.get("layer")
+    if not isinstance(known, int) or known < 0:
+        known = layer_in(place)
     kind = RESID_PRE if reads_input or "resid_pre" in said else RESID_POST
     return hook_name_of(place, layer if known is None else known, said, kind)
 

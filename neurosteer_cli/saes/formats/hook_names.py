@@ -31,15 +31,6 @@ def residual_point(sae_id: str, name: str) -> HookPoint:
         raise SAEError(f"SAE {sae_id!r}: {error}") from error
 
 
-def is_residual(name: str) -> bool:
-    """Whether `residual_point` knows a name."""
-    try:
-        residual_point("", name)
-    except SAEError:
-        return False
-    return True
-
-
 def layer_in(place: Path) -> int | None:
     """The block that the name of a file or folder, or of one of the nearest around it, tells."""
     for part in reversed(_near(place)):

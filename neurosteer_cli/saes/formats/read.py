@@ -12,7 +12,7 @@ from ...data.kinds import MODEL, known_kind
 from ...errors import SAEError, one_line
 from ..sae import SparseAutoencoder
 from . import dictionary_learning, gemma_scope, sae_lens, sparsify
-from .hook_names import is_residual, residual_point
+from .hook_names import residual_point
 from .state import from_state
 
 _READERS = {
@@ -88,9 +88,8 @@ def _layer_of(place: Path) -> int | None:
     assert reader is not None
     try:
         with _of_its_form(place):
-            name = reader.hook_name(place, None)
-            return residual_point("", name).layer if is_residual(name) else None
-    except SAEError:  # read for itself, it says what is the matter
+            return residual_point("", reader.hook_name(place, None)).layer
+    except SAEError:  # of another place, or damaged: read for itself, it says what is the matter
         return None
 
 

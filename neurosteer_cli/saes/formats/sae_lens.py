@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ...errors import SAEError
+from ..sae import WEIGHTS
 from .files import read_json, read_safetensors
 from .state import Entries, Weights
 
@@ -37,10 +38,10 @@ def read(place: Path, _layer: int | None) -> tuple[Entries, Weights]:
 
 def _migrated(place: Path, older: Entries, scale: Tensor | None) -> Entries:
     """An older configuration in version 6's form; SAEError where that form cannot say what it says."""
-    from sae_lens.loading.pretrained_sae_loaders import handle_pre_6_0_config  # many seconds
-
-    activation = _first(older, _ACTIVATION) or "relu"
     architecture = older.get("architecture") or "standard"
+    if architecture not in WEIGHTS:
+        return older  # which is refused for it
+    activation = _first(older, _ACTIVATION) or "relu"
     known = ("relu", "topk") if architecture in ("standard", "topk") else ("relu",)
     if activation not in known:
         raise SAEError(
@@ -55,6 +56,8 @@ def _migrated(place: Path, older: Entries, scale: Tensor | None) -> Entries:
         raise SAEError(
             f"{place}: its latents are scaled by finetuning (scaling_factor), which is not supported"
         )
+    from sae_lens.loading.pretrained_sae_loaders import handle_pre_6_0_config  # many seconds
+
     entries: Entries = handle_pre_6_0_config(
         {**older, "architecture": architecture, "activation_fn_kwargs": kwargs}
     )

@@ -51,7 +51,9 @@ def fault(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     kind, ctx = first["type"], first.get("ctx", {})
     if kind == "json_invalid":
         return f"the body is not JSON: {ctx['error']}, at character {first['loc'][-1]}", None
-    parts = [str(part) or "''" for part in first["loc"][1:] if not str(part).startswith(("<", "[key]"))]
+    field, deeper = first["loc"][1:2], first["loc"][2:]  # deeper down stand marks of pydantic's own, too
+    own = (part for part in deeper if not str(part).startswith(("<", "[key]")))
+    parts = [str(part) or "''" for part in (*field, *own)]
     if not parts:
         return "send a JSON object", None
     if kind in MUST_BE:

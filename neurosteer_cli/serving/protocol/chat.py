@@ -102,8 +102,9 @@ class TemplateRequest(OpenAIRequest):
 
     @model_validator(mode="after")
     def _check_template_args(self) -> "TemplateRequest":
-        for name in NOT_THE_TEMPLATES & self.chat_template_kwargs.keys():
-            refuse("chat_template_kwargs", f"{name!r} is no argument of the template")
+        for name in self.chat_template_kwargs:
+            if name in NOT_THE_TEMPLATES:
+                refuse("chat_template_kwargs", f"{name!r} is no argument of the template")
         return self
 
     @property

@@ -3,6 +3,7 @@
 Knows items of input and output. Nothing is kept from one request to the next.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -205,6 +206,10 @@ class ResponsesRequest(TemplateRequest):
             refuse("max_output_tokens", "must be at least 1, got 0")
         if self.response_format.schema_asked:
             refuse("response_format", "not served; give it as text.format")
+        try:
+            json.dumps(self.metadata, allow_nan=False)  # as it is given back
+        except ValueError:
+            refuse("metadata", "must hold finite numbers alone")
         return self
 
     @property

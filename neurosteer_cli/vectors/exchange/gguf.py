@@ -137,7 +137,7 @@ class ControlVector:
             return
         else:
             own, other = f"was made for a model of type {hint!r}", f"is of type {family!r}"
-            if not (llama_cpp.is_known(hint) and llama_cpp.is_known(family)):
+            if not (llama_cpp.is_known(hint.lower()) and llama_cpp.is_known(family)):
                 warn(f"{self.path} {own}, model {model_id!r} {other}: taken to be the same")
                 return
         raise IncompatibleVectorError(

@@ -18,6 +18,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import validate_repo_id
+from support.saes import write
 from support.tiny import save_tiny_sae
 
 from neurosteer_cli.errors import ModelError
@@ -438,9 +439,11 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
 
 
 def test_an_sae_is_no_model(tmp_path: Path) -> None:
-    folder = save_tiny_sae(tmp_path / "sae")
-    message = f"{folder}: an SAE's folder; give it with --sae, or to `neurosteer sae info`"
-    assert refusal(str(folder)) == message
+    of_sae_lens = save_tiny_sae(tmp_path / "sae")
+    of_dictionary_learning = write(tmp_path / "ae", {"ae.pt": {}, "config.json": {"trainer": {}}})
+    for folder in (of_sae_lens, of_dictionary_learning):
+        message = f"{folder}: an SAE's folder; give it with --sae, or to `neurosteer sae info`"
+        assert refusal(str(folder)) == message
 
 
 # --- the Hub -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from neurosteer_cli.errors import SAEError
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
-from neurosteer_cli.saes.formats.hook_names import is_residual, layer_in, residual_point
+from neurosteer_cli.saes.formats.hook_names import layer_in, residual_point
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,6 @@ from neurosteer_cli.saes.formats.hook_names import is_residual, layer_in, residu
 )
 def test_a_block_by_any_of_its_names(name: str, point: HookPoint) -> None:
     assert residual_point("sae", name) == point
-    assert is_residual(name)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,6 @@ def test_a_block_by_any_of_its_names(name: str, point: HookPoint) -> None:
     ],
 )  # fmt: skip
 def test_another_place_is_none(name: str) -> None:
-    assert not is_residual(name)
     with pytest.raises(
         SAEError, match="^SAE 'sae': .* is not a residual hook point; use blocks.L.hook_resid_post"
     ):

@@ -147,6 +147,7 @@ def test_a_scaling_factor_of_ones_is_none(tmp_path: Path, resid: Tensor) -> None
         ({"normalize_activations": "expected_average_only_in"}, "has not been folded into the weights"),
         ({"normalize_activations": True}, "has not been folded into the weights"),
         ({"architecture": "temporal"}, "architecture 'temporal' is not supported"),
+        ({"architecture": "own"}, "architecture 'own' is not supported"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

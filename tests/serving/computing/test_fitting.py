@@ -144,9 +144,8 @@ def test_how_far_a_fit_is_is_told(
     monkeypatch.setattr(Scheduler, "yield_to_batch", noted)
     with served(engine, vectors, fitting=True) as (address, _):
         assert httpx.get(f"{address}/v1/fitting").json() == {}
-        assert post(
-            address, "/v1/vectors", {**LONG, "positive": TEXTS[:40], "negative": LONG["negative"][:40]}
-        )
+        form = {**LONG, "positive": TEXTS[:40], "negative": LONG["negative"][:40]}
+        assert post(address, "/v1/vectors", form).is_success
         assert httpx.get(f"{address}/v1/fitting").json() == {}
     assert {(one["name"], one["n_texts"]) for one in told} == {("ab", 80)}
     read = [one["n_read"] for one in told]

@@ -70,11 +70,12 @@ def test_a_body_that_comes_in_pieces_is_counted_too(server: tuple[str, Completio
     assert answer.status_code == 413
 
 
-def test_a_key_is_asked_for_under_v1_only(engine: Engine, vectors: dict[str, SteeringVector]) -> None:
+def test_a_key_is_asked_for_under_v1_and_api_only(engine: Engine, vectors: dict[str, SteeringVector]) -> None:
     with served(engine, vectors, api_key="secret") as (address, _):
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}):
             assert post(address, "/v1/completions", PLAIN, headers=headers).status_code == 401
             assert httpx.get(f"{address}/v1/models", headers=headers).status_code == 401
+            assert httpx.get(f"{address}/api/tags", headers=headers).status_code == 401
         assert httpx.get(f"{address}/health").status_code == 200
         lower = {"authorization": "bearer secret"}
         assert post(address, "/v1/completions", PLAIN, headers=lower).status_code == 200

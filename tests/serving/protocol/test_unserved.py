@@ -40,7 +40,6 @@ def test_every_field_of_openais_client_is_known_and_may_be_null(
         {"repeat_penalty": 1},
         {"functions": []}, {"function_call": "none"}, {"function_call": "auto"}, {"tools": []},
         {"tool_choice": "auto"}, {"tool_choice": "none"},
-        
         {"logit_bias": {}}, {"logit_bias": {"5": 0}}, {"logit_bias": []}, {"logit_bias": [[5, 0]]},
         {"presence_penalty": 0}, {"frequency_penalty": 0.0}, {"response_format": {"type": "text"}},
         {"modalities": ["text"]}, {"suffix": ""}, {"stop": ""}, {"stop": []}, {"stop": [""]}, {"echo": False},

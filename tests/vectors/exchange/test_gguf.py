@@ -219,6 +219,7 @@ def test_only_repeng_has_a_direction_0() -> None:
         ("gptneox", "gpt_neox", True),
         (None, "llama", True),
         ("qwen2", "llama", False),
+        ("Mistral", "llama", False),
         ("mistral", "llama", False),
         ("qwen3moe", "qwen3_moe", True),
         ("qwen3_moe", "qwen3_moe", True),
