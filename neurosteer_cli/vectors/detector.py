@@ -1,16 +1,21 @@
 """A vector as a detector: what its projection of a text says of the side the text is on.
 
-Knows residuals' means and the two sides; knows nothing of how a direction is found, or of files.
+Knows residuals, their means and the two sides; knows nothing of how a direction is found, or of files.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+from ..models.engine import Engine, ResidualBatch
 from ..models.hooks import HookPoint
+from ..models.tokenizer import Tokens
 from .metadata import Detector
+from .vector import SteeringVector
 
 MIN_HELD_OUT = 4  # texts a side, to say what is usual
 MAX_STEPS, CLOSE = 100, 1e-9
@@ -18,7 +23,8 @@ MAX_STEPS, CLOSE = 100, 1e-9
 
 def projection(means: Mapping[HookPoint, Tensor], pushes: Mapping[HookPoint, Tensor]) -> Tensor:
     """The sum over hook points of residuals [n, d_model] times the push, [n] float64."""
-    return torch.stack([means[point].double() @ push.double() for point, push in pushes.items()]).sum(0)
+    at = (means[point].cpu().double() @ push.double() for point, push in pushes.items())
+    return torch.stack([*at]).sum(0)
 
 
 def measured(positive: Tensor, negative: Tensor) -> Detector | None:
@@ -69,3 +75,54 @@ def probabilities(detector: Detector, z: Tensor) -> Tensor:
 def threshold(detector: Detector, z: float) -> float:
     """The projection at a score."""
     return detector.middle + z * detector.spread
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a vector says of a text."""
+
+    z: float  # see `scores`
+    probability: float  # that it is of the first side
+    tokens: Sequence[float | None]  # z of each token; None of those that do not count
+
+
+def known_detector(vector: SteeringVector, name: str) -> Detector:
+    """A vector's detector; `name` is what the error calls the vector.
+
+    Raises:
+        InputError: it has none.
+    """
+    if vector.metadata.detector is None:
+        raise InputError(
+            f"{name}: nothing is known of how its two sides project on the vector; fit it again, on some "
+            "twenty texts a side or more"
+        )
+    return vector.metadata.detector
+
+
+def score(
+    engine: Engine, vector: SteeringVector, texts: Sequence[Tokens], name: str = "the vector"
+) -> Iterator[tuple[int, Score]]:
+    """(number of the text, what the vector says of it), in any order; those without tokens that count left out.
+
+        tokens = [engine.tokenize(Passage("here", "Thank you ever so much."))]
+        for number, found in score(engine, polite, tokens):
+            print(number, found.z, found.probability)
+
+    Raises:
+        InputError: the vector has no detector, or pushes nothing.
+    """
+    known = known_detector(vector, name)
+    for batch in engine.residuals(texts, list(vector.pushes)):
+        by_token = scores(known, projection(batch.resid, vector.pushes))  # [n]
+        yield from _of_batch(batch, by_token, known, texts)
+
+
+def _of_batch(
+    batch: ResidualBatch, by_token: Tensor, known: Detector, texts: Sequence[Tokens]
+) -> Iterator[tuple[int, Score]]:
+    for row, text in enumerate(batch.texts):
+        own = by_token[batch.text_index.cpu() == row]
+        z, values = own.mean(), iter(own.tolist())
+        tokens = [next(values) if counts else None for counts in texts[text].counts]
+        yield text, Score(float(z), float(probabilities(known, z)), tokens)

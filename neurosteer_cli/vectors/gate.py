@@ -91,11 +91,7 @@ def open_gate(text: str, engine: Engine, sae: str = BUNDLED) -> Gate:
 
 def of_vector(name: str, vector: SteeringVector, z: float, *, is_above: bool) -> Gate:
     """The gate at a score of a vector's own detector."""
-    if (known := vector.metadata.detector) is None:
-        raise InputError(
-            f"--when {name}: nothing is known of how its two sides project on the vector; fit it again, on "
-            "some twenty texts a side or more"
-        )
+    known = detector.known_detector(vector, f"--when {name}")
 
     def reader(push: Tensor) -> Reader:
         return lambda resid: resid @ push.to(resid)
