@@ -103,7 +103,7 @@ def known_detector(vector: SteeringVector, name: str) -> Detector:
 def score(
     engine: Engine, vector: SteeringVector, texts: Sequence[Tokens], name: str = "the vector"
 ) -> Iterator[tuple[int, Score]]:
-    """(number of the text, what the vector says of it), in any order; those without tokens that count left out.
+    """(number of the text, what the vector says of it), in any order, of those with tokens that count.
 
         tokens = [engine.tokenize(Passage("here", "Thank you ever so much."))]
         for number, found in score(engine, polite, tokens):

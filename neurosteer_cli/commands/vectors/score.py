@@ -120,7 +120,7 @@ def _tell_auroc(sides: tuple[list[float], list[float]], first: str) -> None:
         return
     if not all(sides):
         raise InputError(
-            f"labels: {'all' if sides[0] else 'no'} texts are labelled {first!r}; --target names the label of "
+            f"{'all' if sides[0] else 'no'} texts are labelled {first!r}; --target names the label of "
             "the first side"
         )
     import torch
