@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Comparison": ".evaluation.run",
+    "Comparison": ".evaluation.runs.comparison",
     "Engine": ".models.engine",
     "GenerationConfig": ".generation.continuation",
     "HookPoint": ".models.hooks",
@@ -38,7 +38,7 @@ _HOME = {
     "calibrate": ".evaluation.calibrate",
     "combine": ".vectors.combine",
     "evaluate": ".evaluation.evaluate",
-    "fit": ".vectors.from_texts",
+    "fit": ".vectors.fitting.from_texts",
     "generate": ".generation.generate",
     "load_judge": ".evaluation.judges.load",
     "load_sae": ".saes.load",

@@ -33,6 +33,8 @@ from .commands.serving.serve import serve
 from .commands.shared.command import HELP_OPTIONS, Command
 from .commands.vectors.combine import combine_
 from .commands.vectors.inspect import inspect
+from .commands.vectors.lint import lint_
+from .commands.vectors.score import score_
 from .errors import NeurosteerError
 
 
@@ -89,7 +91,21 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts contain shapes such as [batch, pos, d_model]
     pretty_exceptions_enable=False,  # a bug shows a plain, pasteable traceback
 )
-for command in (fit_, gen, combine_, inspect, eval_, calibrate_, layers_, export, serve, demo, doctor):
+for command in (
+    fit_,
+    lint_,
+    gen,
+    combine_,
+    inspect,
+    score_,
+    eval_,
+    calibrate_,
+    layers_,
+    export,
+    serve,
+    demo,
+    doctor,
+):
     name = command.__name__.rstrip("_")  # `eval_`, beside the library's or Python's own
     app.command(name, cls=Command)(command)
 app.command("import", cls=Command)(import_vector)  # `import` is no name for a function

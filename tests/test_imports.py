@@ -44,7 +44,7 @@ def test_the_rooms_import_from_lower_levels_only() -> None:
         ("data/sides.py", "import torch", "torch is for what computes"),
         ("models/engine.py", "import rich", "Only commands talk to the terminal"),
         ("models/engine.py", "import jinja2", "Charts and pages are the reports' own"),
-        ("evaluation/metrics.py", "import fastapi", "HTTP is the server's own"),
+        ("evaluation/measures/metrics.py", "import fastapi", "HTTP is the server's own"),
         ("newcomer.py", "", "A room imports from lower levels only"),
     ],
 )

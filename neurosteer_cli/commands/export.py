@@ -61,7 +61,7 @@ def _alpha(text: str) -> float:
 
 def _to_gguf(path: Path, out: Path, alpha: float) -> None:
     from ..files import check_target, file_sha256
-    from ..vectors.gguf import write_control_vector
+    from ..vectors.exchange.gguf import write_control_vector
     from ..vectors.vector import SteeringVector
 
     check_target(out)
@@ -75,7 +75,7 @@ def _to_model(path: Path, out: Path, alpha: float, model: str | None) -> None:
     from ..models.checkpoints.resolve import resolve
     from ..models.load import read_config
     from ..models.shape import shape_of
-    from ..vectors.bake import bake
+    from ..vectors.exchange.bake import bake
     from ..vectors.metadata import now
     from ..vectors.vector import SteeringVector
 

@@ -20,8 +20,8 @@ from .shared.parse import parse_layers
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
     from ..saes.load import SAEs
-    from ..vectors.from_latents import Choice, Weights
-    from ..vectors.from_texts import FitReport, LatentRow
+    from ..vectors.fitting.from_latents import Choice, Weights
+    from ..vectors.fitting.from_texts import FitReport, LatentRow
     from ..vectors.vector import SteeringVector
 
 
@@ -45,14 +45,25 @@ def fit_(
     method: Annotated[
         str,
         typer.Option(
-            help="neurosteer, paper (both through an SAE), diffmean or pca.",
-            autocompletion=completing("neurosteer", "paper", "diffmean", "pca"),
+            help="neurosteer, paper (both through an SAE), diffmean, pca, or logodds (urges tokens).",
+            autocompletion=completing("neurosteer", "paper", "diffmean", "pca", "logodds"),
         ),
     ] = "neurosteer",
     sae: Annotated[
         str | None, typer.Option(help="bundled, an SAE's folder, RELEASE/SAE_ID or OWNER/REPO/FOLDER.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="SAE latents to keep at a block.")] = 100,
+    logits_share: Annotated[
+        float,
+        typer.Option(help="Share of it, below 1, that urges tokens as logodds does, and does not push."),
+    ] = 0.0,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="How the vector is to act: add, ablate or clamp [default: add].",
+            autocompletion=completing("add", "ablate", "clamp"),
+        ),
+    ] = None,
     latent: Annotated[
         list[str] | None,
         typer.Option(help="In place of texts: a latent and its weight, 960:-1, or BLOCK/960:-1; repeatable."),
@@ -88,9 +99,10 @@ def fit_(
     from ..files import check_target
     from ..models.load import model_shape
     from ..saes.load import BUNDLED
-    from ..vectors import from_texts
-    from ..vectors.from_latents import find_latents, parse_latents
+    from ..vectors.fitting import from_texts
+    from ..vectors.fitting.from_latents import find_latents, parse_latents
 
+    _check_kind(kind, urges=method == "logodds" or logits_share != 0)
     if latent:
         if method != "neurosteer" or target is not None or source is not None or hook_point:
             raise InputError("--latent: goes with --sae, --layers and -o, not with options for texts")
@@ -98,8 +110,10 @@ def fit_(
         check_target(file)
         found = find_latents(parse_latents(latent), where.name, sae or BUNDLED, parse_layers(layers))
         vector = _from_latents(*found, texts or [], text_key, where)
+        vector = vector.acting(kind) if kind else vector  # type: ignore[arg-type]  # checked
         vector.save(file)
-        console.note(f"wrote {file}: alpha 1 is a dose of {vector.dose(1.0):.2%}")
+        dose = f": alpha 1 is a dose of {vector.dose(1.0):.2%}" if vector.adds else ""
+        console.note(f"wrote {file}{dose}")
         if json:
             write_record({"vector": str(file), **vector.metadata.model_dump()})
         return
@@ -108,17 +122,26 @@ def fit_(
     _check_method(method, top_k, sae)
     file = _target(out, texts, target)
     points = _points(layers, hook_point)
+    from_texts.check_share(method, points, logits_share)
     reading = open_sides(texts, target, source, text_key=text_key, label_key=label_key, say=console.note)
     with reading as sides:
         option = "--hook-point" if hook_point else "--layers"
         saes = from_texts.choose_saes(method, where.name, points, sae or BUNDLED, option=option)
         points = list(saes) or points
-        points = points or [from_texts.default_point(model_shape(where.name, console.note).n_layers)]
+        points = points or from_texts.default_points(method, model_shape(where.name, console.note).n_layers)
         engine, saes = load_engine_with(saes, where, points)
         with console.progress("reading", sum(side.n_texts for side in sides)) as advance:
             vector, report = from_texts.fit(
-                engine, sides, points, method=method, saes=saes, top_k=top_k, advance=advance
+                engine,
+                sides,
+                points,
+                method=method,
+                saes=saes,
+                top_k=top_k,
+                logits_share=logits_share,
+                advance=advance,
             )
+    vector = vector.acting(kind) if kind else vector  # type: ignore[arg-type]  # checked
     vector.save(file)
     _summarize(vector, report)
     console.note(f"wrote {file}")
@@ -126,8 +149,15 @@ def fit_(
         write_record({"vector": str(file), **vector.metadata.model_dump(), "report": asdict(report)})
 
 
+def _check_kind(kind: str | None, *, urges: bool) -> None:
+    if kind not in (None, "add", "ablate", "clamp"):
+        raise InputError(f"--kind must be one of add, ablate, clamp, got {kind!r:.60}")
+    if kind in ("ablate", "clamp") and urges:
+        raise InputError(f"--kind {kind}: goes with a push, not with --method logodds or --logits-share")
+
+
 def _check_method(method: str, top_k: int, sae: str | None) -> None:
-    from ..vectors.methods import NEEDS_SAE, check_method
+    from ..vectors.fitting.methods import NEEDS_SAE, check_method
 
     check_method(method)
     if top_k < 1:
@@ -216,7 +246,7 @@ def _from_latents(
 ) -> "SteeringVector":
     """The vector of chosen latents; texts, if any, are what the residual's norm is measured on."""
     from ..data.corpus import corpus_files, documents
-    from ..vectors.from_latents import N_TOKENS, described, from_latents, measured
+    from ..vectors.fitting.from_latents import N_TOKENS, described, from_latents, measured
 
     files = corpus_files(texts, text_key)
     choices = [] if files else described(saes, weights, where.name)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,14 +12,15 @@ import typer
 from ..data.prompts import read_prompts
 from ..data.records import write_record
 from ..errors import InputError
-from ..evaluation.samples import Condition
+from ..evaluation.runs.samples import Condition
 from .shared import console, options
+from .shared.acting import ActingOptions, acting_options
 from .shared.load import load_engine
 from .shared.options import GenerationOptions, ModelOptions
 from .shared.parse import check_paired, parse_alphas
 
 if TYPE_CHECKING:
-    from ..evaluation.run import Plan, PlannedJob
+    from ..evaluation.runs.plan import Plan, PlannedJob
     from ..generation.generate import Completion
     from ..vectors.metadata import Calibration
     from ..vectors.vector import SteeringVector
@@ -27,6 +29,7 @@ AUTO, AUTO_AWAY = "auto", "-auto"
 
 
 @options.generation_options()
+@acting_options
 @options.chat_model_options
 def gen(
     prompts: Annotated[
@@ -59,6 +62,7 @@ def gen(
         ),
     ] = None,
     *,
+    acting: ActingOptions,
     generation: GenerationOptions,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show unsteered and steered side by side.")
@@ -73,15 +77,15 @@ def gen(
 
     Example: neurosteer gen --vector polite.st --alpha 8 "Your invoice is late, so"
     """
-    from ..evaluation.run import Plan
+    from ..evaluation.runs.comparison import kinds_of
+    from ..evaluation.runs.plan import Plan
     from ..generation.prompts import tokenize
-    from ..vectors.vector import SteeringVector
+    from ..vectors.gate import open_gate
 
     config, as_chat, given = generation.config(), generation.as_chat, alpha or []
     _check_alphas(vector or [], given, level, compare)
-    names = tuple(map(str, vector or []))
-    vectors = [SteeringVector.load(Path(name)) for name in names]
-    named = list(zip(names, vectors, strict=True))
+    named = acting.load(vector or [])
+    names, vectors = tuple(name for name, _ in named), [vector for _, vector in named]
     if level is not None or {AUTO, AUTO_AWAY} & set(given):
         _warn_of_other_settings(vectors, config.positions, as_chat=as_chat)
     combinations = _alphas(named, given, level, compare)
@@ -90,8 +94,14 @@ def gen(
     found = tokenize(
         records, engine, as_chat=as_chat, system=generation.system, max_new_tokens=config.max_new_tokens
     )
-    conditions = [(Condition(names, alphas, config.positions), alphas) for alphas in combinations]
-    plan = Plan(engine, found, vectors, conditions, config, generation.n)
+    gate = open_gate(acting.when, engine) if acting.when else None
+    condition = partial(
+        Condition, names, positions=config.positions, kinds=kinds_of(vectors), when=acting.when
+    )
+    conditions = [(condition(alphas=alphas), alphas) for alphas in combinations]
+    plan = Plan(
+        engine, found, vectors, conditions, config, generation.n, gate=gate, gates_each=acting.gates_each
+    )
     _warn_of_dose(plan)
     if json:
         for number, completion in _finished(plan):
@@ -132,13 +142,11 @@ def _alphas(
     named: "list[tuple[str, SteeringVector]]", given: list[str], level: float | None, compare: bool
 ) -> list[tuple[float, ...]]:
     """Every combination of the alphas of each vector, in the order given."""
-    from ..vectors.vector import DEFAULT_ALPHA
-
     if level is not None:
         values = [[_calibration(*named[0]).alpha_at(level)]]
         console.note(f"level {level:g}: alpha {values[0][0]:g}")
     else:
-        texts = given or [f"{DEFAULT_ALPHA:g}"] * len(named)
+        texts = given or [f"{vector.default_alpha:g}" for _, vector in named]
         values = [_values(text, *vector) for text, vector in zip(texts, named, strict=True)]
     combinations, unsteered = list(product(*values)), (0.0,) * len(named)
     return [unsteered, *combinations] if compare and unsteered not in combinations else combinations
@@ -201,6 +209,6 @@ def _write_columns(plan: "Plan") -> None:
 def _heading(plan: "Plan", job: "PlannedJob") -> str:
     if not any(job.alphas):
         return "unsteered"
-    pairs = zip(job.condition.vectors, job.alphas, strict=True)
-    steered = ", ".join(f"{Path(name).stem} {alpha:+g}" for name, alpha in pairs)
-    return f"{steered} (dose {plan.dose(job):.1%})"
+    steered = job.condition.label
+    dose = plan.dose(job)
+    return f"{steered} (dose {dose:.1%})" if dose else steered

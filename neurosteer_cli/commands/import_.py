@@ -14,7 +14,7 @@ from .shared.parse import parse_layers
 
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
-    from ..vectors.gguf import ControlVector
+    from ..vectors.exchange.gguf import ControlVector
     from ..vectors.vector import SteeringVector
 
 
@@ -48,7 +48,7 @@ def import_vector(
     """
     from ..files import check_target
     from ..models.load import model_shape
-    from ..vectors.gguf import ORIGINS, read_control_vector
+    from ..vectors.exchange.gguf import ORIGINS, read_control_vector
 
     if gguf_origin is not None and gguf_origin not in ORIGINS:
         raise InputError(f"--gguf-origin {gguf_origin}: one of {', '.join(ORIGINS)}")
@@ -90,7 +90,7 @@ def _converted(
     from ..models.checkpoints.resolve import resolve
     from ..models.load import read_config
     from ..models.residuals import median_norms
-    from ..vectors.gguf import from_control_vector
+    from ..vectors.exchange.gguf import from_control_vector
 
     found = control.at_points(origin)
     points = _chosen(list(found), layers, control.path)

@@ -6,19 +6,18 @@ al. 2021, EleutherAI/lm-evaluation-harness.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..errors import InputError, NeurosteerError, one_line
 from ..models.engine import Engine
-from ..models.hooks import HookPoint, add
-from .samples import Condition
+from ..models.hooks import change
+from ..vectors.steering import Steering
+from .runs.samples import Condition
 
 MAX_TOKENS = 4096  # of an item and what precedes it
 
@@ -47,7 +46,7 @@ def check_harness() -> None:
 
 def ability(
     engine: Engine,
-    conditions: Sequence[tuple[Condition, Mapping[HookPoint, Tensor]]],
+    conditions: Sequence[tuple[Condition, Steering]],
     tasks: Sequence[str],
     *,
     limit: int | None = None,
@@ -58,13 +57,13 @@ def ability(
     """Run tasks under each condition; every token of prompts and answers is steered.
 
     Args:
-        conditions: each with its pushes, [d_model] a hook point, in raw residual units.
+        conditions: each with how it is steered.
         tasks: names of the harness's tasks or groups.
         limit: items of each task, the first ones; None: all.
         include: a folder of tasks of one's own.
 
     Raises:
-        InputError: the harness is not installed, or knows no such task.
+        InputError: the harness is not installed, knows no such task, or a vector acts on logits.
         NeurosteerError: a task cannot be run: its data cannot be fetched, say.
     """
     check_harness()
@@ -82,10 +81,12 @@ def ability(
         batch_size=batch_size,
         max_length=min(engine.max_tokens, MAX_TOKENS),
     )
-    for condition, pushes in conditions:
+    for condition, steering in conditions:
+        if steering.bias:
+            raise InputError(f"--lm-eval: {condition.label} acts on logits, which the harness reads itself")
         say(f"{condition.label}: {', '.join(tasks)}")
         try:
-            with add(engine.blocks, pushes), _quiet():
+            with change(engine.blocks, steering.changes()), _quiet():
                 found = simple_evaluate(
                     model, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=False
                 )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..errors import NeurosteerError
 from ..vectors.metadata import Calibration, CurvePoint, now
 from .evaluate import ConditionResult, Evaluation
-from .samples import MAX_PPL_RATIO, UNSTEERED
+from .runs.samples import MAX_PPL_RATIO, UNSTEERED
 
 GENERATION = ("positions", "max_new_tokens", "sampling", "chat", "system")  # what a calibration holds for
 

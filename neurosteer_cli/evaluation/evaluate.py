@@ -15,10 +15,11 @@ from ..data.prompts import neutral_texts
 from ..models.engine import Engine
 from ..vectors.metadata import now
 from .judges.judge import Advance, Judge, Scores
-from .likelihood import damage, log_probs
-from .metrics import Bootstrap, Estimate, distinct, mean_log_prob, repetition
-from .run import Progress, Run, no_progress
-from .samples import UNSTEERED, Condition, Sample
+from .measures.likelihood import damage, log_probs
+from .measures.metrics import Bootstrap, Estimate, distinct, mean_log_prob, repetition
+from .runs.comparison import Run
+from .runs.plan import Progress, no_progress
+from .runs.samples import UNSTEERED, Condition, Sample
 
 N_NEUTRAL = 16  # texts on which damage is measured
 Values = Sequence[float | None]  # one a sample
@@ -158,14 +159,14 @@ def _token_log_probs(
 
 
 def _divergences(run: Run, progress: Progress) -> dict[Condition, float]:
-    """What each push does to predictions on neutral text."""
-    if not run.pushes:
+    """What each steering does to predictions on neutral text."""
+    if not run.steerings:
         return {}
     passages, most = neutral_texts()[:N_NEUTRAL], run.engine.max_tokens
     texts = [run.engine.prompt_ids(passage.text)[:most] for passage in passages]
-    with progress("damage", len(texts) * len(run.pushes)) as advance:
-        found = damage(run.engine, texts, list(run.pushes.values()), advance)
-    return dict(zip(run.pushes, found, strict=True))
+    with progress("damage", len(texts) * len(run.steerings)) as advance:
+        found = damage(run.engine, texts, list(run.steerings.values()), advance)
+    return dict(zip(run.steerings, found, strict=True))
 
 
 class _Table:

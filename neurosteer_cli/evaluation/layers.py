@@ -15,15 +15,16 @@ from ..generation.prompts import tokenize
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..saes.load import BUNDLED, family_of, find_saes, open_saes
-from ..vectors.from_texts import build, held_out_auroc
-from ..vectors.methods import METHODS
-from ..vectors.reading import PointReading, Reading
+from ..vectors.fitting.from_texts import build, held_out_auroc
+from ..vectors.fitting.methods import METHODS
+from ..vectors.fitting.reading import PointReading, Reading
 from ..vectors.vector import SteeringVector
 from .evaluate import evaluate, stamp
 from .judges.judge import Judge
-from .metrics import Estimate, auroc_interval
-from .run import Plan, Progress, Run, no_progress
-from .samples import UNSTEERED, Condition
+from .measures.metrics import Estimate, auroc_interval
+from .runs.comparison import Run
+from .runs.plan import Plan, Progress, no_progress
+from .runs.samples import UNSTEERED, Condition
 
 STEERED_WITH = "diffmean"  # a method that every layer has
 TOP_K = 100  # latents of the SAE method

@@ -5,48 +5,50 @@ Knows tokens, text and their ends; knows nothing of models, tensors' layout or o
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, get_args
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from ..models.engine import Engine
-from ..models.hooks import HookPoint
+from ..vectors.steering import NOTHING, Steering
 from .constraints import Constraint
+from .positions import Marks, Positions
 from .sampling import Sampling
 from .text import TextStream
-
-Positions = Literal["all", "prompt", "generated"]
-POSITIONS = get_args(Positions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """How continuations are written.
 
-    `positions` names the tokens whose residuals are steered: `all`, those of the `prompt`, or those
-    `generated` (the first generated token is then chosen unsteered: it follows from the prompt).
-    `stops` are strings before the first of which a text ends.
+    `positions` names the tokens whose residuals are steered, see `Positions`; `stops` are strings before
+    the first of which a text ends.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 64
-    positions: Positions = "all"
+    positions: str = "all"
     batch_size: int = 32
     stops: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.positions not in POSITIONS:
-            raise InputError(f"--positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        self.steered  # noqa: B018  to refuse what cannot be read
         if "" in self.stops:
             raise InputError("--stop: empty; give the text to end before")
         if self.max_new_tokens < 0:
             raise InputError(f"--max-new-tokens must be at least 0, got {self.max_new_tokens}")
         if self.batch_size < 1:
             raise InputError(f"--batch-size must be at least 1, got {self.batch_size}")
+
+    @cached_property
+    def steered(self) -> Positions:
+        """The positions."""
+        return Positions.parse(self.positions)
 
 
 class Token(NamedTuple):
@@ -128,7 +130,8 @@ class Continuation:
     ids: list[int]  # the prompt's tokens, at least one
     key: str  # names the noise: equal keys, samples and seeds draw equal noise
     sample: int = 0
-    pushes: Mapping[HookPoint, Tensor]  # [d_model] each, raw residual units
+    steering: Steering = NOTHING
+    marks: Marks | None = None  # of thinking, where the positions need them
     config: GenerationConfig
     constraint: Constraint | None = None  # what the text has to come out as
     n_log_probs: int | None = None  # how many tokens a step to tell the log-probabilities of

@@ -7,13 +7,15 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
 
 from ..errors import InputError
 from ..models.engine import Engine
-from ..vectors.vector import SteeringVector, total_pushes
-from .batch import Batch
+from ..vectors.gate import Gate
+from ..vectors.steering import Steering
+from ..vectors.vector import SteeringVector
+from .batching.batch import Batch
 from .continuation import Continuation, GenerationConfig
+from .positions import thinking_marks
 
 # Share of the rows at which others join: each time costs a pass and a copy of the cache.
 REFILL_AT = 0.75
@@ -53,6 +55,7 @@ def generate(
     vectors: Sequence[SteeringVector] = (),
     config: GenerationConfig = GenerationConfig(),  # noqa: B008  frozen
     *,
+    gate: Gate | None = None,
     on_text: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
     """Continue each job's prompt with the sum of its alphas times the vectors added to the residual stream.
@@ -64,9 +67,10 @@ def generate(
 
     Args:
         engine: the model, whole.
-        jobs: what to write, each with one alpha for each vector, in percent of the median residual norm.
+        jobs: what to write, each with one alpha for each vector, in the unit of its kind.
         vectors: all must fit the engine's model.
         config: how to write: sampling, length, positions, rows written at a time.
+        gate: lets tokens be steered, or not, by what is read of each.
         on_text: told (number of the job, new text) as a continuation grows.
 
     Yields:
@@ -82,12 +86,19 @@ def generate(
     """
     for job in jobs:
         _check(engine, job, len(vectors), config)
-    pushes = {
-        alphas: total_pushes([*compress(vectors, alphas)], [*filter(None, alphas)])
-        for alphas in {job.alphas for job in jobs}
-    }
+    marks = thinking_marks(engine.tokenizer, engine.model_id, config.steered)
+    steerings = {alphas: Steering.of(vectors, alphas) for alphas in {job.alphas for job in jobs}}
+    if gate:
+        steerings = {alphas: steering.gated(gate) for alphas, steering in steerings.items()}
     numbers = {
-        Continuation(ids=job.ids, key=job.key, sample=job.sample, pushes=pushes[job.alphas], config=config): n
+        Continuation(
+            ids=job.ids,
+            key=job.key,
+            sample=job.sample,
+            steering=steerings[job.alphas],
+            marks=marks,
+            config=config,
+        ): n
         for n, job in enumerate(jobs)
     }
     waiting, batch = deque(numbers), Batch(engine, config.batch_size)

@@ -6,7 +6,7 @@ Knows logits; knows nothing of models, text or steering.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 
 NUCLEUS_GUESS = 512  # tokens sorted first in the search for the nucleus; all are, if it is larger
+URGED_TOP_P = 0.95  # tokens outside of this nucleus are not urged, nor held back
 COLDEST = 1e-5  # below, the most probable token is taken: logits would be divided into infinities
 
 
@@ -116,6 +117,24 @@ def adjusted(
     for token, bias in sampling.logit_bias:
         logits[:, token] += bias
     return logits
+
+
+def urged(logits: Tensor, bias: Tensor, said: Sequence[Collection[int]]) -> Tensor:
+    """Logits [batch, d_vocab] float32 with what is added to those of tokens, `bias` [batch, d_vocab].
+
+    Only tokens in the nucleus are urged, so that none comes up that the model would not have written, and
+    none that the text has used already (`said`, of each row): without that rule texts loop. What is added
+    is centred on the nucleus.
+    """
+    scores, token_ids = nucleus(logits, URGED_TOP_P, 0)  # [batch, n_candidates]
+    bias = bias.clone()
+    for row, tokens in zip(bias, said, strict=True):
+        used = torch.tensor(sorted(tokens), dtype=torch.int64, device=row.device)
+        row[used] = row[used].clamp_max(0)
+    inside = scores.isfinite()
+    here = bias.gather(-1, token_ids).where(inside, 0)
+    mean = (here * scores.softmax(-1)).sum(-1, keepdim=True)
+    return logits.scatter_add(-1, token_ids, (here - mean).where(inside, 0))
 
 
 def above_min_p(logits: Tensor, min_p: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import InputError, ModelError
 
 RESID_PRE, RESID_POST = "hook_resid_pre", "hook_resid_post"
+Change = Callable[[Tensor], Tensor | None]
 _NAME = re.compile(rf"blocks\.([0-9]{{1,6}})\.({RESID_PRE}|{RESID_POST})")
 
 
@@ -89,20 +90,41 @@ def add(blocks: nn.ModuleList, pushes: Mapping[HookPoint, Tensor]) -> Iterator[s
         pushes: for each hook point a tensor that broadcasts to [batch, pos, d_model], in raw
             residual units; [d_model], [batch, 1, d_model] or [batch, pos, d_model].
 
-    Where blocks pass on several streams, the push is added to each: their mean moves by it. No pushes, no
-    hook: the model is bit for bit unchanged.
+    No pushes, no hook: the model is bit for bit unchanged.
     """
 
+    def constant(push: Tensor) -> Change:
+        return lambda _resid: push
+
+    with change(blocks, {point: constant(push) for point, push in pushes.items()}) as reached:
+        yield reached
+
+
+@contextmanager
+def change(blocks: nn.ModuleList, changes: Mapping[HookPoint, Change]) -> Iterator[set[HookPoint]]:
+    """Add to the residual stream what a function makes of it, while the context is open; the points reached.
+
+    Args:
+        changes: for each hook point a function of the residual [batch, pos, d_model]; what it gives is
+            added to it and broadcasts to it: [d_model], [batch, 1, d_model] or [batch, pos, d_model].
+            With None the residual is left as it is.
+
+    Where blocks pass on several streams, the function is given their mean, and what it gives is added to
+    each: their mean moves by it.
+    """
     reached: set[HookPoint] = set()
 
-    def pushed(point: HookPoint, push: Tensor, resid: Tensor, streams: int | None) -> Tensor:
+    def changed(point: HookPoint, resid: Tensor, streams: int | None) -> Tensor | None:
         reached.add(point)
-        push = push.to(resid)  # its device and dtype
-        return resid + (push if streams is None or push.dim() == 1 else push.unsqueeze(streams))
+        new = changes[point](resid if streams is None else resid.mean(streams))
+        if new is None:
+            return None
+        new = new.to(resid)  # its device and dtype
+        return resid + (new if streams is None or new.dim() == 1 else new.unsqueeze(streams))
 
     with ExitStack() as handles:
-        for point, push in pushes.items():
-            handles.enter_context(_hook(blocks, point, partial(pushed, point, push)))
+        for point in changes:
+            handles.enter_context(_hook(blocks, point, partial(changed, point)))
         yield reached
 
 

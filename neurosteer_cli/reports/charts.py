@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 
 from ..evaluation.evaluate import ConditionResult, Evaluation
 from ..evaluation.layers import LayerSweep
-from ..evaluation.metrics import known
-from ..evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
+from ..evaluation.measures.metrics import known
+from ..evaluation.runs.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
 from ..vectors.metadata import Calibration
 from . import drawing
 from .drawing import BASELINES, COLOURS, CURVES, Look, Panel, Which, draw, guide

@@ -28,8 +28,8 @@ from matplotlib.ticker import (
 )
 
 from ..errors import InputError
-from ..evaluation.metrics import Estimate, known
-from ..evaluation.samples import PROMPTING, RANDOM, UNSTEERED
+from ..evaluation.measures.metrics import Estimate, known
+from ..evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED
 from ..files import replace_file
 from .tables import Number
 from .text import NO_BREAK

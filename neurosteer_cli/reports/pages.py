@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.layers import LayerSweep
-from ..evaluation.samples import MAX_PPL_RATIO, Condition
+from ..evaluation.runs.samples import MAX_PPL_RATIO, Condition
 from ..saes.descriptions import Description, Descriptions
 from ..vectors.metadata import Calibration
 from . import charts, tables

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..data.sides import FEW_TEXTS
-from ..evaluation.samples import FEW_PROMPTS
+from ..evaluation.runs.samples import FEW_PROMPTS
 from . import text
 
 

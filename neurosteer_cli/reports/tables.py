@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from ..evaluation.evaluate import ConditionResult, Evaluation, JudgeResult
 from ..evaluation.judges.judge import Judge
 from ..evaluation.layers import Layer, Steered
-from ..evaluation.metrics import Estimate, known
-from ..evaluation.samples import PROMPTING, RANDOM, UNSTEERED
+from ..evaluation.measures.metrics import Estimate, known
+from ..evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED
 from ..vectors.metadata import CurvePoint
 from .text import fixed, interval, percent
 

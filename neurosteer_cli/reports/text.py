@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from ..evaluation.metrics import Estimate
+from ..evaluation.measures.metrics import Estimate
 
 NO_BREAK = "\u00a0"
 # Control characters, half surrogate pairs, and what reverses the text that follows it.

@@ -15,7 +15,8 @@ from ..generation.constraints import Constraint, JSONConstraints
 from ..generation.continuation import Continuation, Echo, GenerationConfig
 from ..generation.text import token_bytes
 from ..models.engine import Engine
-from ..vectors.vector import SteeringVector, total_dose, total_pushes
+from ..vectors.steering import Steering
+from ..vectors.vector import SteeringVector, total_dose
 from .protocol.chat import ChatRequest
 from .protocol.completions import CompletionRequest
 from .protocol.fields import places
@@ -90,7 +91,7 @@ class Completions:
         )
         continuation = partial(
             Continuation,
-            pushes=total_pushes(vectors, strengths),
+            steering=Steering.of(vectors, strengths),
             n_log_probs=request.n_log_probs,
             time_limit=self.limits.seconds,
         )

@@ -13,10 +13,10 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ..errors import NeurosteerError
-from ..generation.batch import Batch
-from ..generation.cache import Caching
+from ..generation.batching.batch import Batch
+from ..generation.batching.cache import Caching
+from ..generation.batching.pace import Pace
 from ..generation.continuation import Continuation, Delta, Limit
-from ..generation.pace import Pace
 from ..models.engine import Engine
 
 SECONDS_TO_GIVE_UP = 5.0

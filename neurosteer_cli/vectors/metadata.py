@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,7 +19,10 @@ from ..models.shape import ModelShape
 if TYPE_CHECKING:
     from ..saes.sae import SparseAutoencoder
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+OLDEST_VERSION = 2
+Kind = Literal["add", "ablate", "clamp", "logits"]  # how a vector acts; see `kinds.py`
+KINDS = get_args(Kind)
 
 
 class _Part(BaseModel):
@@ -57,12 +60,27 @@ class PointMetadata(_Part):
     resid_norm: float  # median norm of the residual over kept tokens, raw units
     shift_norm: float | None  # norm of the difference of the class means, raw units; None without texts
     auroc: float | None  # of held-out texts along the vector; None without such
+    middle: float | None  # of the two class means along the push, raw units; None without texts
     sae: SAEMetadata | None
 
     @classmethod
     def without_texts(cls, resid_norm: float, sae: SAEMetadata | None = None) -> "PointMetadata":
         """Of a vector that was not fitted on the texts of two sides."""
-        return cls(resid_norm=resid_norm, shift_norm=None, auroc=None, sae=sae)
+        return cls(resid_norm=resid_norm, shift_norm=None, auroc=None, middle=None, sae=sae)
+
+
+class Detector(_Part):
+    """What the vector's projection of a text says, measured on texts that were held out of the fit.
+
+    The projection is the sum over hook points of the text's mean residual times the push at alpha 1;
+    z = (projection - middle) / spread; the probability of the first side is sigmoid(slope z + intercept).
+    """
+
+    middle: float  # between the two sides' means
+    spread: float  # standard deviation within a side
+    slope: float
+    intercept: float
+    n_texts: int  # held out, both sides
 
 
 class CurvePoint(_Part):
@@ -149,11 +167,13 @@ class VectorMetadata(_Part):
     model_id: str  # as given to `fit`; a local path is absolute
     model_shape: ModelShape
     method: str  # a method of `fit`, or "combine"
+    kind: Kind  # how it acts
     parameters: dict[str, Any]
     positive: SideMetadata | None
     negative: SideMetadata | None
     points: dict[str, PointMetadata]  # by hook point
     parents: list[dict[str, Any]]  # of a sum: {"name", "weight", "sha256", "metadata"}
+    detector: Detector | None  # None without enough texts
     calibration: Calibration | None
 
     @classmethod
@@ -164,9 +184,11 @@ class VectorMetadata(_Part):
         method: str,
         points: Mapping[str, PointMetadata],
         *,
+        kind: Kind = "add",
         parameters: Mapping[str, Any] | None = None,
         sides: Sequence[SideMetadata] = (),
         parents: Sequence[dict[str, Any]] = (),
+        detector: Detector | None = None,
     ) -> "VectorMetadata":
         """The metadata of a vector made now, by this program; `sides` are positive and negative, if any."""
         positive, negative = sides or (None, None)
@@ -177,11 +199,13 @@ class VectorMetadata(_Part):
             model_id=model_id,
             model_shape=model_shape,
             method=method,
+            kind=kind,
             parameters=dict(parameters or {}),
             positive=positive,
             negative=negative,
             points=dict(points),
             parents=list(parents),
+            detector=detector,
             calibration=None,
         )
 
@@ -197,15 +221,26 @@ class VectorMetadata(_Part):
             raise VectorFileError(f"{where}: its metadata is not JSON; fit the vector again") from error
         if not isinstance(metadata, dict) or "format_version" not in metadata:
             raise VectorFileError(f"{where}: its metadata has no format_version; fit the vector again")
-        if metadata["format_version"] != FORMAT_VERSION:
+        if metadata["format_version"] not in range(OLDEST_VERSION, FORMAT_VERSION + 1):
             raise VectorFileError(
-                f"{where}: format version {metadata['format_version']}, this program reads {FORMAT_VERSION}; "
-                "install the neurosteer that wrote it, or fit the vector again"
+                f"{where}: format version {metadata['format_version']}, this program reads {OLDEST_VERSION} "
+                f"to {FORMAT_VERSION}; install the neurosteer that wrote it, or fit the vector again"
             )
+        if metadata["format_version"] == 2:
+            _upgrade(metadata)
         try:
             return cls.model_validate(metadata)
         except ValidationError as error:
             raise VectorFileError(f"{where}: its metadata {_reason(error)}; fit the vector again") from error
+
+
+def _upgrade(metadata: dict[str, Any]) -> None:
+    """Say of a vector of version 2 what was not said then: it adds, and its sides were not measured."""
+    metadata |= {"format_version": FORMAT_VERSION, "kind": "add", "detector": None}
+    points = metadata.get("points")
+    for point in points.values() if isinstance(points, dict) else ():
+        if isinstance(point, dict):
+            point["middle"] = None
 
 
 def now() -> str:

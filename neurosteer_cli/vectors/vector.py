@@ -6,7 +6,8 @@ Knows the file format, the tensors in it and the unit of alpha; knows nothing of
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,20 +16,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.kinds import VECTOR, kind_of, known_kind
-from ..errors import IncompatibleVectorError, InputError, ModelError, OutputError, VectorFileError
+from ..errors import IncompatibleVectorError, InputError, ModelError, OutputError, SAEError, VectorFileError
 from ..files import replace_file, spooled
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
 from ..saes.load import load_sae
 from ..saes.sae import SparseAutoencoder
-from .metadata import VectorMetadata
+from .kinds import TokenBias
+from .metadata import Kind, VectorMetadata
 
 METADATA_KEY = "neurosteer"
+TOKEN_IDS, TOKEN_BIAS = "logits/token_ids", "logits/token_bias"
 NO_TEXTS = torch.empty(0, dtype=torch.int64)  # the hashes of a vector that was not fitted on texts
 
 UNIT_DOSE = 0.01  # of alpha 1: its pushes together are 1 % of the median residual norm long
 SAFE_DOSE = 0.2  # above it text tends to break down
 DEFAULT_ALPHA = 8.0
+DEFAULT_SHARE = 1.0  # in its place where a component is ablated: the whole of it
 MAX_ALPHA = 1e6  # whatever a person asks for: nothing they meant lies beyond
 MAX_REQUEST_ALPHA = 1e3  # a stranger's request to a server: ten times as long as the residual is noise
 
@@ -53,16 +57,43 @@ class Latents:
 
 @dataclass(frozen=True)
 class SteeringVector:
-    """Pushes at one or more hook points, in the unit of alpha.
+    """Pushes at hook points, a bias of logits, or both, in the unit of alpha.
 
     `pushes[point]` [d_model] float32, raw residual units, is what alpha = 1 adds there: all pushes
-    of a fitted vector together are as long as 1 % of the median residual norm.
+    of a fitted vector together are as long as 1 % of the median residual norm. A vector of another kind
+    than `add` acts along them in its own way.
     """
 
     metadata: VectorMetadata
     pushes: dict[HookPoint, Tensor]
     latents: dict[HookPoint, Latents]
     text_hashes: Tensor  # [n_texts] int64, sorted: of the texts fitted on, so that a judge can leave them out
+    bias: TokenBias | None = None  # of logits, at alpha 1
+
+    @property
+    def adds(self) -> bool:
+        """Whether its pushes are added, so that they have a dose."""
+        return self.metadata.kind == "add"
+
+    @property
+    def default_alpha(self) -> float:
+        """The alpha that is taken where none is said."""
+        return DEFAULT_SHARE if self.metadata.kind == "ablate" else DEFAULT_ALPHA
+
+    def acting(self, kind: Kind) -> "SteeringVector":
+        """The same directions, used in another way.
+
+        Raises:
+            InputError: there are none, or what is to act on logits has no bias.
+        """
+        if kind == self.metadata.kind:
+            return self
+        if kind == "logits" or not self.pushes:
+            raise InputError(
+                f"a vector of the kind {self.metadata.kind} cannot act as {kind}: "
+                "`fit --method logodds` makes one that acts on logits, the other methods one for the rest"
+            )
+        return replace(self, metadata=self.metadata.model_copy(update={"kind": kind}), bias=None)
 
     def save(self, path: Path) -> None:
         """Write the vector file.
@@ -75,6 +106,8 @@ class SteeringVector:
             tensors[f"{point}/latent_ids"] = latents.ids.contiguous()
             tensors[f"{point}/latent_weights"] = latents.weights.contiguous()
             tensors[f"{point}/firing_rates"] = latents.firing_rates.contiguous()
+        if self.bias:
+            tensors[TOKEN_IDS], tensors[TOKEN_BIAS] = self.bias.ids, self.bias.bias
         tensors["text_hashes"] = self.text_hashes
         with replace_file(path) as temporary:
             try:
@@ -126,6 +159,19 @@ class SteeringVector:
                 "pass --model with the place where it is now"
             )
         return model_id
+
+    def sae_at(self, point: HookPoint) -> SparseAutoencoder:
+        """As `load_sae`, once; SAEError if its push is not made with an SAE."""
+        if point not in self._saes:
+            sae = self.load_sae(point)
+            if sae is None:
+                raise SAEError(f"the push at {point} is not made of an SAE's latents")
+            self._saes[point] = sae
+        return self._saes[point]
+
+    @cached_property
+    def _saes(self) -> dict[HookPoint, SparseAutoencoder]:
+        return {}
 
     def load_sae(self, point: HookPoint) -> SparseAutoencoder | None:
         """The SAE that the push at a hook point is made with, as long as it is where it was; None without."""
@@ -179,8 +225,10 @@ def total_pushes(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> 
 
 
 def total_dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float:
-    """|sum of alpha_i v_i| / median |resid|, added up over hook points."""
-    return dose_of(total_pushes(vectors, alphas), mean_norms(vectors))
+    """|sum of alpha_i v_i| / median |resid|, added up over hook points, of the vectors that add."""
+    adding = [(vector, alpha) for vector, alpha in zip(vectors, alphas, strict=True) if vector.adds]
+    pushing = [vector for vector, _ in adding]
+    return dose_of(total_pushes(pushing, [alpha for _, alpha in adding]), mean_norms(pushing))
 
 
 def mean_norms(vectors: Sequence[SteeringVector]) -> dict[HookPoint, float]:
@@ -216,7 +264,8 @@ def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) 
         points = [HookPoint.parse(name) for name in metadata.points]
     except InputError as error:
         raise VectorFileError(f"{where}: {error}") from error
-    if not points or any(point.resid_norm <= 0 for point in metadata.points.values()):
+    acts_somewhere = points or TOKEN_IDS in tensors
+    if not acts_somewhere or any(point.resid_norm <= 0 for point in metadata.points.values()):
         raise VectorFileError(
             f"{where}: its metadata names no hook point, or a norm of 0; fit the vector again"
         )
@@ -241,5 +290,9 @@ def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) 
                 tensor(f"{point}/latent_weights", torch.float32, (k,)),
                 tensor(f"{point}/firing_rates", torch.float32, (2, k)),
             )
+    bias = None
+    if (ids := tensors.get(TOKEN_IDS)) is not None:
+        shape = (ids.numel(),)
+        bias = TokenBias(tensor(TOKEN_IDS, torch.int64, shape), tensor(TOKEN_BIAS, torch.float32, shape))
     n_hashes = tensors.get("text_hashes", NO_TEXTS).numel()
-    return SteeringVector(metadata, pushes, latents, tensor("text_hashes", torch.int64, (n_hashes,)))
+    return SteeringVector(metadata, pushes, latents, tensor("text_hashes", torch.int64, (n_hashes,)), bias)

@@ -18,7 +18,7 @@ from record import recorded  # noqa: E402
 
 from neurosteer_cli.cli import app  # noqa: E402
 from neurosteer_cli.evaluation import evaluate as scoring  # noqa: E402
-from neurosteer_cli.evaluation import run as runs  # noqa: E402
+from neurosteer_cli.evaluation.runs import comparison as runs  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPENT = {"generation": 0.0, "perplexity": 0.0, "damage": 0.0}

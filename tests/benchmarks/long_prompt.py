@@ -13,9 +13,9 @@ import time
 
 from record import recorded
 
-from neurosteer_cli.generation.batch import Batch
+from neurosteer_cli.generation.batching.batch import Batch
+from neurosteer_cli.generation.batching.pace import Pace
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
-from neurosteer_cli.generation.pace import Pace
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 
@@ -74,7 +74,7 @@ def alone(engine: Engine, long: list[int], *, in_slices: bool) -> float:
 
 def greedy(ids: list[int], n: int) -> Continuation:
     config = GenerationConfig(sampling=Sampling(temperature=0), max_new_tokens=n)
-    return Continuation(ids=ids, key="", pushes={}, config=config)
+    return Continuation(ids=ids, key="", config=config)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from neurosteer_cli.data.prompts import prompts_of
 from neurosteer_cli.evaluation.judges.judge import Judge
-from neurosteer_cli.evaluation.likelihood import log_probs
-from neurosteer_cli.evaluation.metrics import Bootstrap, Estimate
-from neurosteer_cli.evaluation.samples import UNSTEERED
+from neurosteer_cli.evaluation.measures.likelihood import log_probs
+from neurosteer_cli.evaluation.measures.metrics import Bootstrap, Estimate
+from neurosteer_cli.evaluation.runs.samples import UNSTEERED
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.vectors.vector import SteeringVector

@@ -29,17 +29,18 @@ from neurosteer_cli.evaluation.calibrate import monotone
 from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.data import THRESHOLD, train
 from neurosteer_cli.evaluation.judges.judge import Judge
-from neurosteer_cli.evaluation.metrics import Bootstrap
-from neurosteer_cli.evaluation.run import Alphas, Plan, Run, random_counterpart
-from neurosteer_cli.evaluation.samples import PROMPTING, UNSTEERED, Condition, Sample
+from neurosteer_cli.evaluation.measures.metrics import Bootstrap
+from neurosteer_cli.evaluation.runs.comparison import Run, random_counterpart
+from neurosteer_cli.evaluation.runs.plan import Alphas, Plan
+from neurosteer_cli.evaluation.runs.samples import PROMPTING, UNSTEERED, Condition, Sample
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.saes.load import BUNDLED, find_saes, open_saes
-from neurosteer_cli.vectors.from_texts import build
-from neurosteer_cli.vectors.methods import METHODS
-from neurosteer_cli.vectors.reading import Reading
+from neurosteer_cli.vectors.fitting.from_texts import build
+from neurosteer_cli.vectors.fitting.methods import METHODS
+from neurosteer_cli.vectors.fitting.reading import Reading
 from neurosteer_cli.vectors.vector import SteeringVector
 
 BOUNDS = (1.1, 1.25, 1.5)

@@ -8,7 +8,7 @@ import pytest
 from support.cli import rows, run
 from support.tiny import save_tiny_sae
 
-from neurosteer_cli.vectors.from_texts import FitReport, LatentRow
+from neurosteer_cli.vectors.fitting.from_texts import FitReport, LatentRow
 from neurosteer_cli.vectors.metadata import VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 

@@ -16,7 +16,7 @@ from support.tiny import save_tiny
 from typer.testing import CliRunner
 
 from neurosteer_cli.cli import app
-from neurosteer_cli.evaluation import run as runs
+from neurosteer_cli.evaluation.runs import plan as runs
 
 pytestmark = pytest.mark.usefixtures("in_fitted_folder")
 GEN = ("gen", "--max-new-tokens", "5")

@@ -180,7 +180,7 @@ def make_vectors(folder: Path) -> None:
     point = "blocks.2.hook_resid_post"
     for name, metadata, changed in (
         ("nottext", {"neurosteer": "{"}, {}),
-        ("newer", {"neurosteer": json.dumps({**facts, "format_version": 3})}, {}),
+        ("newer", {"neurosteer": json.dumps({**facts, "format_version": 4})}, {}),
         ("fieldless", {"neurosteer": json.dumps(without)}, {}),
         ("foreign", {"format": "pt"}, {}),
         ("altered", {"neurosteer": text}, {point: tensors[point][:15].contiguous()}),
@@ -476,7 +476,7 @@ FITTING: list[Case] = [
     (f"{FIT} --layers 1 --hook-point blocks.1.hook_resid_post", 2,
      "error: --layers and --hook-point say the same thing; give one of them"),
     ("fit up.jsonl down.jsonl -o kept.st -m tiny --method best", 2,
-     "error: --method best: one of neurosteer, paper, diffmean, pca"),
+     "error: --method best: one of neurosteer, paper, diffmean, pca, logodds"),
     (f"{FIT} --top-k 0", 2, "error: --top-k must be at least 1, got 0"),
     (f"{FIT} --top-k many", 2, usage(" fit", "--top-k 'many': not a whole number")),
     (f"{FIT} --sae sae", 2, "error: --method diffmean uses no SAE; leave out --sae, "

@@ -200,11 +200,12 @@ def test_a_vector_is_fitted_with_an_sae_of_its_own_and_steers(folder: Path, saes
 
 SCORE = """
 import resource, sys, torch
-from neurosteer_cli.evaluation.likelihood import damage, log_probs
+from neurosteer_cli.evaluation.measures.likelihood import damage, log_probs
 from neurosteer_cli.generation.generate import Job, generate
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.vectors.steering import Steering
 
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 engine = Engine.load("gemma3-270m", dtype="float32", device="cpu")
@@ -212,7 +213,7 @@ loaded = peak()
 generator = torch.Generator().manual_seed(0)
 texts = [torch.randint(10, 200_000, (n,), generator=generator).tolist() for n in (700, 600, 400)]
 log_probs(engine, [(ids[:5], ids[5:]) for ids in texts])
-damage(engine, texts[1:], [{HookPoint(12): torch.ones(640)}])
+damage(engine, texts[1:], [Steering({HookPoint(12): torch.ones(640)})])
 jobs = [Job(str(n), ids) for n, ids in enumerate(texts)]
 list(generate(engine, jobs, config=GenerationConfig(max_new_tokens=2)))
 print(peak() - loaded)

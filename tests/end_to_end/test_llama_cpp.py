@@ -23,7 +23,7 @@ from neurosteer_cli.models.checkpoints.wheels import unpack
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add
 from neurosteer_cli.models.residuals import MedianNorm
-from neurosteer_cli.vectors.gguf import read_control_vector, write_control_vector
+from neurosteer_cli.vectors.exchange.gguf import read_control_vector, write_control_vector
 from neurosteer_cli.vectors.metadata import PointMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
@@ -98,7 +98,7 @@ def vector(both: tuple[Engine, LlamaCpp]) -> SteeringVector:
         means = [batch.resid[point][batch.text_index == row].mean(0) for row in (0, 1)]
         direction = means[0] - means[1]
         pushes[point] = direction / direction.norm() * norm.median * 0.01 / len(POINTS)
-        norms[str(point)] = PointMetadata(resid_norm=norm.median, shift_norm=None, auroc=None, sae=None)
+        norms[str(point)] = PointMetadata.without_texts(norm.median)
     made = tiny_vector(engine.shape, pushes, model_id="smollm2")
     made.metadata.points.update(norms)
     return made

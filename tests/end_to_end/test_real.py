@@ -13,7 +13,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from neurosteer_cli.cli import app
 from neurosteer_cli.data.records import Passage
 from neurosteer_cli.data.sources import read_records
-from neurosteer_cli.evaluation.likelihood import log_probs
+from neurosteer_cli.evaluation.measures.likelihood import log_probs
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.generate import Completion, Job, generate
 from neurosteer_cli.generation.sampling import Sampling

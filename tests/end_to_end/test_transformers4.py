@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from neurosteer_cli import vectors
 from neurosteer_cli.cli import app
 from neurosteer_cli.models.load import read_config
-from neurosteer_cli.vectors.bake import BIAS_SITES, bake
+from neurosteer_cli.vectors.exchange.bake import BIAS_SITES, bake
 
 BUNDLED = Path(vectors.__file__).parent / "bundled"
 VERSION_4 = os.environ.get("NEUROSTEER_TRANSFORMERS4")

@@ -8,8 +8,8 @@ import pytest
 from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.evaluation.calibrate import calibrate, monotone
 from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation, JudgeResult
-from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.evaluation.samples import PROMPTING, RANDOM, Condition
+from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.runs.samples import PROMPTING, RANDOM, Condition
 from neurosteer_cli.vectors.metadata import Calibration
 
 PROVENANCE: dict[str, Any] = {

@@ -12,12 +12,13 @@ from neurosteer_cli.evaluation import evaluate as module
 from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
 from neurosteer_cli.evaluation.judges.judge import Scores
 from neurosteer_cli.evaluation.judges.lexical import regex_judge
-from neurosteer_cli.evaluation.likelihood import log_probs
-from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.evaluation.run import Run
-from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED, Condition, Sample
+from neurosteer_cli.evaluation.measures.likelihood import log_probs
+from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.runs.comparison import Run
+from neurosteer_cli.evaluation.runs.samples import RANDOM, UNSTEERED, Condition, Sample
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.vectors.steering import Steering
 
 UNTOUCHED = Condition(("v.st",), (0.0,), "all", UNSTEERED)
 STEERED = Condition(("v.st",), (8.0,))
@@ -50,8 +51,8 @@ class Forgetful:
         return Scores(scores, [None if s is None else s == 1 for s in scores], fluency)
 
 
-def results(engine: Engine, pushes: Any = None, **options: Any) -> list[ConditionResult]:
-    run = Run(engine, SAMPLES, pushes=pushes or {})
+def results(engine: Engine, steerings: Any = None, **options: Any) -> list[ConditionResult]:
+    run = Run(engine, SAMPLES, steerings=steerings or {})
     return evaluate(run, [regex_judge("good"), Forgetful()], **options).results
 
 
@@ -141,7 +142,7 @@ def test_distinct_is_taken_over_the_continuations_of_a_prompt(engine: Engine) ->
 def test_damage_is_measured_for_the_pushes_given(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "neutral_texts", lambda: [Passage("", "abc"), Passage("", "de")])
     push = torch.randn(engine.d_model, generator=torch.Generator().manual_seed(0))
-    unsteered, steered = results(engine, pushes={STEERED: {HookPoint(1): push}})
+    unsteered, steered = results(engine, steerings={STEERED: Steering({HookPoint(1): push})})
     assert unsteered.kl is None
     assert steered.kl is not None and steered.kl > 0
 

@@ -7,7 +7,7 @@ from neurosteer_cli.data.sides import sides_of
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.evaluation.judges.load import load_judge
 from neurosteer_cli.evaluation.layers import Layer, Steering, sweep_layers
-from neurosteer_cli.evaluation.metrics import Estimate
+from neurosteer_cli.evaluation.measures.metrics import Estimate
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.models.engine import Engine
 

@@ -97,7 +97,7 @@ def test_a_schema_that_is_given_up_ends_no_text_as_if_it_were_whole(engine: Engi
         token = noise.choice(letters)
     assert constraint.allowed(engine.shape.d_vocab).nonzero().flatten().tolist() == [*engine.stop_ids]
     config = GenerationConfig()
-    one = Continuation(ids=engine.prompt_ids("x"), key="", pushes={}, config=config, constraint=constraint)
+    one = Continuation(ids=engine.prompt_ids("x"), key="", config=config, constraint=constraint)
     for ended in (None, Token(token, 0)):
         one.stream = TextStream(engine, one.ids)
         with pytest.raises(InputError, match=r"^the JSON schema takes too much .*too many expressions"):

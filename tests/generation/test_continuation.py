@@ -14,10 +14,7 @@ TOKENIZER = tiny_tokenizer()
 def deltas(engine: Engine, text: str, *stops: str, n: int = 50, ends: bool = True) -> list[Delta]:
     """What a text's tokens give out one by one, and at last its end."""
     continuation = Continuation(
-        ids=engine.prompt_ids("to be"),
-        key="k",
-        pushes={},
-        config=GenerationConfig(max_new_tokens=n, stops=stops),
+        ids=engine.prompt_ids("to be"), key="k", config=GenerationConfig(max_new_tokens=n, stops=stops)
     )
     continuation.generator = torch.Generator()
     continuation.stream = TextStream(engine, continuation.ids, stops)
@@ -75,8 +72,6 @@ def test_what_began_like_a_stop_string_and_was_none_is_given_out_at_the_end(engi
 
 
 def test_cancelling_does_nothing_to_what_has_ended() -> None:
-    one = Continuation(
-        ids=[1], key="k", pushes={}, config=GenerationConfig(max_new_tokens=1), finish_reason="stop"
-    )
+    one = Continuation(ids=[1], key="k", config=GenerationConfig(max_new_tokens=1), finish_reason="stop")
     one.cancel()
     assert one.finish_reason == "stop"

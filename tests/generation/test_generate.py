@@ -16,14 +16,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.generation import batch
-from neurosteer_cli.generation import rows as rows_module
-from neurosteer_cli.generation.continuation import GenerationConfig
+from neurosteer_cli.generation.batching import batch
+from neurosteer_cli.generation.batching import rows as rows_module
+from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
 from neurosteer_cli.generation.generate import Completion, Job, generate
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
-from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, add
+from neurosteer_cli.models.hooks import RESID_PRE, HookPoint, add, change
+from neurosteer_cli.vectors.gate import Gate
+from neurosteer_cli.vectors.kinds import TokenBias
 from neurosteer_cli.vectors.metadata import PointMetadata, VectorMetadata
+from neurosteer_cli.vectors.steering import Steering
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINT = HookPoint(1)
@@ -108,14 +111,24 @@ def of_transformers(engine: Engine, ids: list[int], n: int = 8, **options: Any) 
     return list(output[0, len(ids) :].tolist())
 
 
+def covered(positions: str, n: int, n_prompt: int) -> Tensor:
+    """Which of n tokens are steered, [n] 0 or 1."""
+    place = torch.arange(n)
+    where = {
+        "all": place >= 0, "prompt": place < n_prompt, "generated": place >= n_prompt,
+        "answer": place >= n_prompt - 1, "first:2": (place == n_prompt - 1) | (place == n_prompt),
+        "after:2": place > n_prompt,
+    }  # fmt: skip
+    return where[positions].float()
+
+
 @torch.no_grad()
 def without_cache(engine: Engine, ids: list[int], push: Tensor, positions: str, n: int = 8) -> list[int]:
     """Greedy tokens from whole passes over all tokens, the push added where `positions` says."""
     so_far = list(ids)
     for _ in range(n):
-        of_prompt = torch.arange(len(so_far)) < len(ids)
-        where = {"all": torch.ones(len(so_far)), "prompt": of_prompt, "generated": ~of_prompt}
-        with add(engine.blocks, {POINT: push * where[positions].float()[:, None]}):
+        where = covered(positions, len(so_far), len(ids))
+        with add(engine.blocks, {POINT: push * where[:, None]}):
             logits = engine.model(input_ids=torch.tensor([so_far]), use_cache=False).logits
         so_far.append(int(logits[0, -1].argmax()))
     return so_far[len(ids) :]
@@ -168,7 +181,7 @@ def test_a_repetition_penalty_is_that_of_transformers_and_ignores_pads(llama: En
 # --- positions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated", "answer", "first:2", "after:2"])
 def test_the_tokens_named_are_steered_and_no_others(writer: Engine, positions: str) -> None:
     push = direction(writer)
     expected = [spelled(without_cache(writer, ids, push, positions)) for ids in PROMPTS]
@@ -189,6 +202,105 @@ def test_steering_what_is_generated_leaves_the_first_token_as_it_was(writer: Eng
     steering = [vector(writer, {POINT: direction(writer)})]
     first = texts(writer, rows_of(PROMPTS), n=1)
     assert texts(writer, rows_of(PROMPTS, 1.0), steering, n=1, positions="generated") == first
+
+
+# --- kinds -------------------------------------------------------------------------------------
+
+
+def of_kind(kind: str, made: SteeringVector) -> SteeringVector:
+    """The same directions, acting in another way; the sides' middle is at 0."""
+    points = {
+        name: measured.model_copy(update={"middle": 0.0}) for name, measured in made.metadata.points.items()
+    }
+    return replace(made, metadata=made.metadata.model_copy(update={"kind": kind, "points": points}))
+
+
+@torch.no_grad()
+def edited(engine: Engine, ids: list[int], edit: Callable[[Tensor], Tensor], n: int = 8) -> str:
+    """Greedy tokens from whole passes, the residual after block 1 replaced by what `edit` makes of it."""
+    so_far = list(ids)
+    for _ in range(n):
+        with change(engine.blocks, {POINT: lambda resid: edit(resid) - resid}):
+            logits = engine.model(input_ids=torch.tensor([so_far]), use_cache=False).logits
+        so_far.append(int(logits[0, -1].argmax()))
+    return spelled(so_far[len(ids) :])
+
+
+def test_rows_of_all_kinds_are_written_together_as_each_is_alone(writer: Engine) -> None:
+    push, other = direction(writer), direction(writer, 1)
+    u = push / push.norm()
+    vectors = [
+        of_kind("ablate", vector(writer, {POINT: push})),
+        of_kind("clamp", vector(writer, {POINT: push})),
+        vector(writer, {POINT: other}),
+    ]
+    edits: dict[tuple[float, float, float], Callable[[Tensor], Tensor]] = {
+        (1.0, 0.0, 0.0): lambda resid: resid - (resid @ u)[..., None] * u,
+        (0.0, -2.0, 0.0): lambda resid: resid - (resid @ u + 2 * push.norm())[..., None] * u,
+        (0.5, 0.0, 1.0): lambda resid: resid + other - 0.5 * ((resid + other) @ u)[..., None] * u,
+        (0.0, 0.0, 1.0): lambda resid: resid + other,
+        (0.0, 0.0, 0.0): lambda resid: resid,
+    }
+    expected = [edited(writer, ids, edit) for ids in PROMPTS for edit in edits.values()]
+    jobs = [Job("p", ids, alphas) for ids in PROMPTS for alphas in edits]
+    assert texts(writer, jobs, vectors) == expected
+    assert len(set(expected[:5])) > 2
+
+
+def test_a_bias_of_tokens_acts_at_the_positions_steered(llama: Engine) -> None:
+    plain = texts(llama, rows_of(PROMPTS), n=1)
+    ids = torch.arange(D_VOCAB)
+    urging = replace(vector(llama, {}), bias=TokenBias(ids, (ids % 7 == 3).float()))
+    urging = of_kind("logits", urging)
+    urged = texts(llama, rows_of(PROMPTS, 30.0), [urging], n=1)
+    nucleus_has_one = [int(text.strip("<>")) % 7 == 3 for text in urged]
+    assert all(nucleus_has_one) and urged != plain
+    assert texts(llama, rows_of(PROMPTS, 30.0), [urging], n=1, positions="generated") == plain
+    assert texts(llama, rows_of(PROMPTS, 30.0), [urging], n=1, positions="answer") == urged
+
+
+def test_gates_let_tokens_of_their_own_rows_be_steered(writer: Engine) -> None:
+    push, probe = direction(writer), direction(writer, 5)
+    u = probe / probe.norm()
+    steering = Steering({POINT: push, HookPoint(2, RESID_PRE): direction(writer, 1)})
+    early = HookPoint(0)
+    gate = Gate("x<0", {early: lambda resid: resid @ u}, 0.0, False, "mean")
+    steerings = [steering.gated(gate), steering, Steering().gated(gate)]
+
+    @torch.no_grad()
+    def expected(ids: list[int], gated: bool) -> list[int]:
+        so_far, is_open = list(ids), []
+
+        def watched(resid: Tensor) -> None:
+            is_open[:] = [(resid @ u < 0)[..., None].float() if gated else torch.ones(1)]
+
+        changes = {
+            point: lambda _resid, push=push: push * is_open[0] for point, push in steering.pushes.items()
+        }
+        for _ in range(8):
+            with change(writer.blocks, {early: watched, **changes}):
+                logits = writer.model(input_ids=torch.tensor([so_far]), use_cache=False).logits
+            so_far.append(int(logits[0, -1].argmax()))
+        return so_far[len(ids) :]
+
+    written = []
+    for ids in PROMPTS:
+        several = [
+            Continuation(
+                ids=ids, key="", steering=each, config=GenerationConfig(sampling=GREEDY, max_new_tokens=8)
+            )
+            for each in steerings
+        ]
+        together = batch.Batch(writer)
+        together.join(several)
+        while len(together):
+            together.step()
+        written.append([one.written for one in several])
+    for ids, (gated, steered, plain) in zip(PROMPTS, written, strict=True):
+        assert gated == expected(ids, True)
+        assert steered == expected(ids, False)
+        assert plain == of_transformers(writer, ids)
+    assert any(gated not in (steered, plain) for gated, steered, plain in written)
 
 
 def passes(engine: Engine, layer: int, run: Callable[[], Any]) -> list[Tensor]:
@@ -226,7 +338,7 @@ def _final_norm(engine: Engine) -> Any:
 
 
 def test_an_unknown_way_is_refused() -> None:
-    message = "^--positions must be one of all, prompt, generated, got 'last'$"
+    message = "^--positions must be one of all, prompt, .* first:N or after:N, got 'last'$"
     with pytest.raises(InputError, match=message):
         GenerationConfig(positions="last")  # type: ignore[arg-type]
 
@@ -274,11 +386,11 @@ def test_alpha_0_is_no_vector_exactly(writer: Engine) -> None:
 def test_with_every_alpha_0_no_hook_is_set(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def watched(blocks: Any, pushes: Any) -> Any:
-        asked.append(pushes)
-        return add(blocks, pushes)
+    def watched(blocks: Any, changes: Any) -> Any:
+        asked.append(changes)
+        return change(blocks, changes)
 
-    monkeypatch.setattr(rows_module, "add", watched)
+    monkeypatch.setattr(rows_module, "change", watched)
     texts(llama, rows_of(PROMPTS, 0.0), [vector(llama, {POINT: direction(llama)})], n=3)
     assert asked == [{}, {}, {}]
 

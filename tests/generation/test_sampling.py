@@ -25,6 +25,7 @@ from neurosteer_cli.generation.sampling import (
     nucleus,
     penalize,
     uniform,
+    urged,
 )
 
 D_VOCAB = 40
@@ -323,3 +324,23 @@ def test_without_them_logits_are_as_they_were() -> None:
 def test_what_is_out_of_range_is_named(given: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=f"^{said}$"):
         Sampling(**given)
+
+
+# --- urging ------------------------------------------------------------------------------------
+
+
+def test_urged_are_tokens_of_the_nucleus_that_were_not_said() -> None:
+    probs = torch.tensor([[0.5, 0.3, 0.16, 0.03, 0.01]])  # the nucleus of 0.95: the first three
+    bias = torch.tensor([[0.0, 2.0, 1.0, 5.0, 5.0]])
+    found = urged(probs.log(), bias, [[1]])
+    # token 1 was said and is not urged again; the mean of what is left, over the nucleus: 1 * 0.16 / 0.96
+    mean = 0.16 / 0.96
+    expected = probs.log() + torch.tensor([[-mean, -mean, 1 - mean, 0.0, 0.0]])
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_said_token_may_be_held_back() -> None:
+    probs = torch.tensor([[0.5, 0.48, 0.02]])
+    found = urged(probs.log(), torch.tensor([[-2.0, 0.0, 0.0]]), [[0, 2]])
+    mean = -2 * 0.5 / 0.98
+    torch.testing.assert_close(found, probs.log() + torch.tensor([[-2 - mean, -mean, 0.0]]))

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from matplotlib.axes import Axes
 from support import evaluations
 
-from neurosteer_cli.evaluation.metrics import Estimate
+from neurosteer_cli.evaluation.measures.metrics import Estimate
 from neurosteer_cli.reports.charts import by_layer, effect_against_cost, effect_and_cost
 from neurosteer_cli.reports.drawing import Panel, figure_of, inline_svg, series_of
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from neurosteer_cli.errors import InputError, OutputError
-from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.evaluation.samples import RANDOM, UNSTEERED
+from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.runs.samples import RANDOM, UNSTEERED
 from neurosteer_cli.reports.drawing import (
     BASELINES,
     CURVES,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from support import evaluations
 from support.evaluations import result
 
-from neurosteer_cli.evaluation.samples import UNSTEERED
+from neurosteer_cli.evaluation.runs.samples import UNSTEERED
 from neurosteer_cli.reports.tables import evaluation_table, in_alpha_order, on_one_scale, single_alpha
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from neurosteer_cli.evaluation.metrics import Estimate
+from neurosteer_cli.evaluation.measures.metrics import Estimate
 from neurosteer_cli.reports.text import fixed_within, interval, listed, percent_within, showable
 
 

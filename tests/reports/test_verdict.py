@@ -12,8 +12,8 @@ from support.evaluations import layer, near
 
 from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation
 from neurosteer_cli.evaluation.layers import Layer, LayerSweep, Steered
-from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.evaluation.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
+from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.runs.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
 from neurosteer_cli.reports.render import environment
 from neurosteer_cli.reports.verdict import layers_verdict, recommendations, verdict
 

@@ -7,7 +7,7 @@ import torch
 from support.tiny import D_MODEL, save_tiny_sae
 
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.evaluation.likelihood import log_probs
+from neurosteer_cli.evaluation.measures.likelihood import log_probs
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.residuals import packed

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.serving import served
 
-from neurosteer_cli.generation import batch
+from neurosteer_cli.generation.batching import batch
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import add
 from neurosteer_cli.vectors.vector import SteeringVector, total_pushes

@@ -13,7 +13,7 @@ from neurosteer_cli.saes.descriptions import FILE_NAME, About, Context, Descript
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.serving.completions import Completions
 from neurosteer_cli.serving.registry import VectorRegistry, strongest_latents
-from neurosteer_cli.vectors.from_latents import choose, from_latents
+from neurosteer_cli.vectors.fitting.from_latents import choose, from_latents
 from neurosteer_cli.vectors.vector import SteeringVector
 
 

@@ -12,8 +12,8 @@ import pytest
 from support.live import running
 from support.serving import PLAIN, counted, events, hold_the_model, post, served, slow, wait_for, written
 
-from neurosteer_cli.generation import batch
-from neurosteer_cli.generation.batch import Batch
+from neurosteer_cli.generation.batching import batch
+from neurosteer_cli.generation.batching.batch import Batch
 from neurosteer_cli.generation.continuation import Continuation, GenerationConfig
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.serving.app import create_app
@@ -125,7 +125,7 @@ def test_of_several_choices_those_are_given_that_were_written(
     engine: Engine, vectors: dict[str, SteeringVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.05)
-    other = Continuation(ids=[1], key="x", pushes={}, config=GenerationConfig(max_new_tokens=100))
+    other = Continuation(ids=[1], key="x", config=GenerationConfig(max_new_tokens=100))
     with served(engine, vectors, max_batch=2, limits=Limits(seconds=0.5)) as (address, completions):
         completions.scheduler.submit([other])
         answer = post(address, "/v1/completions", {**PLAIN, "n": 2, "max_tokens": 100, "temperature": 0})

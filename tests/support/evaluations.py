@@ -8,8 +8,8 @@ from typing import Any
 
 from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation, JudgeResult
 from neurosteer_cli.evaluation.layers import Layer, LayerSweep, Steered
-from neurosteer_cli.evaluation.metrics import Estimate
-from neurosteer_cli.evaluation.samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample
+from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample
 from neurosteer_cli.vectors.metadata import Calibration, CurvePoint
 
 HOSTILE = (

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from support.live import running
 
-from neurosteer_cli.generation.batch import Batch
+from neurosteer_cli.generation.batching.batch import Batch
 from neurosteer_cli.generation.continuation import GenerationConfig
 from neurosteer_cli.generation.generate import Job, generate
 from neurosteer_cli.generation.sampling import Sampling

@@ -74,22 +74,23 @@ def test_a_sum_says_what_it_is_and_comes_back_from_a_file(tmp_path: Path) -> Non
     two = make({1: [0.0, 1.0, 0.0, 0.0]}, resid_norm=20.0, hashes=(5, 9))
     result = add_up(("a.st", one, 1.0), ("b.st", two, 0.25))
     assert result.metadata == VectorMetadata(
-        format_version=2,
+        format_version=3,
         program_version="0.1.0",
         created=result.metadata.created,
         model_id="tiny",
         model_shape=SHAPE,
         method="combine",
+        kind="add",
         parameters={},
         positive=None,
         negative=None,
         points={
             # each parent measured the norm on its own texts
             "blocks.1.hook_resid_post": PointMetadata(
-                resid_norm=15.0, shift_norm=None, auroc=None, sae=None
+                resid_norm=15.0, shift_norm=None, auroc=None, middle=None, sae=None
             ),
             "blocks.3.hook_resid_post": PointMetadata(
-                resid_norm=10.0, shift_norm=None, auroc=None, sae=None
+                resid_norm=10.0, shift_norm=None, auroc=None, middle=None, sae=None
             ),
         },
         parents=[
@@ -98,6 +99,7 @@ def test_a_sum_says_what_it_is_and_comes_back_from_a_file(tmp_path: Path) -> Non
             {"name": "b.st", "weight": 0.25, "sha256": "sha256 of b.st",
              "metadata": two.metadata.model_dump()},
         ],
+        detector=None,
         calibration=None,
     )  # fmt: skip
     assert result.latents == {}

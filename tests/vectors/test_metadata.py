@@ -50,12 +50,13 @@ def on_curve(alpha: float, rate: float) -> CurvePoint:
 def test_a_file_of_version_2_holds_what_was_put_in_then() -> None:
     vector = SteeringVector.load(VERSION_2)
     assert vector.metadata == VectorMetadata(
-        format_version=2,
+        format_version=3,
         program_version="0.1.0",
         created="2026-01-02T03:04:05+00:00",
         model_id="tiny",
         model_shape=SHAPE,
         method="neurosteer",
+        kind="add",
         parameters={"top_k": 2},
         positive=SideMetadata(label="up", n_texts=10, n_tokens=100, sha256="a1"),
         # half of a surrogate pair: JSONL may hold one, and so may the name of a file
@@ -65,6 +66,7 @@ def test_a_file_of_version_2_holds_what_was_put_in_then() -> None:
                 resid_norm=10.5,
                 shift_norm=2.25,
                 auroc=0.75,
+                middle=None,
                 sae=SAEMetadata(
                     sae_id="family/blocks.1", sha256="5ae", model_name="tiny", d_sae=64, neuronpedia_id=None
                 ),
@@ -72,6 +74,7 @@ def test_a_file_of_version_2_holds_what_was_put_in_then() -> None:
             "blocks.3.hook_resid_post": PointMetadata.without_texts(12.0),
         },
         parents=[{"name": "a.st", "weight": 0.5, "sha256": "c3", "metadata": {"method": "pca"}}],
+        detector=None,
         calibration=Calibration(
             judge="regex:a",
             judge_facts={"pattern": "a"},
@@ -114,7 +117,7 @@ def test_there_are_bundled_vectors() -> None:
 
 def test_new_metadata_says_when_and_by_what_it_was_made() -> None:
     made = VectorMetadata.new("tiny", SHAPE, "pca", POINTS, parameters={"top_k": 3})
-    assert (made.format_version, made.program_version) == (2, __version__)
+    assert (made.format_version, made.program_version) == (3, __version__)
     assert made.created.endswith("+00:00")
     assert (made.positive, made.negative, made.parents, made.calibration) == (None, None, [], None)
     assert VectorMetadata.from_json(made.to_json(), "v.st") == made

@@ -46,19 +46,21 @@ def make(
     sae: SAEMetadata | None = None,
 ) -> SteeringVector:
     """A vector with these pushes, by layer."""
-    measured = PointMetadata(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, sae=sae)
+    measured = PointMetadata(resid_norm=resid_norm, shift_norm=2.5, auroc=0.75, middle=None, sae=sae)
     metadata = VectorMetadata(
-        format_version=2,
+        format_version=3,
         program_version="0.1.0",
         created="2026-01-02T03:04:05+00:00",
         model_id=model_id,
         model_shape=shape,
         method="diffmean",
+        kind="add",
         parameters={"top_k": 2},
         positive=POSITIVE,
         negative=NEGATIVE,
         points={str(HookPoint(layer)): measured for layer in pushes},
         parents=[],
+        detector=None,
         calibration=None,
     )
     return SteeringVector(
@@ -212,7 +214,7 @@ def test_all_fields_that_are_missing_are_named(rewrite: Callable[..., str]) -> N
 @pytest.mark.parametrize("version", [0, 1, 10])
 def test_another_format_version_is_refused(rewrite: Callable[..., str], version: int) -> None:
     assert rewrite({"format_version": version}) == (
-        f"v.st: format version {version}, this program reads 2; "
+        f"v.st: format version {version}, this program reads 2 to 3; "
         "install the neurosteer that wrote it, or fit the vector again"
     )
 

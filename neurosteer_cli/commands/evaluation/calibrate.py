@@ -10,8 +10,9 @@ import typer
 from ...data.prompts import prompts_of
 from ...data.records import write_record
 from ...errors import InputError
-from ...evaluation.samples import MAX_PPL_RATIO
+from ...evaluation.runs.samples import MAX_PPL_RATIO
 from ..shared import console, options, results
+from ..shared.acting import ActingOptions
 from ..shared.load import load_engine
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
 from ..shared.parse import parse_alphas
@@ -53,6 +54,7 @@ def calibrate_(
     """
     from ...evaluation.calibrate import calibrate
     from ...evaluation.evaluate import evaluate
+    from ...vectors.vector import SteeringVector
 
     results.check_judges(judging, "the label of the vector")
     if len(judging.judges) != 1:
@@ -61,13 +63,14 @@ def calibrate_(
         raise InputError(f"--max-ppl-ratio must be at least 1 and finite, got {max_ppl_ratio}")
     results.check_targets(vector, report)
     alphas = sorted({(0.0,), *((value,) for value in parse_alphas(alpha))})
-    comparison = replace(results.comparison([vector], alphas, n, generation), random=False)
+    steering = SteeringVector.load(vector)
+    comparison = results.comparison([(str(vector), steering)], alphas, n, ActingOptions(), generation)
+    comparison = replace(comparison, random=False)
     records = prompts_of(prompts, text_key=judging.text_key, say=console.note)
-    ((_, steering),) = comparison.vectors
     judges = results.load_judges_of(judging, [steering])
     run = comparison.write(load_engine(where, comparison.vectors), records, progress=console.progress)
     evaluation = evaluate(
-        replace(run, pushes={}), judges, warn=console.warn, progress=console.progress
+        replace(run, steerings={}), judges, warn=console.warn, progress=console.progress
     )  # without damage
     calibration = calibrate(evaluation, max_ppl_ratio)
     metadata = steering.metadata.model_copy(update={"calibration": calibration})
@@ -85,7 +88,7 @@ def calibrate_(
 
 
 def _recommend(path: Path, calibration: "Calibration") -> None:
-    from ...evaluation.metrics import Estimate
+    from ...evaluation.measures.metrics import Estimate
 
     allowed = calibration.allowed()
     rates = {point.alpha: Estimate(point.rate, point.rate_low, point.rate_high) for point in allowed}

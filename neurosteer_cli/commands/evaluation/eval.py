@@ -3,25 +3,30 @@
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...data.prompts import prompts_of
 from ...errors import InputError
-from ...evaluation.samples import check_save, read_samples
+from ...evaluation.runs.samples import check_save, read_samples
 from ..shared import console, options, results
+from ..shared.acting import ActingOptions, acting_options
 from ..shared.command import options_given
 from ..shared.load import load_engine
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
 from ..shared.parse import check_paired, parse_alphas
 from . import lm_eval as harness
 
-DEFAULT_ALPHA = "4,8,16"
+if TYPE_CHECKING:
+    from ...vectors.vector import SteeringVector
+
+DEFAULT_ALPHA, OF_KIND = "4,8,16", {"ablate": "0.5,1"}
 OF_GENERATION = ("alpha", "prompts", "n", "random", "baseline_prompt", "save", "resume")  # and its group
 
 
 @options.judge_options()
+@acting_options
 @results.generation_options(without=["n"])
 @options.chat_model_options
 def eval_(
@@ -48,6 +53,7 @@ def eval_(
     n: options.N = 1,
     *,
     judging: JudgeOptions,
+    acting: ActingOptions,
     random: Annotated[bool, typer.Option(help="Also a random vector as long as the strongest push.")] = True,
     baseline_prompt: Annotated[
         str | None, typer.Option(help='Also prompting: "Please be polite." before every prompt.')
@@ -74,7 +80,7 @@ def eval_(
     Example: neurosteer eval --vector polite.st --alpha 4,8,16 --judge sentiment --report polite.html
     """
     from ...evaluation.evaluate import evaluate
-    from ...evaluation.run import named_vectors, recorded
+    from ...evaluation.runs.comparison import named_vectors, recorded
 
     paths = vector or []
     if bool(generations) == bool(paths):
@@ -82,7 +88,8 @@ def eval_(
     if lm_eval:
         tasks = harness.check_options(ctx, lm_eval, lm_eval_limit)
         of_tasks, batch_size = (lm_eval_limit, lm_eval_include), generation.batch_size
-        harness.run_tasks(tasks, paths, _alphas(paths, alpha or []), *of_tasks, batch_size, where, json=json)
+        named = acting.load(paths)
+        harness.run_tasks(tasks, named, _alphas(named, alpha or []), *of_tasks, batch_size, where, json=json)
         return
     results.check_judges(judging, "the label of the vector" if paths else None)
     results.check_targets(report)
@@ -93,7 +100,8 @@ def eval_(
         own_model = next((sample.model for sample in samples if sample.model), None)
         where = replace(where, model=where.model or own_model)
     else:
-        comparison = results.comparison(paths, _alphas(paths, alpha or []), n, generation)
+        named = acting.load(paths)
+        comparison = results.comparison(named, _alphas(named, alpha or []), n, acting, generation)
         comparison = replace(comparison, random=random, instruction=baseline_prompt)
         check_save(save, resume)
         records = prompts_of(prompts, text_key=judging.text_key, say=console.note)
@@ -120,13 +128,15 @@ def eval_(
 
 def _refuse_generating_options(ctx: typer.Context) -> None:
     given = options_given(ctx)
-    for name in (*OF_GENERATION, *(field.name for field in fields(GenerationOptions))):
+    of_groups = (field.name for group in (GenerationOptions, ActingOptions) for field in fields(group))
+    for name in (*OF_GENERATION, *of_groups):
         if name in given:
             raise InputError(f"{given[name]} is for generating; with GENERATIONS the texts are there already")
 
 
-def _alphas(paths: list[Path], given: list[str]) -> list[tuple[float, ...]]:
+def _alphas(vectors: "list[tuple[str, SteeringVector]]", given: list[str]) -> list[tuple[float, ...]]:
     """Every combination of the alphas of each vector, in ascending order, unsteered among them."""
-    check_paired(paths, given)
-    values = [parse_alphas(text) for text in given or [DEFAULT_ALPHA] * len(paths)]
-    return sorted({(0.0,) * len(paths), *product(*values)})
+    check_paired([Path(name) for name, _ in vectors], given)
+    usual = [OF_KIND.get(vector.metadata.kind, DEFAULT_ALPHA) for _, vector in vectors]
+    values = [parse_alphas(text) for text in given or usual]
+    return sorted({(0.0,) * len(vectors), *product(*values)})

@@ -18,10 +18,11 @@ from ..shared.options import ModelOptions
 
 if TYPE_CHECKING:
     from ...evaluation.ability import TaskScore
-    from ...evaluation.run import Alphas
+    from ...evaluation.runs.plan import Alphas
+    from ...vectors.vector import SteeringVector
 
 GOES_WITH = {
-    "vector", "alpha", "lm_eval", "lm_eval_limit", "lm_eval_include", "batch_size",
+    "vector", "alpha", "kind", "lm_eval", "lm_eval_limit", "lm_eval_include", "batch_size",
     "model", "dtype", "device", "json",
 }  # fmt: skip
 
@@ -52,7 +53,7 @@ def check_options(ctx: typer.Context, tasks: Sequence[str], limit: int | None) -
 
 def run_tasks(
     tasks: Sequence[str],
-    paths: Sequence[Path],
+    named: "Sequence[tuple[str, SteeringVector]]",
     alphas: "Sequence[Alphas]",
     limit: int | None,
     include: Path | None,
@@ -63,14 +64,17 @@ def run_tasks(
 ) -> None:
     """Run tasks at each of the alphas, and show what they come to."""
     from ...evaluation.ability import ability
-    from ...evaluation.samples import UNSTEERED, Condition
-    from ...vectors.vector import SteeringVector, total_pushes
+    from ...evaluation.runs.comparison import kinds_of
+    from ...evaluation.runs.samples import UNSTEERED, Condition
+    from ...vectors.steering import Steering
 
-    names = tuple(map(str, paths))
-    vectors = [SteeringVector.load(path) for path in paths]
-    engine = load_engine(where, list(zip(names, vectors, strict=True)))
+    names, vectors = tuple(name for name, _ in named), [vector for _, vector in named]
+    engine = load_engine(where, named)
     conditions = [
-        (Condition(names, each, "all", None if any(each) else UNSTEERED), total_pushes(vectors, each))
+        (
+            Condition(names, each, "all", None if any(each) else UNSTEERED, kinds=kinds_of(vectors)),
+            Steering.of(vectors, each),
+        )
         for each in alphas
     ]
     found = ability(

@@ -74,7 +74,7 @@ def demo(
 
 def _scorer(completions: "Completions", judges: "Sequence[Judge]") -> "Score":
     """What the judges say of texts, and how probable they are; the model is asked on its own thread."""
-    from ...evaluation.likelihood import perplexities
+    from ...evaluation.measures.likelihood import perplexities
 
     def score(prompt: str, rendered: bool, texts: Sequence[str]) -> dict[str, Any]:
         asked = partial(perplexities, completions.engine, prompt, texts, rendered=rendered)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..shared import console
+from . import console
 from .options import ModelOptions
 
 if TYPE_CHECKING:

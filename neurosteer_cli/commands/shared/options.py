@@ -103,8 +103,8 @@ Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
 Positions = Annotated[
     str,
     typer.Option(
-        help="Tokens steered: all, those of the prompt, or those generated.",
-        autocompletion=completing("all", "prompt", "generated"),
+        help="Tokens steered: all, prompt, generated, answer, first:N, after:N, thinking or after-thinking.",
+        autocompletion=completing("all", "prompt", "generated", "answer", "thinking", "after-thinking"),
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Continuations written at a time.")]
@@ -279,7 +279,7 @@ class GenerationOptions:
         return GenerationConfig(
             sampling=sampling,
             max_new_tokens=self.max_new_tokens,
-            positions=self.positions,  # type: ignore[arg-type]  # checked there
+            positions=self.positions,
             batch_size=self.batch_size,
             stops=tuple(self.stop or ()),
         )

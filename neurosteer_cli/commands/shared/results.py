@@ -12,31 +12,43 @@ from typing import TYPE_CHECKING
 
 from ...data.records import write_record
 from ...errors import InputError
-from ...evaluation.samples import FEW_PROMPTS
+from ...evaluation.runs.samples import FEW_PROMPTS
 from ...files import check_target, replace_file
 from . import console, options
+from .acting import ActingOptions
 from .options import GenerationOptions, JudgeOptions
 
 if TYPE_CHECKING:
     from ...evaluation.evaluate import ConditionResult
     from ...evaluation.judges.judge import Judge
-    from ...evaluation.metrics import Estimate
-    from ...evaluation.run import Comparison
+    from ...evaluation.measures.metrics import Estimate
+    from ...evaluation.runs.comparison import Comparison
     from ...vectors.vector import SteeringVector
 
 generation_options = partial(options.generation_options, max_new_tokens=40, batch_size=64)  # many short ones
 
 
 def comparison(
-    paths: Sequence[Path], alphas: Sequence[tuple[float, ...]], n: int, generation: GenerationOptions
+    vectors: "Sequence[tuple[str, SteeringVector]]",
+    alphas: Sequence[tuple[float, ...]],
+    n: int,
+    acting: ActingOptions,
+    generation: GenerationOptions,
 ) -> "Comparison":
-    """What the options ask to be written; vectors are loaded, the model is not."""
-    from ...evaluation.run import Comparison
-    from ...vectors.vector import SteeringVector
+    """What the options ask to be written."""
+    from ...evaluation.runs.comparison import Comparison
 
     config, as_chat, system = generation.config(n), generation.as_chat, generation.system
-    vectors = [(str(path), SteeringVector.load(path)) for path in paths]
-    return Comparison(vectors=vectors, alphas=alphas, config=config, n=n, as_chat=as_chat, system=system)
+    return Comparison(
+        vectors=vectors,
+        alphas=alphas,
+        config=config,
+        n=n,
+        as_chat=as_chat,
+        system=system,
+        when=acting.when,
+        when_each=acting.gates_each,
+    )
 
 
 def check_judges(judging: JudgeOptions, attribute: str | None) -> None:

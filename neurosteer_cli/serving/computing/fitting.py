@@ -15,7 +15,7 @@ from ...data.records import as_passage
 from ...data.sides import sides_of
 from ...data.sources import read_records
 from ...errors import InputError
-from ...vectors.from_texts import fit
+from ...vectors.fitting.from_texts import fit
 from ..completions import Completions
 from ..protocol.vectors import FitRequest, TextsRequest
 from ..scheduler import BusyError

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...generation.pace import FIRST_SLICE, SLICE_ALONE
+from ...generation.batching.pace import FIRST_SLICE, SLICE_ALONE
 from ...models.engine import Engine
 from ...models.hooks import HookPoint, capture
 from ..scheduler import ClosedError, Scheduler

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
-from ...generation.continuation import Continuation, Delta, Positions
+from ...generation.continuation import Continuation, Delta
 from ...generation.sampling import Sampling
 from .fields import Form, Json, Name, OneOrMore, TokenId
 from .formats import Format
@@ -89,7 +89,7 @@ class TextRequest(Form):
     model: Name = Field(default="", description="The model's name, with vectors or without: smollm2+polite:8")
     stream: bool = False
     steering: Alphas = Field(default={}, description="Vectors by name, each with its alpha.")
-    positions: Positions = "all"
+    positions: str = "all"
 
     @property
     def sampled(self) -> Sampled:

@@ -11,7 +11,7 @@ from support.cli import refused, rows, run
 from typer.testing import CliRunner
 
 from neurosteer_cli.cli import app
-from neurosteer_cli.evaluation import run as runs
+from neurosteer_cli.evaluation.runs import plan as runs
 
 JUDGE = ("--judge", "regex:[a-m]")
 SHORT = ("--max-new-tokens", "6")
@@ -144,7 +144,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch
     saved = tmp_path / "kept.jsonl"
     whole = rows(run(*EVAL, *JUDGE, "--json"))
     with monkeypatch.context() as patch:
-        patch.setattr("neurosteer_cli.evaluation.run.generate", interrupted_after(7))
+        patch.setattr("neurosteer_cli.evaluation.runs.plan.generate", interrupted_after(7))
         result = CliRunner().invoke(app, [*EVAL, *JUDGE, "--save", str(saved)])
         assert result.exit_code == 130
     assert len(saved.read_text().splitlines()) == 7

@@ -14,8 +14,8 @@ from support.engines import TEXTS, by_text, passage
 from support.serving import wait_for
 from support.tiny import FAMILIES
 
-from neurosteer_cli.generation import batch
-from neurosteer_cli.generation.cache import Caching
+from neurosteer_cli.generation.batching import batch
+from neurosteer_cli.generation.batching.cache import Caching
 from neurosteer_cli.generation.continuation import Continuation, Delta, GenerationConfig, Token
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
@@ -24,7 +24,7 @@ from neurosteer_cli.serving import scheduler as scheduling
 from neurosteer_cli.serving.computing import sharing
 from neurosteer_cli.serving.computing.sharing import SharedEngine, Turns
 from neurosteer_cli.serving.scheduler import ClosedError, Scheduler
-from neurosteer_cli.vectors.from_texts import fit
+from neurosteer_cli.vectors.fitting.from_texts import fit
 
 POINTS = [HookPoint(0), HookPoint(2, "hook_resid_pre"), HookPoint(3)]
 
@@ -132,13 +132,13 @@ def test_a_stream_goes_on_while_something_long_is_read(engine: Engine, clock: Cl
             times.append(clock.seconds)
             return super().take(token)
 
-    stream = Timed(ids=[1], key="", pushes={}, config=config)
+    stream = Timed(ids=[1], key="", config=config)
     scheduler.submit([stream])
     wait_for(lambda: len(times) > 10)
     waits: list[Future[Any]] = [Future()]
     if "prompt" in what:
         short = replace(config, max_new_tokens=1)
-        prompt = Continuation(ids=[7] * 1500, key="", pushes={}, config=short)
+        prompt = Continuation(ids=[7] * 1500, key="", config=short)
         prompt.on_delta = waits[0].set_result
         scheduler.submit([prompt])
     else:

@@ -176,7 +176,7 @@ def test_what_is_streamed_is_the_whole_in_every_script(
     def as_told(_logits: Any, continuations: Any) -> torch.Tensor:
         return torch.tensor([ids[len(each.written) % len(ids)] for each in continuations])
 
-    monkeypatch.setattr("neurosteer_cli.generation.batch._chosen", as_told)
+    monkeypatch.setattr("neurosteer_cli.generation.batching.batch._chosen", as_told)
     client, address = httpx.Client(timeout=60), f"{server[0]}/v1/completions"
     for length in (1, 2, 3, 5, 11, len(ids) + 2):
         full = engine.decode(engine.prompt_ids("x"), (ids * 2)[:length])
