@@ -47,8 +47,8 @@ class Latents:
 
     def first(self, n: int) -> list[tuple[int, float, float, float]]:
         """The id, weight and two firing rates of each of the n strongest."""
-        columns = self.ids[:n].tolist(), self.weights.tolist(), *self.firing_rates.tolist()
-        return list(zip(*columns, strict=False))
+        numbers = self.weights.tolist(), *self.firing_rates.tolist()
+        return list(zip(self.ids[:n].tolist(), *numbers, strict=False))
 
     def decoded(self, sae: SparseAutoencoder) -> Tensor:
         """The sum of weight x decoder row, [d_model] float64."""
@@ -81,7 +81,7 @@ class SteeringVector:
         return DEFAULT_SHARE if self.metadata.kind == "ablate" else DEFAULT_ALPHA
 
     def acting(self, kind: Kind) -> "SteeringVector":
-        """The same directions, used in another way.
+        """The same directions, used in another way; a calibration holds for its own way alone.
 
         Raises:
             InputError: there are none, or what is to act on logits has no bias.
@@ -93,7 +93,8 @@ class SteeringVector:
                 f"a vector of the kind {self.metadata.kind} cannot act as {kind}: "
                 "`fit --method logodds` makes one that acts on logits, the other methods one for the rest"
             )
-        return replace(self, metadata=self.metadata.model_copy(update={"kind": kind}), bias=None)
+        changes = {"kind": kind, "calibration": None}
+        return replace(self, metadata=self.metadata.model_copy(update=changes), bias=None)
 
     def save(self, path: Path) -> None:
         """Write the vector file.
@@ -139,7 +140,7 @@ class SteeringVector:
         the class that takes images too, or the one that takes text alone.
         """
         own = self.metadata.model_shape
-        if not own.steers_like(shape):
+        if not own.steers_like(shape) or (self.bias and bool((self.bias.ids >= shape.d_vocab).any())):
             raise IncompatibleVectorError(
                 f"{name} was fitted on {self.metadata.model_id!r} ({own}), model {model_id!r} is "
                 f"{shape}: pass --model {self.metadata.model_id} or fit a vector on this model"
@@ -192,8 +193,8 @@ class SteeringVector:
         return sums
 
     def dose(self, alpha: float) -> float:
-        """How long the pushes are at this alpha, as a share of the median residual norm."""
-        return total_dose([self], [alpha])
+        """How long the pushes are at this alpha, as a share of the median residual norm, if they are added."""
+        return dose_of(total_pushes([self], [alpha]), mean_norms([self]))
 
 
 def dose_of(pushes: Mapping[HookPoint, Tensor], norms: Mapping[HookPoint, float]) -> float:
@@ -224,9 +225,11 @@ def total_pushes(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> 
     return sums
 
 
-def total_dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float:
-    """|sum of alpha_i v_i| / median |resid|, added up over hook points, of the vectors that add."""
+def total_dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float | None:
+    """|sum of alpha_i v_i| / median |resid|, added up over hook points; None if what acts adds nothing."""
     adding = [(vector, alpha) for vector, alpha in zip(vectors, alphas, strict=True) if vector.adds]
+    if any(alphas) and not any(alpha for _, alpha in adding):
+        return None
     pushing = [vector for vector, _ in adding]
     return dose_of(total_pushes(pushing, [alpha for _, alpha in adding]), mean_norms(pushing))
 
@@ -251,8 +254,7 @@ def _parsed(path: Path, readable: str) -> tuple[str, dict[str, Tensor]]:
         raise InputError(f"{path}: no such file; `neurosteer fit` writes one") from error
     except (SafetensorError, OSError) as error:
         kind = known_kind(readable)
-        is_another = kind not in (VECTOR, None)
-        why = kind if is_another else f"damaged, or not a vector file ({error})"
+        why = kind if kind not in (VECTOR, None) else f"damaged, or not a vector file ({error})"
         raise VectorFileError(f"{path}: {why}") from error
     if METADATA_KEY not in header:
         raise VectorFileError(f"{path}: {kind_of(readable)}")
