@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from neurosteer_cli import __version__
 from neurosteer_cli.cli import app
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.evaluation.runs import comparison as runs
+from neurosteer_cli.evaluation.runs import plan as runs
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.load import model_shape
 from neurosteer_cli.vectors.vector import DEFAULT_ALPHA, SteeringVector

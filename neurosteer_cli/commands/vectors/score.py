@@ -123,12 +123,10 @@ def _tell_auroc(sides: tuple[list[float], list[float]], first: str) -> None:
             f"{'all' if sides[0] else 'no'} texts are labelled {first!r}; --target names the label of "
             "the first side"
         )
-    import torch
-
     from ...evaluation.measures.metrics import auroc_interval
     from ...vectors.fitting.statistics import auroc
 
-    value = auroc(*(torch.tensor(side, dtype=torch.float64) for side in sides))
+    value = auroc(*sides)
     low, high = auroc_interval(value, *map(len, sides))
     console.note(
         f"AUROC {value:.3f} [{low:.3f}, {high:.3f}]: {first!r} ({len(sides[0])} texts) against the others "

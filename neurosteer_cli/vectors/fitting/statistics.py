@@ -5,6 +5,7 @@ written out: importing scipy.stats and sklearn.metrics costs a fit 0.3 s and 20 
 """
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -187,9 +188,10 @@ class PairStats(_Sums):
         return direction if float(direction @ towards) >= 0 else -direction
 
 
-def auroc(positive: Tensor, negative: Tensor) -> float:
+def auroc(positive: Tensor | Sequence[float], negative: Tensor | Sequence[float]) -> float:
     """Probability that a positive score [n_pos] exceeds a negative one [n_neg] (Hanley & McNeil 1982)."""
-    ranked = negative.sort().values
-    below, not_above = (torch.searchsorted(ranked, positive, right=ties) for ties in (False, True))
+    above, ranked = (torch.as_tensor(scores, dtype=torch.float64) for scores in (positive, negative))
+    ranked = ranked.sort().values
+    below, not_above = (torch.searchsorted(ranked, above, right=ties) for ties in (False, True))
     # ties count half
     return int((below + not_above).sum()) / (2 * len(positive) * len(negative))

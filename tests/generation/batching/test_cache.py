@@ -19,7 +19,7 @@ from neurosteer_cli.generation.continuation import Continuation, GenerationConfi
 from neurosteer_cli.generation.sampling import Sampling
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint, add
-from neurosteer_cli.vectors.steering import Steering
+from neurosteer_cli.vectors.steering import NOTHING, Steering
 
 POINT = HookPoint(1)
 # prompt's tokens, tokens to write, what is steered; the last three join when the others are being written
@@ -148,7 +148,7 @@ def check_long_text(folder: Path) -> None:
     engine = Engine.load(str(folder), device="cpu", dtype="float32")
     ids = random.Random(7).choices(range(D_VOCAB - 60), k=24)
     config = GenerationConfig(sampling=Sampling(temperature=0), max_new_tokens=12)
-    unsteered = Continuation(ids=ids, key="", pushes={}, config=config)
+    unsteered = Continuation(ids=ids, key="", steering=NOTHING, config=config)
     batch = Batch(engine)
     batch.join([unsteered])
     while len(batch):
