@@ -87,7 +87,7 @@ def gen(
     named = acting.load(vector or [])
     names, vectors = tuple(name for name, _ in named), [vector for _, vector in named]
     if level is not None or {AUTO, AUTO_AWAY} & set(given):
-        _warn_of_other_settings(vectors, config.positions, as_chat=as_chat)
+        _warn_of_other_settings(vectors, config.positions, acting.when, as_chat=as_chat)
     combinations = _alphas(named, given, level, compare)
     records = read_prompts(prompts or [], prompt or [], text_key=text_key, say=console.note)
     engine = load_engine(where, named)
@@ -102,7 +102,9 @@ def gen(
     plan = Plan(
         engine, found, vectors, conditions, config, generation.n, gate=gate, gates_each=acting.gates_each
     )
-    _warn_of_dose(plan)
+    _warn_of_strength(plan)
+    if plan.of_gate:
+        console.note(plan.of_gate)
     if json:
         for number, completion in _finished(plan):
             write_record(plan.record(number, completion))
@@ -129,12 +131,16 @@ def _check_alphas(paths: list[Path], given: list[str], level: float | None, comp
         raise InputError(f"--level must be between 0 and 1, got {level}")
 
 
-def _warn_of_other_settings(vectors: "list[SteeringVector]", positions: str, *, as_chat: bool) -> None:
+def _warn_of_other_settings(
+    vectors: "list[SteeringVector]", positions: str, when: str | None, *, as_chat: bool
+) -> None:
     calibrations = [vector.metadata.calibration for vector in vectors]
     for measured in (calibration.generation for calibration in calibrations if calibration):
-        if (measured["positions"], measured["chat"]) != (positions, as_chat):
+        if (measured["positions"], measured["chat"], None) != (positions, as_chat, when):
             chat = "on" if measured["chat"] else "off"
             settings = f"positions {measured['positions']} and chat {chat}"
+            if when:
+                settings += ", without a gate"
             console.warn(f"calibrated with {settings}: other settings may need another alpha")
 
 
@@ -162,18 +168,25 @@ def _values(text: str, name: str, vector: "SteeringVector") -> list[float]:
 
 def _calibration(name: str, vector: "SteeringVector") -> "Calibration":
     if vector.metadata.calibration is None:
-        raise InputError(f"{name} is not calibrated: run `neurosteer calibrate {name}`, or give --alpha")
+        of_kind = "" if vector.adds else f" as the kind {vector.metadata.kind}"
+        way_out = f"run `neurosteer calibrate {name}`" if vector.adds else "calibrate a file of that kind"
+        raise InputError(f"{name} is not calibrated{of_kind}: {way_out}, or give --alpha")
     return vector.metadata.calibration
 
 
-def _warn_of_dose(plan: "Plan") -> None:
-    from ..vectors.vector import SAFE_DOSE
+def _warn_of_strength(plan: "Plan") -> None:
+    from ..vectors.vector import SAFE_DOSE, total_dose
 
-    doses = map(plan.dose, plan.jobs[: len(plan.conditions)])
+    combinations = [alphas for _, alphas in plan.conditions]
+    doses = (total_dose(plan.vectors, alphas) or 0.0 for alphas in combinations)
     if (dose := round(max(doses), 6)) > SAFE_DOSE:  # an alpha of 20 is no more than 20 %
         console.warn(
             f"the push is {dose:.0%} as long as the residual; above {SAFE_DOSE:.0%} text tends to break down"
         )
+    kinds = [vector.metadata.kind for vector in plan.vectors]
+    shares = (alphas[n] for alphas in combinations for n, kind in enumerate(kinds) if kind == "ablate")
+    if (share := max(shares, default=0.0)) > 1:
+        console.warn(f"alpha {share:g} takes the component away {share:g} times; 1 is the whole of it")
 
 
 def _finished(plan: "Plan") -> "Iterator[tuple[int, Completion]]":
@@ -207,8 +220,10 @@ def _write_columns(plan: "Plan") -> None:
 
 
 def _heading(plan: "Plan", job: "PlannedJob") -> str:
-    if not any(job.alphas):
+    asked = job.condition.label
+    if not any(job.condition.alphas or ()):
         return "unsteered"
-    steered = job.condition.label
+    if not job.is_steered:
+        return f"{asked}: closed, unsteered"
     dose = plan.dose(job)
-    return f"{steered} (dose {dose:.1%})" if dose else steered
+    return f"{asked} (dose {dose:.1%})" if dose else asked

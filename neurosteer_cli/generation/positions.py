@@ -49,7 +49,7 @@ class Positions:
             return cls(text)
         if match := re.fullmatch(r"(first|after):([0-9]{1,7})", text):
             if match[1] == "first" and int(match[2]) == 0:
-                raise InputError("--positions first:0 steers nothing; leave --vector out for that")
+                raise InputError("--positions first:0 steers nothing: N counts from 1")
             return cls(match[1], int(match[2]))
         raise InputError(f"--positions must be one of {USAGE}, got {text!r:.60}")
 
@@ -77,7 +77,7 @@ class Positions:
 
     def _by_marks(self, ids: Sequence[int], marks: Marks | None) -> bool:
         if marks is None:
-            raise InputError(f"--positions {self.name}: no marks of thinking are known")
+            raise InputError(f"positions {self.name}: no marks of thinking are known")
         last = next((token for token in reversed(ids) if token in marks), None)
         return last == (marks.begin if self.name == "thinking" else marks.end)
 
@@ -95,6 +95,6 @@ def thinking_marks(tokenizer: Any, model_id: str, positions: Positions) -> Marks
         if begin in vocabulary and end in vocabulary:
             return Marks(vocabulary[begin], vocabulary[end])
     raise InputError(
-        f"--positions {positions.name}: the tokenizer of {model_id!r} has none of the known marks of "
+        f"positions {positions.name}: the tokenizer of {model_id!r} has none of the known marks of "
         f"thinking ({', '.join(begin for begin, _ in THINKING)}); choose other positions"
     )

@@ -72,11 +72,6 @@ def probabilities(detector: Detector, z: Tensor) -> Tensor:
     return (detector.slope * z + detector.intercept).sigmoid()
 
 
-def threshold(detector: Detector, z: float) -> float:
-    """The projection at a score."""
-    return detector.middle + z * detector.spread
-
-
 @dataclass(frozen=True)
 class Score:
     """What a vector says of a text."""

@@ -4,10 +4,10 @@ Knows vectors, SAEs and residuals; knows nothing of rows or when they are writte
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..models.engine import Engine
 from ..models.hooks import HookPoint
 from ..models.tokenizer import Tokens
-from ..saes.load import BUNDLED, load_sae, open_saes
+from ..saes.load import BUNDLED, family_of, load_sae, open_saes
 from ..saes.sae import SparseAutoencoder
 from . import detector
 from .vector import SteeringVector
@@ -37,7 +37,7 @@ class Gate:
     """
 
     name: str  # as it was asked for
-    readers: Mapping[HookPoint, Reader]
+    readers: Mapping[HookPoint, Reader]  # of numbers in the unit of the threshold
     threshold: float
     is_above: bool
     of_text: Literal["mean", "max"]  # of the numbers of its tokens
@@ -62,11 +62,27 @@ def _counted(engine: Engine, ids: list[int]) -> list[bool]:
     return counts if any(counts) else [True] * len(ids)
 
 
-def open_gate(text: str, engine: Engine, sae: str = BUNDLED) -> Gate:
+def _of_file(path: str) -> SteeringVector:
+    return SteeringVector.load(Path(path))
+
+
+def open_gate(
+    text: str,
+    engine: Engine,
+    *,
+    vector_of: Callable[[str], SteeringVector] = _of_file,
+    sae_of: Callable[[int], SparseAutoencoder] | None = None,
+) -> Gate:
     """The gate that a text such as `polite.st<0` or `20/1234>0.5` asks for.
 
     A vector's threshold counts in the spread within a side, from the middle of the two sides it was fitted
     on; a latent's, which is named by its block and number, in its activation.
+
+    Args:
+        text: a vector or a latent, < or >, and the threshold.
+        engine: the model whose residuals are read.
+        vector_of: finds a vector by its name; as it stands, in the file of that name.
+        sae_of: finds the SAE of a block; as it stands, the bundled one.
 
     Raises:
         InputError: it cannot be read, or the vector knows nothing of its sides.
@@ -79,37 +95,54 @@ def open_gate(text: str, engine: Engine, sae: str = BUNDLED) -> Gate:
         level = math.nan
     if not math.isfinite(level):
         raise InputError(
-            f"--when {text!r:.80}: write a vector or a latent, < or >, and a number: 'polite.st<0', "
+            f"gate {text!r:.80}: write a vector or a latent, < or >, and a number: 'polite.st<0', "
             "'20/1234>0.5'"
         )
-    if (latent := re.fullmatch(r"([0-9]{1,6})/([0-9]{1,9})", what)) and not os.path.exists(what):
-        return _of_latent(text, int(latent[1]), int(latent[2]), level, sign == ">", engine, sae)
-    vector = SteeringVector.load(Path(what))
+    if latent := re.fullmatch(r"([0-9]{1,6})/([0-9]{1,9})", what):
+        sae = (sae_of or partial(bundled_sae, engine))(int(latent[1]))
+        return _of_latent(text, sae, int(latent[2]), level, is_above=sign == ">")
+    vector = vector_of(what)
     vector.check_fits(engine.shape, engine.model_id, what)
     return of_vector(text, vector, level, is_above=sign == ">")
 
 
 def of_vector(name: str, vector: SteeringVector, z: float, *, is_above: bool) -> Gate:
     """The gate at a score of a vector's own detector."""
-    known = detector.known_detector(vector, f"--when {name}")
+    known, first = detector.known_detector(vector, f"gate {name}"), next(iter(vector.pushes), None)
 
-    def reader(push: Tensor) -> Reader:
-        return lambda resid: resid @ push.to(resid)
+    def reader(push: Tensor, zero: float) -> Reader:
+        return lambda resid: resid @ push.to(resid) - zero
 
-    readers = {point: reader(push) for point, push in vector.pushes.items()}
-    return Gate(name, readers, detector.threshold(known, z), is_above, "mean")
+    readers = {
+        point: reader(push / known.spread, known.middle / known.spread if point == first else 0.0)
+        for point, push in vector.pushes.items()
+    }
+    return Gate(name, readers, z, is_above, "mean")
 
 
-def _of_latent(
-    name: str, layer: int, latent: int, level: float, is_above: bool, engine: Engine, sae: str
-) -> Gate:
-    found = load_sae(sae, model_id=engine.model_id, layer=layer)
-    if latent >= found.d_sae:
+def bundled_sae(engine: Engine, layer: int) -> SparseAutoencoder:
+    """The SAE of a block that comes along for a model, on it."""
+    if layer not in (known := family_of(BUNDLED, model_id=engine.model_id)):
+        there = ", ".join(map(str, known)) or "none"
         raise InputError(
-            f"--when {name}: the SAE at {found.hook_point} has {found.d_sae} latents, 0 to {found.d_sae - 1}"
+            f"gate: no SAE of block {layer} comes along for {engine.model_id!r} (blocks: {there}); name a "
+            "latent of another block, or a vector"
         )
-    (opened,) = open_saes({found.hook_point: found}, engine).values()
-    return Gate(name, {found.hook_point: _activation(opened, latent)}, level, is_above, "max")
+    return opened(engine, load_sae(BUNDLED, model_id=engine.model_id, layer=layer))
+
+
+def opened(engine: Engine, sae: SparseAutoencoder) -> SparseAutoencoder:
+    """An SAE on a model."""
+    (found,) = open_saes({sae.hook_point: sae}, engine).values()
+    return found
+
+
+def _of_latent(name: str, sae: SparseAutoencoder, latent: int, level: float, *, is_above: bool) -> Gate:
+    if latent >= sae.d_sae:
+        raise InputError(
+            f"gate {name}: the SAE at {sae.hook_point} has {sae.d_sae} latents, 0 to {sae.d_sae - 1}"
+        )
+    return Gate(name, {sae.hook_point: _activation(sae, latent)}, level, is_above, "max")
 
 
 def _activation(sae: SparseAutoencoder, latent: int) -> Reader:

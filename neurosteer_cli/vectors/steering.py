@@ -37,8 +37,8 @@ class Steering:
         first, last = min(self.points, key=_depth, default=None), max(gate.readers, key=_depth)
         if first and _depth(last) > _depth(first):
             raise InputError(
-                f"--when {gate.name} is read at {last}, behind {first}, where steering begins: choose a gate "
-                "of earlier blocks, or --when-each prompt"
+                f"gate {gate.name} is read at {last}, behind {first}, where steering begins: choose one of "
+                "earlier blocks, or one for each prompt"
             )
         return replace(self, gate=gate)
 
@@ -100,8 +100,7 @@ def edit_of(vector: SteeringVector, point: HookPoint, alpha: float) -> Edit:
         return Ablation(direction, alpha)
     if latents := vector.latents.get(point):
         sae = vector.sae_at(point)
-        scale = float(push.norm() / latents.decoded(sae).norm())  # weights are proportional to the push
-        return LatentClamp(sae, latents.ids, alpha * scale * latents.weights)
+        return LatentClamp(sae, latents.ids, alpha * latents.scaled_to(push, sae))
     if (middle := vector.metadata.points[str(point)].middle) is None:
         raise InputError(
             f"the kind clamp sets a component to a level between its two sides, and nothing is known of "

@@ -24,7 +24,6 @@ def test_the_spread_is_that_within_a_side() -> None:
     assert (found.middle, found.n_texts) == (5.0, 8)
     assert found.spread == pytest.approx(math.sqrt(8 / 6))
     assert detector.scores(found, torch.tensor([5.0, 5 + found.spread])).tolist() == pytest.approx([0, 1])
-    assert detector.threshold(found, 1.0) == pytest.approx(5 + found.spread)
 
 
 def test_probabilities_are_the_logistic_regression_of_platts_targets() -> None:

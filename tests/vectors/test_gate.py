@@ -1,6 +1,7 @@
 """Gates: what they read of prompts and tokens, and what they refuse."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from support.tiny import tiny_vector
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
-from neurosteer_cli.vectors.gate import Gate, of_vector, open_gate
+from neurosteer_cli.saes.load import load_sae
+from neurosteer_cli.saes.sae import SparseAutoencoder
+from neurosteer_cli.vectors.gate import Gate, of_vector, open_gate, opened
 from neurosteer_cli.vectors.metadata import Detector
 from neurosteer_cli.vectors.steering import Steering
 from neurosteer_cli.vectors.vector import SteeringVector
@@ -26,10 +29,14 @@ def detecting(engine: Engine, *points: HookPoint) -> SteeringVector:
     return replace(made, metadata=made.metadata.model_copy(update={"detector": known}))
 
 
+def sae_in(engine: Engine, folder: Path, layer: int) -> SparseAutoencoder:
+    return opened(engine, load_sae(str(folder), model_id="tiny", layer=layer))
+
+
 def test_a_vector_reads_the_mean_projection_of_the_tokens_that_count(engine: Engine) -> None:
     vector = detecting(engine, ONE, TWO)
     gate = of_vector("v.st<0.5", vector, 0.5, is_above=False)
-    assert gate.threshold == 3.0 + 0.5 * 2.0
+    assert gate.threshold == 0.5
     found = dict(gate.prompts(engine, PROMPTS))
     for number, ids in enumerate(PROMPTS):
         resid = engine.read(torch.tensor([ids]), [ONE, TWO])
@@ -37,16 +44,14 @@ def test_a_vector_reads_the_mean_projection_of_the_tokens_that_count(engine: Eng
             (resid[point][0] @ push for point, push in vector.pushes.items()), torch.zeros(len(ids))
         )
         expected = numbers[1:].mean() if len(ids) > 1 else numbers[0]
-        assert found[number] == pytest.approx(float(expected), abs=1e-4)
-    assert gate.is_open(torch.tensor([3.9, 4.0, 4.1])).tolist() == [True, False, False]
+        assert found[number] == pytest.approx((float(expected) - 3.0) / 2.0, abs=1e-4)
+    assert gate.is_open(torch.tensor([0.4, 0.5, 0.6])).tolist() == [True, False, False]
 
 
 def test_a_latent_reads_the_most_it_fires(engine: Engine, tiny_sae_folder: Path) -> None:
-    gate = open_gate("2/5>0.25", engine, str(tiny_sae_folder))
+    gate = open_gate("2/5>0.25", engine, sae_of=partial(sae_in, engine, tiny_sae_folder))
     assert (list(gate.readers), gate.threshold, gate.is_above) == ([TWO], 0.25, True)
     ((_, found),) = gate.prompts(engine, PROMPTS[2:])
-    from neurosteer_cli.saes.load import load_sae
-
     resid = engine.read(torch.tensor(PROMPTS[2:]), [TWO])[TWO][0, 1:]
     expected = load_sae(str(tiny_sae_folder), model_id="tiny").encode(resid)[:, 5].max()
     assert found == pytest.approx(float(expected), abs=1e-5)
@@ -68,7 +73,17 @@ def test_a_vector_that_knows_nothing_of_its_sides_is_no_gate(engine: Engine, tmp
 
 def test_an_unknown_latent_is_no_gate(engine: Engine, tiny_sae_folder: Path) -> None:
     with pytest.raises(InputError, match="the SAE at blocks.2.hook_resid_post has 64 latents, 0 to 63"):
-        open_gate("2/64>0", engine, str(tiny_sae_folder))
+        open_gate("2/64>0", engine, sae_of=partial(sae_in, engine, tiny_sae_folder))
+
+
+def test_a_model_without_saes_has_no_latents_to_gate_by(engine: Engine) -> None:
+    with pytest.raises(InputError, match=r"no SAE of block 2 comes along for '.*' \(blocks: none\)"):
+        open_gate("2/5>0", engine)
+
+
+def test_vectors_are_found_by_whatever_finds_them(engine: Engine) -> None:
+    gate = open_gate("polite < -1", engine, vector_of={"polite": detecting(engine, ONE)}.__getitem__)
+    assert (gate.name, gate.threshold, gate.is_above) == ("polite < -1", -1.0, False)
 
 
 def test_tokens_cannot_be_gated_by_what_comes_after_the_steering() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ...vectors.metadata import Calibration
 
 DEFAULT_ALPHA = "-24,-20,-16,-12,-8,-4,4,8,12,16,20,24"
+OF_KIND = {"ablate": "0.25,0.5,0.75,1"}
 
 
 @options.judge_options(only_one=True)
@@ -34,8 +35,14 @@ def calibrate_(
     *,
     judging: JudgeOptions,
     alpha: Annotated[
-        str, typer.Option("--alpha", "-a", help="Strengths to measure; 0 is always among them.")
-    ] = DEFAULT_ALPHA,
+        str | None,
+        typer.Option(
+            "--alpha",
+            "-a",
+            help=f"Strengths to measure; 0 is always among them. [default: {DEFAULT_ALPHA}; of vectors that "
+            f"ablate {OF_KIND['ablate']}]",
+        ),
+    ] = None,
     max_ppl_ratio: Annotated[
         float, typer.Option(help="Perplexity at most this many times the unsteered one.")
     ] = MAX_PPL_RATIO,
@@ -62,8 +69,9 @@ def calibrate_(
     if not 1 <= max_ppl_ratio < math.inf:
         raise InputError(f"--max-ppl-ratio must be at least 1 and finite, got {max_ppl_ratio}")
     results.check_targets(vector, report)
-    alphas = sorted({(0.0,), *((value,) for value in parse_alphas(alpha))})
     steering = SteeringVector.load(vector)
+    usual = OF_KIND.get(steering.metadata.kind, DEFAULT_ALPHA)
+    alphas = sorted({(0.0,), *((value,) for value in parse_alphas(usual if alpha is None else alpha))})
     comparison = results.comparison([(str(vector), steering)], alphas, n, ActingOptions(), generation)
     comparison = replace(comparison, random=False)
     records = prompts_of(prompts, text_key=judging.text_key, say=console.note)
@@ -92,7 +100,9 @@ def _recommend(path: Path, calibration: "Calibration") -> None:
 
     allowed = calibration.allowed()
     rates = {point.alpha: Estimate(point.rate, point.rate_low, point.rate_high) for point in allowed}
-    for name, alpha in (("auto", calibration.alpha_up), ("-auto", calibration.alpha_down)):
+    for name, alpha, sign in (("auto", calibration.alpha_up, 1), ("-auto", calibration.alpha_down, -1)):
+        if not any(sign * point.alpha > 0 for point in calibration.curve):
+            continue  # nothing was asked of that direction
         point = next((point for point in allowed if point.alpha == alpha), None)
         if point is None:
             console.warn(

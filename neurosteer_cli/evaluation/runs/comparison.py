@@ -82,9 +82,14 @@ def recorded(
     steerings = {
         condition: Steering.of(_acting(vectors, condition), condition.alphas)
         for condition in dict.fromkeys(sample.condition for sample in samples)
-        if condition.alphas and condition.baseline is None and fitting.issuperset(condition.vectors)
+        if condition.alphas and _is_everywhere(condition) and fitting.issuperset(condition.vectors)
     }
     return Run(engine, samples, vectors, steerings, {"generations": list(sources)})
+
+
+def _is_everywhere(condition: Condition) -> bool:
+    """Whether a steering's damage is that of its condition: a gate lets some texts be."""
+    return condition.baseline is None and condition.when is None
 
 
 def _acting(vectors: Mapping[str, SteeringVector], condition: Condition) -> list[SteeringVector]:
@@ -141,13 +146,15 @@ class Comparison:
         provenance = self.provenance(engine, prompts)
         run = sha256_of(provenance)[:16]
         records = kept_records(save, run) if save is not None and resume else {}
+        if plan.of_gate:
+            say(plan.of_gate)
         if records:
             say(f"{save}: {len(records)} continuations are there already")
         with nullcontext(lambda _record: None) if save is None else appending(save) as append:
             for number, record in plan.records(progress, [*records]):
                 records[number] = record
                 append({**record, "job": number, "run": run})
-        steered = {job.condition: job.alphas for job in plan.jobs if any(job.alphas)}
+        steered = {job.condition: job.alphas for job in plan.jobs if any(job.alphas) and not self.when}
         steerings = {condition: Steering.of(plan.vectors, alphas) for condition, alphas in steered.items()}
         return Run(engine, plan.samples(records), dict(self.vectors), steerings, provenance)
 
@@ -205,6 +212,6 @@ class Comparison:
             return []  # a component to take away or to set is not more or less long
 
         def strength(alphas: Alphas) -> tuple[float, float]:
-            return total_dose(vectors, alphas), sum(map(abs, alphas))
+            return total_dose(vectors, alphas) or 0.0, sum(map(abs, alphas))
 
         return [max(group, key=strength) for group in groups if group]

@@ -106,6 +106,14 @@ class Plan:
         is_open = self.gate.is_open(torch.tensor([*self._read.values()]))
         return {number for number, each in zip(self._read, is_open.tolist(), strict=True) if each}
 
+    @property
+    def of_gate(self) -> str | None:
+        """How many prompts a gate lets be steered, in a sentence; None where it is not prompts that it gates."""
+        if self.gate is None or self.gates_each != "prompt":
+            return None
+        n_open, n = len(self._open), len(self.prompts)
+        return f"gate {self.gate.name}: {n_open} of {n} prompts are steered"
+
     def _generate(
         self, jobs: Sequence[PlannedJob], on_text: Callable[[int, str], None] | None = None
     ) -> Iterator[tuple[int, Completion]]:
@@ -142,13 +150,14 @@ class Plan:
             yield from sorted(waiting.items())
             raise
 
-    def dose(self, job: Job) -> float:
+    def dose(self, job: Job) -> float | None:
+        """How long the push is; None of what is steered without one."""
         return total_dose(self.vectors, job.alphas)
 
     def record(self, number: int, completion: Completion) -> Record:
         """The prompt's own keys, then what was done to it."""
         job = self.jobs[number]
-        condition, rendered = job.condition, job.prompt.rendered
+        condition, rendered, dose = job.condition, job.prompt.rendered, self.dose(job)
         return {
             **_passed_on(job.prompt.record),
             **({"rendered": rendered} if rendered is not None else {}),
@@ -159,7 +168,7 @@ class Plan:
             **({"kinds": list(condition.kinds)} if condition.kinds else {}),
             **({"baseline": condition.baseline} if condition.baseline else {}),
             **self._gated(job),
-            "dose": round(self.dose(job), 6),
+            "dose": None if dose is None else round(dose, 6),
             "positions": condition.positions,
             "seed": self.config.sampling.seed,
             "sample": job.sample,

@@ -19,6 +19,7 @@ from ...files import check_read_once, check_target, is_stdin
 ADD = "add"  # the kind of vector that goes without saying
 UNSTEERED, RANDOM, PROMPTING = "unsteered", "random", "prompt"
 MAX_PPL_RATIO = 1.25  # perplexity, over the unsteered one, up to which a condition counts as affordable
+LEAST_DIVERSITY = 0.97  # of words, over that of the unsteered texts; a condition below it is marked
 FEW_PROMPTS = 20  # below it, intervals are not to be depended on
 
 
