@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..errors import NeurosteerError
 from ..vectors.metadata import Calibration, CurvePoint, now
-from .evaluate import ConditionResult, Evaluation
+from .results import ConditionResult, Evaluation
 from .runs.samples import MAX_PPL_RATIO, UNSTEERED
 
 GENERATION = ("positions", "max_new_tokens", "sampling", "chat", "system")  # what a calibration holds for

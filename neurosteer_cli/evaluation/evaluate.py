@@ -4,8 +4,8 @@ Knows the engine, judges and metrics; knows nothing of files or the terminal.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from .. import __version__
 from ..data.prompts import neutral_texts
 from ..models.engine import Engine
 from ..vectors.metadata import now
-from .judges.judge import Advance, Judge, Scores
-from .measures.likelihood import damage, log_probs
-from .measures.metrics import Bootstrap, Estimate, distinct, mean_log_prob, repetition
+from .judges.judge import Judge, Scores
+from .measures.likelihood import Likelihoods, Written, damage, likelihoods
+from .measures.metrics import Bootstrap, Estimate, distinct, known, n_grams, rarefied_distinct, repetition
+from .results import ConditionResult, Diversity, Evaluation, JudgeResult, ModelResult
 from .runs.comparison import Run
 from .runs.plan import Progress, no_progress
 from .runs.samples import UNSTEERED, Condition, Sample
@@ -28,68 +29,11 @@ OfMeans = Callable[..., Tensor]
 Key = TypeVar("Key", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class JudgeResult:
-    """What a judge finds in the continuations of one condition."""
-
-    rate: Estimate | None  # share in which it finds what it looks for
-    mean: Estimate | None  # of its scores
-    rate_difference: Estimate | None  # to the unsteered rate, paired by prompt
-    fluency: Estimate | None  # where the judge scores it, 0 to 1
-    n_failed: int  # texts to which it gave no answer
-
-
-@dataclass(frozen=True)
-class ConditionResult:
-    """One condition: its continuations in numbers, each with a 95 % bootstrap interval over prompts.
-
-    perplexity: exp of the mean over texts of the text's mean negative log-probability given its
-        prompt, under the unsteered model (or another); nothing dropped but texts without tokens.
-    """
-
-    condition: Condition
-    dose: float | None
-    n: int
-    n_prompts: int
-    n_empty: int  # continuations without a token, of which there is no perplexity
-    perplexity: Estimate | None
-    perplexity_ratio: Estimate | None  # to the unsteered continuations', paired by prompt
-    distinct_1: Estimate | None  # see `metrics.distinct`; over words of the continuations of one prompt
-    distinct_2: Estimate | None
-    distinct_3: Estimate | None
-    repetition_4: Estimate | None  # see `metrics.repetition`; over words of one continuation
-    length: Estimate | None  # tokens of the continuation
-    kl: float | None  # see `likelihood.damage`, on neutral text; None where the vector is not at hand
-    judges: dict[str, JudgeResult]  # by the judge's name
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as `eval --json` writes it."""
-        names = ("label", "vectors", "alpha", "positions", "baseline")
-        condition = {name: getattr(self.condition, name) for name in names}
-        return condition | {name: value for name, value in asdict(self).items() if name != "condition"}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is found of all conditions and of each continuation, and how it was made."""
-
-    title: str  # what was evaluated, in a few words
-    results: list[ConditionResult]  # in the order in which conditions first appear among the samples
-    samples: list[Sample]
-    scores: dict[str, list[float | None]]  # by the judge's name, one a sample; None: it gave no answer
-    judges: list[Judge]
-    provenance: dict[str, Any]  # JSON-able, all that is needed to repeat the evaluation, for a reader
-
-    @property
-    def n_prompts(self) -> int:
-        return len({sample.prompt for sample in self.samples})
-
-
 def evaluate(
     run: Run,
     judges: Sequence[Judge] = (),
     *,
-    ppl_engine: Engine | None = None,
+    ppl_models: Mapping[str, Callable[[], Engine]] | None = None,
     warn: Callable[[str], None] = lambda _warning: None,
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -107,19 +51,25 @@ def evaluate(
     Args:
         run: the continuations; `Comparison.write` makes them, `recorded` takes those that exist.
         judges: what to look for, see `load_judge`; without one only fluency is scored.
-        ppl_engine: gives the log-probabilities in place of the run's own engine, which is not steered.
-        warn: told of texts too long for the model that gives the log-probabilities.
+        ppl_models: what prices fluency, by `model_id`, each loaded when the one before has been done with;
+            the run's own engine, unsteered, stands for its own name, comes first, and is the default.
+        warn: told of texts too long for a model that prices them.
         progress: opens a bar (label, total) and yields what advances it.
 
     Returns:
-        a result a condition, in the order of the run: rates and means of each judge, perplexity and its
-        ratio to the unsteered one, n-gram diversity and repetition, KL on neutral text in nats a token.
+        a result a condition, in the order of the run: rates and means of each judge, perplexity, its ratio
+        to the unsteered one and bits per byte by each model, n-gram diversity and repetition, KL on neutral
+        text in nats a token.
 
     Raises:
         ModelError: a judge behind an endpoint cannot be reached any more.
     """
-    with progress("perplexity", len(run.samples)) as advance:
-        texts = _token_log_probs(ppl_engine or run.engine, run.samples, warn, advance)
+    own = run.engine.model_id
+    models = ppl_models or {own: lambda: run.engine}
+    price = partial(_priced, run, warn, progress)
+    priced = {own: price(run.engine)} if own in models else {}
+    kl = _divergences(run, progress)
+    priced |= {name: price(load()) for name, load in models.items() if name != own}
     prompts, written = [sample.prompt for sample in run.samples], [sample.text for sample in run.samples]
     scores = {}
     for judge in judges:
@@ -127,12 +77,12 @@ def evaluate(
             scores[judge.name] = judge.score(prompts, written, advance)
     names = ", ".join(name.rsplit("/", 1)[-1] for name in run.vectors) or "generations"
     return Evaluation(
-        title=f"{names} on {run.engine.model_id}",
-        results=_Table(run.samples, texts).results(scores, _divergences(run, progress)),
+        title=f"{names} on {own}",
+        results=_Table(run.samples, {name: priced[name] for name in models}).results(scores, kl),
         samples=run.samples,
         scores={name: list(found.scores) for name, found in scores.items()},
         judges=list(judges),
-        provenance={**run.provenance, **stamp()},
+        provenance={**run.provenance, "ppl_models": list(models), **stamp()},
     )
 
 
@@ -141,21 +91,18 @@ def stamp() -> dict[str, str]:
     return {"program_version": __version__, "date": now()}
 
 
-def _token_log_probs(
-    engine: Engine, samples: Sequence[Sample], warn: Callable[[str], None], advance: Advance
-) -> list[Tensor]:
-    pairs, n_cut = [], 0
-    for sample in samples:
-        prompt = engine.prompt_ids(sample.prompt, rendered=sample.rendered)[: engine.max_tokens]
-        written = engine.continuation_ids(sample.prompt, prompt, sample.text, rendered=sample.rendered)
-        room = engine.max_tokens - len(prompt)
-        n_cut += len(written) > room
-        pairs.append((prompt, written[:room]))
-    if n_cut:
+def _priced(run: Run, warn: Callable[[str], None], progress: Progress, engine: Engine) -> Likelihoods:
+    """A chat is read as it stands by the model that it was rendered for, and as any text by another."""
+    is_own = engine is run.engine
+    texts = [Written(sample.prompt, sample.text, sample.rendered and is_own) for sample in run.samples]
+    with progress("perplexity", len(texts)) as advance:
+        found = likelihoods(engine, texts, advance)
+    if found.n_cut:
         warn(
-            f"{n_cut} of {len(pairs)} texts were cut to the model's {engine.max_tokens} tokens for perplexity"
+            f"{found.n_cut} of {len(texts)} texts were cut to the {engine.max_tokens} tokens of "
+            f"{engine.model_id} for perplexity"
         )
-    return log_probs(engine, pairs, advance)
+    return found
 
 
 def _divergences(run: Run, progress: Progress) -> dict[Condition, float]:
@@ -175,8 +122,9 @@ class _Table:
     What is resampled is a prompt; where there is only one prompt, one of its continuations.
     """
 
-    def __init__(self, samples: Sequence[Sample], texts: Sequence[Tensor]) -> None:
-        self.samples, self.texts = samples, texts  # texts: log-probabilities, [n_tokens] each
+    def __init__(self, samples: Sequence[Sample], priced: Mapping[str, Likelihoods]) -> None:
+        self.samples, self.priced = samples, priced
+        self.words = [sample.text.split() for sample in samples]
         self.rows = _places(sample.condition for sample in samples)
         self.unsteered = next((at for c, at in self.rows.items() if c.baseline == UNSTEERED), [])
         one_prompt = len({sample.prompt for sample in samples}) == 1
@@ -186,11 +134,9 @@ class _Table:
         self.bootstrap = Bootstrap(self.n_units)
 
     def results(self, scores: Mapping[str, Scores], kl: Mapping[Condition, float]) -> list[ConditionResult]:
-        means = [mean_log_prob(text) for text in self.texts]
-        lengths = [len(text) for text in self.texts]
-        words = [sample.text.split() for sample in self.samples]
-        repetitions = [repetition(text) for text in words]
-        distinct_1, distinct_2, distinct_3 = (self._distinct(words, n) for n in (1, 2, 3))
+        lengths = next(iter(self.priced.values())).n_tokens
+        repetitions = [repetition(words) for words in self.words]
+        distincts = [self._distinct(n) for n in (1, 2, 3)]
         return [
             ConditionResult(
                 condition=condition,
@@ -198,18 +144,48 @@ class _Table:
                 n=len(rows),
                 n_prompts=len({self.samples[row].prompt for row in rows}),
                 n_empty=sum(not lengths[row] for row in rows),
-                perplexity=self._estimate(means, rows, f=lambda mean: (-mean).exp()),
-                perplexity_ratio=self._estimate(means, rows, self.unsteered, f=lambda a, b: (b - a).exp()),
-                distinct_1=self._estimate(distinct_1, rows),
-                distinct_2=self._estimate(distinct_2, rows),
-                distinct_3=self._estimate(distinct_3, rows),
+                models={name: self._of_model(found, rows) for name, found in self.priced.items()},
+                distinct_1=self._estimate(distincts[0], rows),
+                distinct_2=self._estimate(distincts[1], rows),
+                distinct_3=self._estimate(distincts[2], rows),
                 repetition_4=self._estimate(repetitions, rows),
+                diversity=self._diversity(distincts[1], repetitions, rows),
                 length=self._estimate(lengths, rows),
                 kl=kl.get(condition),
                 judges={name: self._judged(of_judge, rows) for name, of_judge in scores.items()},
             )
             for condition, rows in self.rows.items()
         ]
+
+    def _of_model(self, found: Likelihoods, rows: Rows) -> ModelResult:
+        bits = partial(self._estimate, found.bits, over=found.n_bytes)
+        return ModelResult(
+            perplexity=self._estimate(found.means, rows, f=lambda mean: (-mean).exp()),
+            perplexity_ratio=self._estimate(found.means, rows, self.unsteered, f=lambda a, b: (b - a).exp()),
+            bits_per_byte=bits(rows),
+            bits_per_byte_ratio=bits(rows, self.unsteered, f=torch.div),
+        )
+
+    def _diversity(self, distinct_2: Values, repetitions: Values, rows: Rows) -> Diversity | None:
+        """Against the unsteered texts."""
+        if not self.unsteered or rows is self.unsteered:
+            return None
+        new_4 = [None if share is None else 1 - share for share in repetitions]
+
+        def within(values: Values) -> float | None:
+            ratio = known(self._estimate(values, rows, self.unsteered, f=torch.div))
+            return None if ratio is None else ratio.value
+
+        return Diversity(within(distinct_2), within(new_4), self._across(rows))
+
+    def _across(self, rows: Rows) -> float | None:
+        """Of all texts together, at as many pairs of words; None where there are no pairs."""
+        texts = [[self.words[row] for row in of] for of in (rows, self.unsteered)]
+        size = min(sum(len(n_grams(words, 2)) for words in of) for of in texts)
+        if not size:
+            return None
+        found, unsteered = (rarefied_distinct(of, 2, size) for of in texts)
+        return found / unsteered
 
     def _judged(self, scores: Scores, rows: Rows) -> JudgeResult:
         return JudgeResult(
@@ -220,23 +196,29 @@ class _Table:
             n_failed=sum(scores.scores[row] is None for row in rows),
         )
 
-    def _distinct(self, words: Sequence[Sequence[str]], n: int) -> Values:
+    def _distinct(self, n: int) -> Values:
         """Of each prompt's continuations together; the value stands at the first of them."""
-        values: list[float | None] = [None] * len(words)
+        values: list[float | None] = [None] * len(self.words)
         for rows in _places((sample.condition, sample.prompt) for sample in self.samples).values():
-            values[rows[0]] = distinct([words[row] for row in rows], n)
+            values[rows[0]] = distinct([self.words[row] for row in rows], n)
         return values
 
-    def _estimate(self, values: Values, *of: Rows, f: OfMeans = torch.positive) -> Estimate | None:
-        """A function of the means over the rows of one or several conditions; None if one has no value."""
-        return self.bootstrap.estimate(f, *(self._sums(values, rows) for rows in of))
+    def _estimate(
+        self, values: Values, *of: Rows, f: OfMeans = torch.positive, over: Sequence[float] | None = None
+    ) -> Estimate | None:
+        """A function of the means over the rows of one or several conditions; None if one has no value.
 
-    def _sums(self, values: Values, rows: Rows) -> Tensor:
-        """Of each unit, and of how many values; [2, n_units] float64."""
+        over: what a value is a sum over, one each; 1 if None.
+        """
+        return self.bootstrap.estimate(f, *(self._sums(values, over, rows) for rows in of))
+
+    def _sums(self, values: Values, over: Sequence[float] | None, rows: Rows) -> Tensor:
+        """Of each unit, and over how much; [2, n_units] float64."""
         counted = [row for row in rows if values[row] is not None]
         units = torch.tensor([self.unit[row] for row in counted], dtype=torch.int64)
-        known = torch.tensor([[values[row] for row in counted], [1] * len(counted)], dtype=torch.float64)
-        return torch.zeros(2, self.n_units, dtype=torch.float64).index_add_(1, units, known)
+        counts = [1 if over is None else over[row] for row in counted]
+        sums = torch.tensor([[values[row] for row in counted], counts], dtype=torch.float64)
+        return torch.zeros(2, self.n_units, dtype=torch.float64).index_add_(1, units, sums)
 
 
 def _places(keys: Iterable[Key]) -> dict[Key, list[int]]:

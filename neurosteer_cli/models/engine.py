@@ -4,11 +4,9 @@ Knows transformers; knows nothing of labels, SAEs or how a vector is fitted.
 """
 
 import inspect
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
 from .architectures.decoder import text_part
-from .checkpoints.named import DEFAULT_MODEL, NAMED
-from .checkpoints.resolve import resolve
+from .checkpoints.named import DEFAULT_MODEL
+from .checkpoints.resolve import model_id, resolve
 from .hooks import RESID_PRE, HookPoint, add, capture, not_finite
 from .load import choose_device, choose_dtype, load_weights, read_config
 from .shape import shape_of
@@ -87,9 +85,8 @@ class Engine(Tokenization):
         wanted = shape.n_layers if points is None else max((point.layer + 1 for point in points), default=0)
         loaded, blocks = load_weights(folder, config, wanted, head=head, dtype=number_type, device=place)
         tokenizer = load_tokenizer(folder)
-        is_path = model not in NAMED and os.path.exists(model)  # kept whole: found from any folder
         return cls(
-            model_id=str(Path(model).resolve()) if is_path else model,
+            model_id=model_id(model),
             shape=shape,
             model=loaded,
             tokenizer=tokenizer,
@@ -165,6 +162,11 @@ class Engine(Tokenization):
         with capture(self.blocks, points) as seen:
             self.model(input_ids=ids, use_cache=False)
         return seen
+
+    def unload(self) -> None:
+        """Give back the memory of the weights; nothing can be computed any more."""
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            tensor.data = tensor.data.new_empty(0)
 
     def pause(self) -> None:
         """Called between the parts of a long computation: where the model is shared, it is others' turn."""

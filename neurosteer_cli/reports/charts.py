@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 
-from ..evaluation.evaluate import ConditionResult, Evaluation
 from ..evaluation.layers import LayerSweep
 from ..evaluation.measures.metrics import known
+from ..evaluation.results import ConditionResult, Evaluation
 from ..evaluation.runs.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
 from ..vectors.metadata import Calibration
 from . import drawing

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..evaluation.evaluate import Evaluation
 from ..evaluation.layers import LayerSweep
+from ..evaluation.results import Evaluation
 from ..evaluation.runs.samples import MAX_PPL_RATIO, Condition
 from ..saes.descriptions import Description, Descriptions
 from ..vectors.metadata import Calibration

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from ..evaluation.evaluate import ConditionResult, Evaluation, JudgeResult
 from ..evaluation.judges.judge import Judge
 from ..evaluation.layers import Layer, Steered
 from ..evaluation.measures.metrics import Estimate, known
+from ..evaluation.results import ConditionResult, Evaluation, JudgeResult
 from ..evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED
 from ..vectors.metadata import CurvePoint
 from .text import fixed, interval, percent

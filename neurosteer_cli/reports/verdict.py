@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from ..data.sides import FEW_TEXTS
-from ..evaluation.evaluate import ConditionResult
 from ..evaluation.layers import Layer, LayerSweep, Steered
 from ..evaluation.measures.metrics import Estimate, known
+from ..evaluation.results import ConditionResult
 from ..evaluation.runs.samples import FEW_PROMPTS, MAX_PPL_RATIO, RANDOM, UNSTEERED
 from ..vectors.metadata import Calibration
 from .tables import effect, on_one_scale, single_alpha

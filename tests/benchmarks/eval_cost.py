@@ -18,7 +18,7 @@ from record import recorded  # noqa: E402
 
 from neurosteer_cli.cli import app  # noqa: E402
 from neurosteer_cli.evaluation import evaluate as scoring  # noqa: E402
-from neurosteer_cli.evaluation.runs import comparison as runs  # noqa: E402
+from neurosteer_cli.evaluation.runs import plan as runs  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPENT = {"generation": 0.0, "perplexity": 0.0, "damage": 0.0}
@@ -48,7 +48,7 @@ def timed_iterator(name: str, call: Callable[..., Iterator[Any]]) -> Callable[..
 
 def main() -> None:
     runs.generate = timed_iterator("generation", runs.generate)  # type: ignore[assignment]
-    scoring.log_probs = timed("perplexity", scoring.log_probs)
+    scoring.likelihoods = timed("perplexity", scoring.likelihoods)
     scoring.damage = timed("damage", scoring.damage)
     with tempfile.TemporaryDirectory() as folder:
         vector, prompts = Path(folder) / "v.st", Path(folder) / "prompts.jsonl"

@@ -26,10 +26,11 @@ from record import recorded
 from neurosteer_cli.data.prompts import prompts_of
 from neurosteer_cli.data.sides import open_sides
 from neurosteer_cli.evaluation.calibrate import monotone
-from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
+from neurosteer_cli.evaluation.evaluate import evaluate
 from neurosteer_cli.evaluation.judges.data import THRESHOLD, train
 from neurosteer_cli.evaluation.judges.judge import Judge
 from neurosteer_cli.evaluation.measures.metrics import Bootstrap
+from neurosteer_cli.evaluation.results import ConditionResult
 from neurosteer_cli.evaluation.runs.comparison import Run, random_counterpart
 from neurosteer_cli.evaluation.runs.plan import Alphas, Plan
 from neurosteer_cli.evaluation.runs.samples import PROMPTING, UNSTEERED, Condition, Sample

@@ -7,8 +7,8 @@ import pytest
 
 from neurosteer_cli.errors import InputError, NeurosteerError
 from neurosteer_cli.evaluation.calibrate import calibrate, monotone
-from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation, JudgeResult
 from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.results import ConditionResult, Evaluation, JudgeResult, ModelResult
 from neurosteer_cli.evaluation.runs.samples import PROMPTING, RANDOM, Condition
 from neurosteer_cli.vectors.metadata import Calibration
 
@@ -33,12 +33,12 @@ def result(alpha: float, rate: float | None, ratio: float, baseline: str | None 
         n=10,
         n_prompts=9,
         n_empty=0,
-        perplexity=None,
-        perplexity_ratio=estimate(ratio),
+        models={"tiny": ModelResult(None, estimate(ratio), None, None)},
         distinct_1=None,
         distinct_2=None,
         distinct_3=None,
         repetition_4=None,
+        diversity=None,
         length=None,
         kl=None,
         judges={"j": judged},

@@ -9,11 +9,12 @@ import torch
 
 from neurosteer_cli.data.records import Passage
 from neurosteer_cli.evaluation import evaluate as module
-from neurosteer_cli.evaluation.evaluate import ConditionResult, evaluate
+from neurosteer_cli.evaluation.evaluate import evaluate
 from neurosteer_cli.evaluation.judges.judge import Scores
 from neurosteer_cli.evaluation.judges.lexical import regex_judge
 from neurosteer_cli.evaluation.measures.likelihood import log_probs
 from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.results import ConditionResult
 from neurosteer_cli.evaluation.runs.comparison import Run
 from neurosteer_cli.evaluation.runs.samples import RANDOM, UNSTEERED, Condition, Sample
 from neurosteer_cli.models.engine import Engine
@@ -93,7 +94,7 @@ def test_texts_that_are_cut_for_perplexity_are_told(engine: Engine) -> None:
     samples = [sample(UNTOUCHED, "a", n, "b" * length) for n, length in enumerate((127, 128, 300))]
     warnings: list[str] = []
     found = evaluate(Run(engine, samples), warn=warnings.append).results[0]
-    assert warnings == ["2 of 3 texts were cut to the model's 128 tokens for perplexity"]
+    assert warnings == [f"2 of 3 texts were cut to the 128 tokens of {engine.model_id} for perplexity"]
     assert value(found.length) == 127
 
 
@@ -118,7 +119,7 @@ def test_perplexity_is_the_mean_over_texts_and_drops_nothing_but_empty_ones(engi
 
 
 def test_another_model_can_give_the_perplexity(engine: Engine, other: Engine) -> None:
-    own, others = results(engine), results(engine, ppl_engine=other)
+    own, others = results(engine), results(engine, ppl_models={"other": lambda: other})
     assert value(own[0].perplexity) != pytest.approx(value(others[0].perplexity), rel=0.01)
     assert others[0].perplexity == results(other)[0].perplexity
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from support import evaluations
 
 from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.results import ModelResult
 from neurosteer_cli.reports.charts import by_layer, effect_against_cost, effect_and_cost
 from neurosteer_cli.reports.drawing import Panel, figure_of, inline_svg, series_of
 
@@ -94,7 +95,7 @@ def test_a_judge_without_a_rate_is_drawn_by_its_mean() -> None:
 def test_there_is_no_chart_of_nothing() -> None:
     evaluation = evaluations.working()
     assert effect_against_cost(replace(evaluation, judges=[])) == []
-    nothing = {"perplexity": None, "perplexity_ratio": None, "kl": None, "judges": {}}
+    nothing = {"models": {"m": ModelResult(None, None, None, None)}, "kl": None, "judges": {}}
     empty = [replace(one, **nothing) for one in evaluation.results]
     assert effect_and_cost(replace(evaluation, results=empty)) == []
 

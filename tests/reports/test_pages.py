@@ -13,7 +13,7 @@ import pytest
 from support import evaluations
 
 from neurosteer_cli.errors import InputError
-from neurosteer_cli.evaluation.evaluate import Evaluation
+from neurosteer_cli.evaluation.results import Evaluation
 from neurosteer_cli.reports.charts import layers_plot
 from neurosteer_cli.reports.pages import calibration_page, evaluation_page, latents_page, layers_page
 from neurosteer_cli.saes.descriptions import About, Context, Description, Descriptions

@@ -10,9 +10,9 @@ import pytest
 from support import evaluations
 from support.evaluations import layer, near
 
-from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation
 from neurosteer_cli.evaluation.layers import Layer, LayerSweep, Steered
 from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.results import ConditionResult, Evaluation, ModelResult
 from neurosteer_cli.evaluation.runs.samples import MAX_PPL_RATIO, RANDOM, UNSTEERED
 from neurosteer_cli.reports.render import environment
 from neurosteer_cli.reports.verdict import layers_verdict, recommendations, verdict
@@ -73,6 +73,10 @@ def changed(
 
 def with_judge(**numbers: Any) -> Callable[[ConditionResult], dict[str, Any]]:
     return lambda one: {"judges": {"data": replace(one.judges["data"], **numbers)}}
+
+
+def priced(ratio: Estimate | None, name: str = "smollm2") -> dict[str, Any]:
+    return {"models": {name: ModelResult(None, ratio, None, None)}}
 
 
 def at_alpha(alpha: float, **numbers: Any) -> Callable[[ConditionResult], dict[str, Any]]:
@@ -184,7 +188,7 @@ def test_an_effect_against_the_sign_of_alpha_is_named() -> None:
 
 
 def test_an_interval_that_reaches_beyond_the_limit_is_named() -> None:
-    found = of(changed(evaluations.working(), at_alpha(16.0, perplexity_ratio=near(1.2, 0.1))))
+    found = of(changed(evaluations.working(), at_alpha(16.0, **priced(near(1.2, 0.1)))))
     assert found.sentences[0].startswith(
         "Perplexity is 1.20 [1.10, 1.30] times the unsteered one (its interval reaches beyond 1.25); KL"
     )
@@ -192,12 +196,12 @@ def test_an_interval_that_reaches_beyond_the_limit_is_named() -> None:
 
 @pytest.mark.parametrize("ratio", [None, Estimate(float("inf"), 2.0, float("inf"))])
 def test_a_setting_without_a_finite_ratio_is_not_taken_for_cheap(ratio: Estimate | None) -> None:
-    strongest = at_alpha(24.0, perplexity_ratio=ratio)
+    strongest = at_alpha(24.0, **priced(ratio))
     assert of(changed(evaluations.working(), strongest)).headline.startswith("At alpha 16 ")
 
 
 def test_where_no_ratio_is_known_that_is_said() -> None:
-    found = of(changed(evaluations.working(), lambda _: {"perplexity_ratio": None}))
+    found = of(changed(evaluations.working(), lambda _: priced(None)))
     assert found.sentences[0] == "Its perplexity was not compared with the unsteered one."
 
 
@@ -359,7 +363,7 @@ def test_what_only_works_downwards_is_called_that() -> None:
 
 
 def test_the_strongest_is_not_called_so_beside_others_that_do_as_well() -> None:
-    cheap = at_alpha(24.0, perplexity_ratio=near(1.1, 0.05))
+    cheap = at_alpha(24.0, **priced(near(1.1, 0.05)))
     found = of(changed(evaluations.working(), cheap))
     assert found.headline.startswith("At alpha 24 ")
     assert not any("it is the strongest" in sentence for sentence in found.sentences)

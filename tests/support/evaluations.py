@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from neurosteer_cli.evaluation.evaluate import ConditionResult, Evaluation, JudgeResult
 from neurosteer_cli.evaluation.layers import Layer, LayerSweep, Steered
 from neurosteer_cli.evaluation.measures.metrics import Estimate
+from neurosteer_cli.evaluation.results import ConditionResult, Diversity, Evaluation, JudgeResult, ModelResult
 from neurosteer_cli.evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED, Condition, Sample
 from neurosteer_cli.vectors.metadata import Calibration, CurvePoint
 
@@ -78,16 +78,19 @@ def result(
         "n": 240,
         "n_prompts": 60,
         "n_empty": 0,
-        "perplexity": near(perplexity, 0.08 * perplexity),
+        "models": {
+            "smollm2": ModelResult(near(perplexity, 0.08 * perplexity), ratio, near(0.92, 0.03), ratio)
+        },
         "distinct_1": near(0.412, 0.013),
         "distinct_2": near(0.834, 0.011),
         "distinct_3": near(0.957, 0.006),
         "repetition_4": near(0.021, 0.008),
+        "diversity": None if baseline == UNSTEERED else Diversity(1.001, 0.998, 0.99),
         "length": near(38.7, 0.6),
         "kl": (dose / 40) ** 2 if dose else None,
     }
     condition = Condition(vectors, alphas, positions, baseline, source)
-    return ConditionResult(condition, perplexity_ratio=ratio, judges=judges, **numbers | more)
+    return ConditionResult(condition, judges=judges, **numbers | more)
 
 
 def unsteered(**rates: Estimate) -> ConditionResult:
@@ -219,7 +222,8 @@ def hostile() -> Evaluation:
 def failed() -> Evaluation:
     """A judge that gave no answer at all, and a model whose perplexity overflowed."""
     results = [replace(one, judges=one.judges | {"llm": judged(None)}) for one in working().results]
-    results[5] = replace(results[5], perplexity_ratio=Estimate(math.inf, 2.0, math.inf))
+    overflown = ModelResult(Estimate(math.inf), Estimate(math.inf, 2.0, math.inf), Estimate(math.inf), None)
+    results[5] = replace(results[5], models={"smollm2": overflown})
     return evaluation(results, Judge("data"), Judge("llm", ["It gave no answer."]))
 
 

@@ -13,7 +13,7 @@ from ...evaluation.runs.samples import check_save, read_samples
 from ..shared import console, options, results
 from ..shared.acting import ActingOptions, acting_options
 from ..shared.command import options_given
-from ..shared.load import load_engine
+from ..shared.load import load_engine, pricing_models
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
 from ..shared.parse import check_paired, parse_alphas
 from . import lm_eval as harness
@@ -58,9 +58,7 @@ def eval_(
     baseline_prompt: Annotated[
         str | None, typer.Option(help='Also prompting: "Please be polite." before every prompt.')
     ] = None,
-    ppl_model: Annotated[
-        str | None, typer.Option(help="Model of the perplexity [default: the unsteered model].")
-    ] = None,
+    ppl_model: results.PplModels = None,
     save: Annotated[
         Path | None, typer.Option(help="Keep the continuations there, each as soon as it is finished.")
     ] = None,
@@ -108,16 +106,18 @@ def eval_(
         vectors = dict(comparison.vectors)
     # what can fail is loaded before there is anything to lose
     judges = results.load_judges_of(judging, vectors.values())
-    ppl_engine = None if ppl_model is None else load_engine(replace(where, model=ppl_model))
+    pricing = pricing_models(ppl_model or [], where)
     if generations:
-        run = recorded(load_engine(where), samples, vectors, generations)
+        engine = load_engine(where)
+        run = recorded(engine, samples, vectors, generations)
     else:
         engine = load_engine(where, comparison.vectors)
         run = comparison.write(
             engine, records, save=save, resume=resume, say=console.note, progress=console.progress
         )
-    run = replace(run, provenance={**run.provenance, "ppl_model": ppl_model})
-    evaluation = evaluate(run, judges, ppl_engine=ppl_engine, warn=console.warn, progress=console.progress)
+    evaluation = evaluate(
+        run, judges, ppl_models=pricing(engine), warn=console.warn, progress=console.progress
+    )
     results.announce(evaluation.judges, evaluation.n_prompts)
     results.show(evaluation.results, json)
     if report is not None:

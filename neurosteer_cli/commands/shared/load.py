@@ -1,8 +1,10 @@
 """Loading a model: the one that vectors belong to, or one with SAEs on it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from ...errors import InputError
 from . import console
 from .options import ModelOptions
 
@@ -28,6 +30,37 @@ def load_engine(where: ModelOptions, vectors: "Sequence[tuple[str, SteeringVecto
         for vector_name, vector in vectors:
             vector.check_fits(shape, name, vector_name, console.warn)
     return Engine.load(name, **where.loading, say=console.note)
+
+
+def pricing_models(
+    names: Sequence[str], where: ModelOptions
+) -> "Callable[[Engine], dict[str, Callable[[], Engine]]]":
+    """What prices fluency, each known to be there; given the model that writes, what loads each in its place.
+
+    By the names that engines go by; none stands for the model that writes.
+
+    Raises:
+        InputError: a model is named twice.
+        ModelError: a model cannot be found, fetched or read.
+    """
+    from ...models.checkpoints.resolve import model_id
+    from ...models.engine import Engine
+    from ...models.load import model_shape
+
+    by_id = {model_id(name): name for name in names}
+    if len(by_id) < len(names):
+        raise InputError("--ppl-model: each model once")
+    for name in names:
+        model_shape(name, console.note)
+
+    def load(name: str, writer: Engine) -> Engine:
+        writer.unload()  # one model at a time
+        return Engine.load(name, **where.loading, say=console.note)
+
+    def loaders(writer: Engine) -> dict[str, Callable[[], Engine]]:
+        return {known: partial(load, name, writer) for known, name in by_id.items()}
+
+    return loaders
 
 
 def load_engine_with(

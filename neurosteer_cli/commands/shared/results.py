@@ -5,26 +5,40 @@ Knows options, tables and how intervals are written; knows nothing of how a scor
 
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ...data.records import write_record
 from ...errors import InputError
-from ...evaluation.runs.samples import FEW_PROMPTS
+from ...evaluation.runs.samples import FEW_PROMPTS, LEAST_DIVERSITY
 from ...files import check_target, replace_file
 from . import console, options
 from .acting import ActingOptions
 from .options import GenerationOptions, JudgeOptions
 
 if TYPE_CHECKING:
-    from ...evaluation.evaluate import ConditionResult
     from ...evaluation.judges.judge import Judge
     from ...evaluation.measures.metrics import Estimate
+    from ...evaluation.results import ConditionResult, Diversity, ModelResult
     from ...evaluation.runs.comparison import Comparison
     from ...vectors.vector import SteeringVector
 
+MARK = "!"
+LESS_DIVERSE = f"texts are more than {1 - LEAST_DIVERSITY:.0%} less diverse than unsteered ones"
+PplModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ppl-model",
+        metavar="MODEL",
+        help="Model that perplexity is under, as smollm2 or gemma3-270m; may be repeated, the highest ratio "
+        "counts [default: the model that writes, unsteered].",
+    ),
+]
 generation_options = partial(options.generation_options, max_new_tokens=40, batch_size=64)  # many short ones
 
 
@@ -113,30 +127,66 @@ def show(results: "Sequence[ConditionResult]", json: bool) -> None:
         for result in results:
             write_record(result.to_json())
         return
-    judges = list(results[0].judges)
-    headings = ["", *(f">{name}" for name in judges), ">ppl", ">ratio", ">KL", ">dist-2", ">rep-4", ">len"]
     sizes = [result.n for result in results]
     texts = " to ".join(map(str, sorted({min(sizes), max(sizes)})))
     title = f"{texts} texts a row; in brackets 95 % intervals"
-    console.table(title, headings, [*map(_cells, results)], stdout=True)
-    for name in judges:
+    columns = [dict(_columns(result)) for result in results]
+    rows = [[result.condition.label, *cells.values()] for result, cells in zip(results, columns, strict=True)]
+    console.table(title, ["", *columns[0]], rows, stdout=True)
+    _show_models(results)
+    for name in results[0].judges:
         if failed := sum(result.judges[name].n_failed for result in results):
             console.warn(f"judge {name} gave no answer to {failed} texts; rates are over the others")
     if empty := sum(result.n_empty for result in results):
         console.warn(f"{empty} continuations are empty; perplexity is over the others")
+    if marked := [result.condition.label for result in results if result.is_less_diverse]:
+        console.warn(f"{'; '.join(marked)}: {LESS_DIVERSE} (div, {MARK})")
 
 
-def _cells(result: "ConditionResult") -> list[str]:
-    return [
-        result.condition.label,
-        *(interval(judged.rate, ".0%") for judged in result.judges.values()),
-        value(result.perplexity, ".1f"),
-        interval(result.perplexity_ratio, ".2f"),
-        value(result.kl, ".2f"),
-        value(result.distinct_2, ".2f"),
-        value(result.repetition_4, ".1%"),
-        value(result.length, ".0f"),
-    ]
+def _columns(result: "ConditionResult") -> "Iterator[tuple[str, str]]":
+    """Heading and cell of what is found of a condition."""
+    for name, judged in result.judges.items():
+        yield f">{name}", interval(judged.rate, ".0%")
+    if len(result.judges) > 1:
+        yield "agree", result.agreement or ""
+    if len(result.models) == 1:
+        yield ">ppl", value(result.perplexity, ".1f")
+    yield ">ratio", interval(result.perplexity_ratio, ".2f")
+    if len(result.models) == 1:
+        yield ">bits/byte", value(result.models[result.ppl_model].bits_per_byte, ".2f")
+    else:
+        yield "by", short(result.ppl_model)
+    yield ">KL", value(result.kl, ".2f")
+    yield ">dist-2", value(result.distinct_2, ".2f")
+    yield ">rep-4", value(result.repetition_4, ".1%")
+    yield ">div", diversity(result.diversity)
+    yield ">len", value(result.length, ".0f")
+
+
+def _show_models(results: "Sequence[ConditionResult]") -> None:
+    """Of several models, what each makes of every condition."""
+    names = list(results[0].models)
+    if len(names) == 1:
+        return
+    headings = [f">{short(name)} {what}" for name in names for what in ("ppl", "ratio", "bits/byte")]
+    cells = [chain.from_iterable(_of_model(result.models[name]) for name in names) for result in results]
+    rows = [[result.condition.label, *of] for result, of in zip(results, cells, strict=True)]
+    console.table("by each model; the highest ratio counts", ["", *headings], rows, stdout=True)
+
+
+def _of_model(found: "ModelResult") -> tuple[str, str, str]:
+    ratio = interval(found.perplexity_ratio, ".2f")
+    return value(found.perplexity, ".1f"), ratio, value(found.bits_per_byte, ".2f")
+
+
+def short(model: str) -> str:
+    """A model as tables name it, without the folder it is in."""
+    return model.rsplit("/", 1)[-1]
+
+
+def diversity(found: "Diversity | None") -> str:
+    """`0.99`; `0.93!` where texts are less diverse."""
+    return "" if found is None else f"{value(found.lowest, '.2f')}{MARK if found.is_low else ''}"
 
 
 def value(found: "Estimate | float | None", form: str) -> str:

@@ -5,6 +5,8 @@ Knows the engine; knows nothing of conditions, judges or files.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +18,46 @@ from ...models.hooks import change
 from ...vectors.kinds import TokenBias
 from ...vectors.steering import Steering
 from .metrics import kl_divergence, mean_log_prob
+
+
+class Written(NamedTuple):
+    """A text that goes on from a prompt."""
+
+    prompt: str
+    text: str
+    rendered: bool  # whether the prompt is a chat, special tokens and all
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """How probable texts are to a model given their prompts, an entry a text."""
+
+    means: list[float | None]  # mean log-probability a token, in nats; None of a text without tokens
+    bits: list[float | None]  # negative log2-probability of the whole text
+    n_bytes: list[int]  # of the text, in UTF-8
+    n_tokens: list[int]
+    n_cut: int  # texts that were too long for the model, of which the first tokens count
+
+
+def likelihoods(
+    engine: Engine, texts: Sequence[Written], advance: Callable[[int], None] = lambda _n: None
+) -> Likelihoods:
+    """How probable texts are to an unsteered model; `advance` is told how many are done."""
+    pairs, n_bytes, n_cut = [], [], 0
+    for prompt, text, rendered in texts:
+        ids = engine.prompt_ids(prompt, rendered=rendered)[: engine.max_tokens]
+        whole = engine.continuation_ids(prompt, ids, text, rendered=rendered)
+        read = whole[: engine.max_tokens - len(ids)]
+        n_cut += len(read) < len(whole)
+        pairs.append((ids, read))
+        n_bytes.append(_n_bytes(text if len(read) == len(whole) else engine.decode(ids, read)))
+    found = log_probs(engine, pairs, advance)
+    bits = [-float(each.double().sum()) / math.log(2) if len(each) else None for each in found]
+    return Likelihoods([*map(mean_log_prob, found)], bits, n_bytes, [*map(len, found)], n_cut)
+
+
+def _n_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 @torch.inference_mode()
@@ -54,11 +96,8 @@ def perplexities(
 
     `rendered`: the prompt is a chat, special tokens and all.
     """
-    ids = engine.prompt_ids(prompt, rendered=rendered)[: engine.max_tokens]
-    written = [engine.continuation_ids(prompt, ids, text, rendered=rendered) for text in texts]
-    pairs = [(ids, each[: engine.max_tokens - len(ids)]) for each in written]
-    means = map(mean_log_prob, log_probs(engine, pairs))
-    return [None if mean is None else math.exp(-mean) for mean in means]
+    found = likelihoods(engine, [Written(prompt, text, rendered) for text in texts])
+    return [None if mean is None else math.exp(-mean) for mean in found.means]
 
 
 @torch.inference_mode()

@@ -4,8 +4,10 @@ Knows arithmetic; knows nothing of models, judges or files.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -26,8 +28,32 @@ def mean_log_prob(log_probs: Tensor) -> float | None:
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float | None:
     """Share of different n-grams in texts of words (Li et al. 2016, arXiv 1510.03055); None without any."""
-    grams = [gram for words in texts for gram in zip(*(words[i:] for i in range(n)), strict=False)]
+    grams = [gram for words in texts for gram in n_grams(words, n)]
     return len(set(grams)) / len(grams) if grams else None
+
+
+def rarefied_distinct(texts: Sequence[Sequence[str]], n: int, size: int) -> float:
+    """Share of different n-grams expected among `size` of them, drawn at random from texts of words.
+
+    So texts of which there are more, or which are longer, do not seem to repeat one another more.
+    Source: rarefaction, Hurlbert 1971, "The Nonconcept of Species Diversity".
+
+    size: at least 1, and no more than there are n-grams.
+    """
+    times = Counter(chain.from_iterable(n_grams(words, n) for words in texts))
+    found = torch.tensor([*times.values()], dtype=torch.float64)
+    total = found.sum()
+
+    def ways(left: Tensor) -> Tensor:  # to draw `size` of so many, as a logarithm less that of `size`!
+        some = (left + 1).lgamma() - (left - size + 1).clamp_min(1).lgamma()
+        return some.where(left >= size, -math.inf)
+
+    never_drawn = (ways(total - found) - ways(total)).exp()
+    return float((1 - never_drawn).sum()) / size
+
+
+def n_grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [*zip(*(words[i:] for i in range(n)), strict=False)]
 
 
 def repetition(words: Sequence[str], n: int = 4) -> float | None:

@@ -48,6 +48,12 @@ def _model_folder(folder: Path, say: Callable[[str], None]) -> Path:
     return merged(folder, resolve, say) if is_adapter(folder) else folder
 
 
+def model_id(model: str) -> str:
+    """What a model is known by, from whichever folder it is named: a local path whole, else its name."""
+    is_path = model not in NAMED and os.path.exists(model)
+    return str(Path(model).resolve()) if is_path else model
+
+
 def is_local(model: str) -> bool:
     """Whether `resolve` would find the model without a network."""
     if model in NAMED:

@@ -17,8 +17,9 @@ JUDGE = ("--judge", "regex:[a-m]")
 SHORT = ("--max-new-tokens", "6")
 EVAL = ("eval", "-v", "v.st", "--alpha", "-20,20", "--prompts", "prompts.jsonl", *SHORT)
 ROW_KEYS = [
-    "label", "vectors", "alpha", "positions", "baseline", "dose", "n", "n_prompts", "n_empty", "perplexity",
-    "perplexity_ratio", "distinct_1", "distinct_2", "distinct_3", "repetition_4", "length", "kl", "judges",
+    "label", "vectors", "alpha", "positions", "baseline", "perplexity", "perplexity_ratio", "bits_per_byte",
+    "bits_per_byte_ratio", "ppl_model", "dose", "n", "n_prompts", "n_empty", "models", "distinct_1",
+    "distinct_2", "distinct_3", "repetition_4", "diversity", "length", "kl", "judges", "judges_agree",
 ]  # fmt: skip
 
 
