@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..data.kinds import VECTOR, kind_of, known_kind
+from ..data.kinds import known_kind
 from ..errors import IncompatibleVectorError, InputError, ModelError, OutputError, SAEError, VectorFileError
 from ..files import replace_file, spooled
 from ..models.hooks import HookPoint
@@ -24,8 +24,8 @@ from ..saes.load import load_sae
 from ..saes.sae import SparseAutoencoder
 from .kinds import TokenBias
 from .metadata import Kind, VectorMetadata
+from .tensors import METADATA_KEY, Tensors, read_tensors
 
-METADATA_KEY = "neurosteer"
 TOKEN_IDS, TOKEN_BIAS = "logits/token_ids", "logits/token_bias"
 NO_TEXTS = torch.empty(0, dtype=torch.int64)  # the hashes of a vector that was not fitted on texts
 
@@ -53,6 +53,10 @@ class Latents:
     def decoded(self, sae: SparseAutoencoder) -> Tensor:
         """The sum of weight x decoder row, [d_model] float64."""
         return self.weights.double() @ sae.decoder_rows(self.ids).double().cpu()
+
+    def scaled_to(self, push: Tensor, sae: SparseAutoencoder) -> Tensor:
+        """The weights with which they are a push [d_model] and no longer proportional to it, [k] float32."""
+        return self.weights * float(push.norm() / self.decoded(sae).norm())
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,8 @@ class SteeringVector:
         if os.path.isdir(path):
             raise InputError(f"{path}: {known_kind(path) or 'is a directory; name a vector file'}")
         with spooled(str(path)) as readable:
-            header, tensors = _parsed(path, readable)
-        metadata = VectorMetadata.from_json(header, str(path))
-        return _assemble(metadata, tensors, str(path))
+            header, tensors = read_tensors(path, readable)
+        return _assemble(VectorMetadata.from_json(header, str(path)), tensors)
 
     def check_fits(
         self, shape: ModelShape, model_id: str, name: str, warn: Callable[[str], None] = lambda _warning: None
@@ -193,7 +196,7 @@ class SteeringVector:
         return sums
 
     def dose(self, alpha: float) -> float:
-        """How long the pushes are at this alpha, as a share of the median residual norm, if they are added."""
+        """How long the pushes are at this alpha, where they are added, as a share of the median norm."""
         return dose_of(total_pushes([self], [alpha]), mean_norms([self]))
 
 
@@ -243,58 +246,48 @@ def mean_norms(vectors: Sequence[SteeringVector]) -> dict[HookPoint, float]:
     return {point: sum(several) / len(several) for point, several in norms.items()}
 
 
-def _parsed(path: Path, readable: str) -> tuple[str, dict[str, Tensor]]:
-    """The metadata and tensors of the file that is called `path`, and can be read more than once."""
-    try:
-        with safe_open(readable, framework="pt") as file:
-            header = file.metadata() or {}
-            # copies: the file's own pages change, or are gone, when it is written over
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; `neurosteer fit` writes one") from error
-    except (SafetensorError, OSError) as error:
-        kind = known_kind(readable)
-        why = kind if kind not in (VECTOR, None) else f"damaged, or not a vector file ({error})"
-        raise VectorFileError(f"{path}: {why}") from error
-    if METADATA_KEY not in header:
-        raise VectorFileError(f"{path}: {kind_of(readable)}")
-    return header[METADATA_KEY], tensors
-
-
-def _assemble(metadata: VectorMetadata, tensors: dict[str, Tensor], where: str) -> SteeringVector:
+def _assemble(metadata: VectorMetadata, tensors: Tensors) -> SteeringVector:
     try:
         points = [HookPoint.parse(name) for name in metadata.points]
     except InputError as error:
-        raise VectorFileError(f"{where}: {error}") from error
+        raise VectorFileError(f"{tensors.where}: {error}") from error
     acts_somewhere = points or TOKEN_IDS in tensors
     if not acts_somewhere or any(point.resid_norm <= 0 for point in metadata.points.values()):
         raise VectorFileError(
-            f"{where}: its metadata names no hook point, or a norm of 0; fit the vector again"
+            f"{tensors.where}: its metadata names no hook point, or a norm of 0; fit the vector again"
         )
-    d_model = metadata.model_shape.d_model
-
-    def tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        found = tensors.get(name)
-        if found is None or found.dtype != dtype or found.shape != shape:
-            got = "absent" if found is None else f"{found.dtype} {list(found.shape)}"
-            raise VectorFileError(f"{where}: tensor {name!r} is {got}, expected {dtype} {list(shape)}")
-        if not bool(torch.isfinite(found).all()):
-            raise VectorFileError(f"{where}: tensor {name!r} holds values that are not finite")
-        return found
-
-    pushes = {point: tensor(str(point), torch.float32, (d_model,)) for point in points}
+    pushes = {
+        point: tensors.take(str(point), torch.float32, (metadata.model_shape.d_model,)) for point in points
+    }
     latents = {}
     for point in points:
-        if (ids := tensors.get(f"{point}/latent_ids")) is not None:
-            k = ids.numel()
+        if f"{point}/latent_ids" in tensors:
+            k = tensors.length(f"{point}/latent_ids")
             latents[point] = Latents(
-                tensor(f"{point}/latent_ids", torch.int64, (k,)),
-                tensor(f"{point}/latent_weights", torch.float32, (k,)),
-                tensor(f"{point}/firing_rates", torch.float32, (2, k)),
+                tensors.take(f"{point}/latent_ids", torch.int64, (k,)),
+                tensors.take(f"{point}/latent_weights", torch.float32, (k,)),
+                tensors.take(f"{point}/firing_rates", torch.float32, (2, k)),
             )
-    bias = None
-    if (ids := tensors.get(TOKEN_IDS)) is not None:
-        shape = (ids.numel(),)
-        bias = TokenBias(tensor(TOKEN_IDS, torch.int64, shape), tensor(TOKEN_BIAS, torch.float32, shape))
-    n_hashes = tensors.get("text_hashes", NO_TEXTS).numel()
-    return SteeringVector(metadata, pushes, latents, tensor("text_hashes", torch.int64, (n_hashes,)), bias)
+    hashes = tensors.take("text_hashes", torch.int64, (tensors.length("text_hashes"),))
+    return SteeringVector(metadata, pushes, latents, hashes, _bias(metadata, tensors))
+
+
+def _bias(metadata: VectorMetadata, tensors: Tensors) -> TokenBias | None:
+    """What the file adds to logits, where it has that and may have it."""
+    has_bias, urges = TOKEN_IDS in tensors, metadata.kind == "logits"
+    if bool(metadata.points) == urges or (has_bias != urges and metadata.kind != "add"):
+        raise VectorFileError(
+            f"{tensors.where}: its tensors are not those of a vector of the kind {metadata.kind}; "
+            "fit the vector again"
+        )
+    if not has_bias:
+        return None
+    shape = (tensors.length(TOKEN_IDS),)
+    ids, bias = tensors.take(TOKEN_IDS, torch.int64, shape), tensors.take(TOKEN_BIAS, torch.float32, shape)
+    known = ids.unique()  # type: ignore[no-untyped-call]
+    if not 0 < len(known) == len(ids) or known[0] < 0 or known[-1] >= metadata.model_shape.d_vocab:
+        raise VectorFileError(
+            f"{tensors.where}: tensor {TOKEN_IDS!r} does not name tokens of its model, each once; "
+            "fit the vector again"
+        )
+    return TokenBias(ids, bias)
