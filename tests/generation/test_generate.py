@@ -532,7 +532,7 @@ def test_batches_follow_the_order_of_the_rows(llama: Engine) -> None:
 def test_batches_are_bounded_in_tokens(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "TOKENS_IN_CACHE", 12)
     # with one new token each: 3 x 4 = 12 fit; a fourth of 4 would not; 30 alone is let through
-    rows = rows_of([[1, 2, 3], [1], [1], [1, 2, 3], [1] * 30, [1]])
+    rows = rows_of([[1, 2, 3], [1], [2], [1, 2, 3], [1] * 30, [1]])
     assert prefills(llama, rows) == [(3, 3), (1, 3), (1, 30), (1, 1)]
 
 

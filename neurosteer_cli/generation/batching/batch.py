@@ -7,7 +7,7 @@ where text goes.
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from ..continuation import Continuation, Delta, Token, scored
 from ..sampling import Sampling, choose, generator
 from ..text import TextStream
 from .cache import Caching
-from .pace import FIRST_SLICE, SLICE_ALONE, Pace
+from .pace import SLICE_ALONE, Pace
+from .reading import Reading, shared
 from .rows import Rows
 
 TOKENS_IN_CACHE = 2**16  # rows of a batch times the tokens each may come to
@@ -46,7 +47,7 @@ class Batch:
         self.caching = Caching(engine)
         self._rows = Rows.none(self.caching)
         self._newcomers: list[Continuation] = []
-        self._reading: deque[_Reading] = deque()
+        self._reading: deque[Reading] = deque()
         self.pace = pace
         self._has_read = False  # in the last step
 
@@ -56,14 +57,15 @@ class Batch:
     @property
     def continuations(self) -> list[Continuation]:
         """Those being written, in the order of their rows, then those whose prompts are not read yet."""
-        reading = (one for each in self._reading for one in each.rows.continuations)
+        reading = (one for each in self._reading for one in each.continuations)
         return [*self._rows.continuations, *reading, *self._newcomers]
 
     def admit(self, waiting: deque[Continuation]) -> list[Continuation]:
         """Let those that wait join, first come first served, while there is room; those that have.
 
         There is room for `max_rows` rows, which may come to TOKENS_IN_CACHE tokens, pads counted, and
-        for TOKENS_PER_PASS tokens of newcomers' prompts. One alone is always let in.
+        for TOKENS_PER_PASS tokens of newcomers' prompts, those that are read once counted once. One alone is
+        always let in.
         """
         self._drop_finished()
         newcomers: list[Continuation] = []
@@ -76,10 +78,11 @@ class Batch:
         rows = [*self.continuations, *newcomers]
         longest = max(len(each.ids) + each.config.max_new_tokens for each in rows)
         longest_prompt = max(len(each.ids) for each in newcomers)
+        n_prompts = len(shared(self.caching, newcomers))
         return len(rows) == 1 or (
             len(rows) <= self.max_rows
             and len(rows) * longest <= TOKENS_IN_CACHE
-            and (len(newcomers) == 1 or len(newcomers) * longest_prompt <= TOKENS_PER_PASS)
+            and (n_prompts == 1 or n_prompts * longest_prompt <= TOKENS_PER_PASS)
         )
 
     def join(self, continuations: Iterable[Continuation]) -> None:
@@ -111,7 +114,7 @@ class Batch:
     def _group_newcomers(self) -> None:
         if self._newcomers and self._takes_rows_in:
             groups = self._read_together(self._newcomers)
-            self._reading += (_Reading(Rows.of(self.caching, group)) for group in groups)
+            self._reading += (Reading.of(self.caching, group) for group in groups)
             self._newcomers = []
 
     @property
@@ -153,7 +156,8 @@ class Batch:
                 reading.n_tokens = self.pace.next_slice(n_tokens, time.perf_counter() - start)
             self._reading.append(reading)
             return []
-        told = self._choose(rows, logits)
+        rows, logits, is_finite = reading.shared_out(*_urged(rows, logits))
+        told = self._choose(rows, logits, is_finite)
         rows = _unfinished(rows)
         if rows.continuations:
             self._rows = self._rows.joined(rows)
@@ -174,7 +178,7 @@ class Batch:
                 each.echo.take(following, of_row[first + before :], each.n_log_probs)
         return logits[:, -1]
 
-    def _n_columns(self, reading: "_Reading") -> int | None:
+    def _n_columns(self, reading: Reading) -> int | None:
         """Tokens of each prompt to read now; None if it is all that are left."""
         scores = _scores_prompts(reading.rows)
         if not (self.caching.can_slice and (self.pace or scores)):
@@ -189,17 +193,13 @@ class Batch:
         if not self._rows.continuations:
             return []
         start = time.perf_counter()
-        told = self._choose(self._rows, self._rows.forward()[:, -1])
+        told = self._choose(self._rows, *_urged(self._rows, self._rows.forward()[:, -1]))
         if self.pace:
             self.pace.note_step(time.perf_counter() - start)
         return told
 
-    def _choose(self, rows: Rows, logits: Tensor) -> Told:
-        """Go on with a token a row, by logits [batch, d_vocab]."""
-        is_finite = logits.amax(-1).isfinite()  # NaN is the largest, and tokens may be ruled out by -inf
-        if not is_finite.all():
-            logits = logits.where(is_finite[:, None], 0)
-        logits = rows.urged(logits)
+    def _choose(self, rows: Rows, logits: Tensor, is_finite: Tensor) -> Told:
+        """Go on with a token a row, by logits [batch, d_vocab]; of a row that has none, [batch], end it."""
         chosen = _chosen(logits, rows.continuations)
         rows.append(chosen)
         each = zip(rows.continuations, chosen.tolist(), logits, is_finite.tolist(), strict=True)
@@ -229,17 +229,9 @@ class Batch:
     def _drop_finished(self) -> None:
         self._rows = _unfinished(self._rows)
         for reading in self._reading:
-            reading.rows = _unfinished(reading.rows)
-        self._reading = deque(reading for reading in self._reading if reading.rows.continuations)
+            reading.drop_finished()
+        self._reading = deque(reading for reading in self._reading if reading.sharing)
         self._newcomers = [each for each in self._newcomers if not each.finish_reason]
-
-
-@dataclass
-class _Reading:
-    """Prompts that are read together, and how many of their tokens come next."""
-
-    rows: Rows
-    n_tokens: int = FIRST_SLICE  # pads counted
 
 
 def _scores_prompts(rows: Rows) -> bool:
@@ -249,6 +241,14 @@ def _scores_prompts(rows: Rows) -> bool:
 def _unfinished(rows: Rows) -> Rows:
     kept = [row for row, each in enumerate(rows.continuations) if not each.finish_reason]
     return rows if len(kept) == len(rows.continuations) else rows.kept(kept)
+
+
+def _urged(rows: Rows, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [batch, d_vocab] with what the rows add to them, and whether each row's are finite, [batch]."""
+    is_finite = logits.amax(-1).isfinite()  # NaN is the largest, and tokens may be ruled out by -inf
+    if not is_finite.all():
+        logits = logits.where(is_finite[:, None], 0)
+    return rows.urged(logits), is_finite
 
 
 def _chosen(logits: Tensor, continuations: Sequence[Continuation]) -> Tensor:

@@ -239,7 +239,6 @@ def test_a_stop_token_ends_a_continuation_and_is_not_part_of_it(llama: Engine) -
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices of a few tokens, of a number that differs from slice to slice."""
     draw = random.Random(5)
-    monkeypatch.setattr(batch_module, "FIRST_SLICE", 4)
     monkeypatch.setattr(batch_module, "SLICE_ALONE", 7)
     monkeypatch.setattr(Pace, "next_slice", lambda *_: draw.randrange(1, 12))
 
