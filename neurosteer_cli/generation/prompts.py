@@ -3,7 +3,7 @@
 Knows records, chats and tokens; knows nothing of options or the terminal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,3 +59,18 @@ def _prompt(
     rendered = engine.chat(messages, located.where)
     ids = engine.prompt_ids(rendered, located.where, rendered=True)
     return Prompt(record, f"> {messages[-1]['content']}\n", ids, rendered)
+
+
+def prompt_ids(engine: Engine, prompt: str | list[int], where: str) -> list[int]:
+    """The tokens of a plain prompt, or of one that comes as tokens; `where` is what errors call it."""
+    if isinstance(prompt, str):
+        return engine.prompt_ids(prompt, where)
+    check_tokens(engine, prompt, where)
+    return prompt
+
+
+def check_tokens(engine: Engine, tokens: Iterable[int], where: str) -> None:
+    """Raise InputError if one of the tokens is none of the model's."""
+    d_vocab = engine.shape.d_vocab
+    if outside := [token for token in tokens if token >= d_vocab]:
+        raise InputError(f"{where}: token {outside[0]} is none of the model's {d_vocab}")

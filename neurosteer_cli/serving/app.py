@@ -87,7 +87,7 @@ def _add_routes(app: FastAPI, completions: Completions, config: ServerConfig, me
     add_ollama_routes(app, completions, responder)
     add_vector_routes(app, registry, can_fit=config.fitting)
     if config.fitting:
-        add_fitting_routes(app, registry, Fitting(completions))
+        add_fitting_routes(app, registry, Fitting(completions.engine, registry, completions.scheduler))
     if config.score:
         add_score_route(app, completions.engine, config.score)
     add_state_routes(app, completions, metrics)

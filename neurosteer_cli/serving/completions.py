@@ -6,29 +6,29 @@ Knows requests, the engine and vectors by name; knows nothing of HTTP.
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from ..errors import InputError
 from ..generation.constraints import Constraint, JSONConstraints
 from ..generation.continuation import Continuation, Echo, GenerationConfig
+from ..generation.positions import Positions, thinking_marks
+from ..generation.prompts import check_tokens, prompt_ids
 from ..generation.text import token_bytes
 from ..models.engine import Engine
+from ..vectors.metadata import Kind
 from ..vectors.steering import Steering
 from ..vectors.vector import SteeringVector, total_dose
+from .computing.gating import Gated, Gating
 from .protocol.chat import ChatRequest
 from .protocol.completions import CompletionRequest
-from .protocol.fields import places
+from .protocol.fields import Json, places
 from .protocol.ollama import GenerateRequest, OllamaChatRequest
 from .protocol.responses import ResponsesRequest
 from .protocol.text import Answer, TextRequest
-from .registry import VectorRegistry
-from .scheduler import Scheduler
-
-
-class TooLongError(InputError):
-    """A prompt leaves no room in the model's context."""
+from .registry import UnknownVectorError, VectorRegistry
+from .scheduler import Scheduler, TooLongError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,13 @@ class Completions:
     ) -> None:
         self.engine, self.registry, self.scheduler, self.limits = engine, registry, scheduler, limits
         self._constraints = JSONConstraints(engine)
+        self._gating = Gating(engine, scheduler, registry.__getitem__)
 
     def completion(self, request: CompletionRequest | GenerateRequest) -> Answer:
         """The answer, nothing of it written, to a request to go on from prompts."""
         prompts = request.prompts
-        return self._answer(request, list(map(self.ids, prompts, places("prompt", len(prompts)))))
+        named = zip(prompts, places("prompt", len(prompts)), strict=True)
+        return self._answer(request, [prompt_ids(self.engine, *each) for each in named])
 
     def chat(self, request: ChatRequest | ResponsesRequest | OllamaChatRequest | GenerateRequest) -> Answer:
         """The answer, nothing of it written, in a chat."""
@@ -63,35 +65,22 @@ class Completions:
         rendered = self.engine.chat(request.chat, "messages", template_args=request.template_args)
         return self._answer(request, [self.engine.prompt_ids(rendered, "messages", rendered=True)])
 
-    def dose(self, steering: dict[str, float]) -> float:
-        """|sum of alpha_i v_i| / median |resid| of some vectors by name."""
-        return total_dose(*self._vectors(self.registry.alphas(self.registry.model_id, steering)))
-
-    def ids(self, prompt: str | list[int], where: str) -> list[int]:
-        """A prompt's tokens; `where` is what errors call it."""
-        if isinstance(prompt, str):
-            return self.engine.prompt_ids(prompt, where)
-        self._check_tokens(prompt, where)
-        return prompt
-
-    def _check_tokens(self, tokens: Iterable[int], where: str) -> None:
-        d_vocab = self.engine.shape.d_vocab
-        if outside := [token for token in tokens if token >= d_vocab]:
-            raise InputError(f"{where}: token {outside[0]} is none of the model's {d_vocab}")
+    def dose(self, steering: dict[str, float]) -> float | None:
+        """|sum of alpha_i v_i| / median |resid| of some vectors by name; None if what acts adds nothing."""
+        return _dose(*self._vectors(self.registry.alphas(self.registry.model_id, steering)))
 
     def _answer(self, request: TextRequest, prompts: list[list[int]]) -> Answer:
         model = request.model or self.registry.model_id
-        alphas = self.registry.alphas(model, request.steering)
-        sampling = request.sampled.sampling
-        self._check_tokens((token for token, _ in sampling.logit_bias), "logit_bias")
+        steered = self._steered(request, self.registry.alphas(model, request.steering), prompts)
+        sampling, positions = request.sampled.sampling, Positions.parse(request.positions)
+        check_tokens(self.engine, (token for token, _ in sampling.logit_bias), "logit_bias")
         self._check_number(len(prompts), request.n_samples)
-        vectors, strengths = self._vectors(alphas)
         settings = partial(
             GenerationConfig, sampling=sampling, positions=request.positions, stops=request.sampled.stops
         )
         continuation = partial(
             Continuation,
-            steering=Steering.of(vectors, strengths),
+            marks=thinking_marks(self.engine.tokenizer, self.registry.model_id, positions),
             n_log_probs=request.n_log_probs,
             time_limit=self.limits.seconds,
         )
@@ -101,21 +90,33 @@ class Completions:
             id=f"{request.prefix}{secrets.token_hex(12)}",
             created=time.time(),
             model=model,
-            alphas=alphas,
-            dose=total_dose(vectors, strengths),
+            steering=steered.told,
             continuations=[
                 continuation(
                     ids=ids,
+                    steering=steering,
                     constraint=constraint and constraint.copy(),
                     echo=Echo.of(self.engine, ids) if request.echoes else None,
                     key=self.engine.decode([], ids),
                     sample=sample,
                     config=settings(max_new_tokens=self._room(ids, request.max_new_tokens)),
                 )
-                for ids, sample in _samples(prompts, request.n_samples)
+                for ids, sample, steering in _samples(prompts, request.n_samples, steered.steerings)
             ],
             bytes_of=partial(token_bytes, self.engine.tokenizer),
         )
+
+    def _steered(self, request: TextRequest, alphas: dict[str, float], prompts: list[list[int]]) -> Gated:
+        """What is done to each prompt's texts, and what an answer says of it."""
+        vectors, strengths = self._vectors(alphas, request.kind)
+        if request.when and not vectors:
+            raise InputError("when: nothing is to be steered; name vectors and their alphas")
+        gated = self._gating.gated(request.when, request.when_each, Steering.of(vectors, strengths), prompts)
+        told: Json = {"alphas": alphas, "dose": _dose(vectors, strengths)}
+        if not all(vector.adds for vector in vectors):
+            named = zip((name for name, alpha in alphas.items() if alpha), vectors, strict=True)
+            told["kinds"] = {name: vector.metadata.kind for name, vector in named}
+        return Gated(gated.steerings, {**told, **gated.told})
 
     def _constraint(self, request: TextRequest) -> Constraint | None:
         """What texts have to come out as; each goes on from a copy."""
@@ -126,10 +127,20 @@ class Completions:
         except InputError as error:
             raise InputError(f"the format asked for: {error}") from error
 
-    def _vectors(self, alphas: dict[str, float]) -> tuple[list[SteeringVector], list[float]]:
-        """Those that steer, and their alphas."""
+    def _vectors(
+        self, alphas: dict[str, float], kind: Kind | None = None
+    ) -> tuple[list[SteeringVector], list[float]]:
+        """Those that steer, acting as is asked, and their alphas."""
         steering = {name: alpha for name, alpha in alphas.items() if alpha}
-        return [self.registry[name] for name in steering], list(steering.values())
+        return [self._acting(name, kind) for name in steering], list(steering.values())
+
+    def _acting(self, name: str, kind: Kind | None) -> SteeringVector:
+        try:
+            return self.registry[name].acting(kind) if kind else self.registry[name]
+        except UnknownVectorError:
+            raise
+        except InputError as error:
+            raise InputError(f"kind: {name}: {error}") from error
 
     def _check_number(self, n_prompts: int, n_samples: int) -> None:
         scheduler = self.scheduler
@@ -150,10 +161,17 @@ class Completions:
         return min(context if asked is None else asked, context, self.limits.max_new_tokens)
 
 
-def _samples(prompts: list[list[int]], n: int) -> Iterator[tuple[list[int], int]]:
+def _dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float | None:
+    dose = total_dose(vectors, alphas)
+    return None if dose is None else round(dose, 6)
+
+
+def _samples(
+    prompts: Sequence[list[int]], n: int, steerings: Sequence[Steering]
+) -> Iterator[tuple[list[int], int, Steering]]:
     """Each prompt n times, its samples numbered on where it comes again, so that no two are alike."""
     n_samples: Counter[tuple[int, ...]] = Counter()
-    for ids in prompts:
+    for ids, steering in zip(prompts, steerings, strict=True):
         for _ in range(n):
-            yield ids, n_samples[tuple(ids)]
+            yield ids, n_samples[tuple(ids)], steering
             n_samples[tuple(ids)] += 1

@@ -12,7 +12,7 @@ from ..errors import InputError, NeurosteerError
 from ..models.hooks import HookPoint
 from ..models.shape import ModelShape
 from ..saes.descriptions import Descriptions, find
-from ..vectors.vector import DEFAULT_ALPHA, MAX_REQUEST_ALPHA, Latents, SteeringVector
+from ..vectors.vector import MAX_REQUEST_ALPHA, Latents, SteeringVector
 
 VECTOR_NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 N_LATENTS = 24  # told of a vector
@@ -103,6 +103,7 @@ class VectorRegistry(dict[str, SteeringVector]):
             "object": "vector",
             "model": self.suggested_model(name),
             "method": metadata.method,
+            "kind": metadata.kind,
             "towards": metadata.positive.label if metadata.positive else None,
             "away": metadata.negative.label if metadata.negative else None,
             "n_texts": sum(side.n_texts for side in (metadata.positive, metadata.negative) if side),
@@ -110,14 +111,14 @@ class VectorRegistry(dict[str, SteeringVector]):
             "auroc": sum(aurocs) / len(aurocs) if aurocs else None,
             "suggested_alpha": suggested_alpha(vector),
             "calibrated": calibration and calibration.model_dump(include={"judge", "alpha_up", "alpha_down"}),
-            "dose_per_alpha": vector.dose(1.0),
+            "dose_per_alpha": vector.dose(1.0) if vector.adds else None,
         }
 
 
 def suggested_alpha(vector: SteeringVector) -> float:
     """The alpha that calibration found, or the usual one."""
     calibration = vector.metadata.calibration
-    return (calibration and calibration.alpha_up) or DEFAULT_ALPHA
+    return (calibration and calibration.alpha_up) or vector.default_alpha
 
 
 def strongest_latents(vector: SteeringVector) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from ..errors import NeurosteerError
+from ..errors import InputError, NeurosteerError
 from ..generation.batching.batch import Batch
 from ..generation.batching.cache import Caching
 from ..generation.batching.pace import Pace
@@ -34,6 +34,10 @@ class ClosedError(NeurosteerError):
 
 class TimeLimitError(NeurosteerError):
     """Nothing was written in time."""
+
+
+class TooLongError(InputError):
+    """A prompt leaves no room in the model's context."""
 
 
 class Scheduler:

@@ -9,27 +9,31 @@ import torch
 
 from ...data.records import Passage
 from ...errors import InputError
+from ...generation.prompts import prompt_ids
+from ...models.engine import Engine
 from ...models.hooks import RESID_POST, HookPoint
 from ...models.tokenizer import Tokens
-from ..completions import Completions, TooLongError
 from ..protocol.embeddings import EmbeddingRequest
 from ..protocol.fields import Json, places
 from ..registry import UnknownVectorError
+from ..scheduler import Scheduler, TooLongError
 from .sharing import SharedEngine, Turns
 
 
 class Embedding:
     """The mean residual of each of some texts at one block, over the tokens that count."""
 
-    def __init__(self, completions: Completions, request: EmbeddingRequest) -> None:
-        self.engine, self.scheduler, self.request = completions.engine, completions.scheduler, request
-        self._ids = completions.ids
-        self.model = request.model or completions.registry.model_id
-        self.point = self._point(completions.registry.model_id)
+    def __init__(
+        self, engine: Engine, scheduler: Scheduler, model_id: str, request: EmbeddingRequest
+    ) -> None:
+        """`model_id` is what the server calls its model."""
+        self.engine, self.request = engine, request
+        self.model = request.model or model_id
+        self.point = self._point(model_id)
         if request.dimensions not in (None, d_model := self.engine.d_model):
             raise InputError(f"dimensions: the residual has {d_model}, and a part of them means little")
         self.texts = list(map(self._tokens, request.texts, places("input", len(request.texts))))
-        self._turns = Turns(self.scheduler)
+        self._turns = Turns(scheduler)
 
     def compute(self) -> Json:
         """The answer; for the model's thread, where others' texts go on between its parts."""
@@ -68,7 +72,7 @@ class Embedding:
         if isinstance(text, str):
             tokens = self.engine.tokenize(Passage(where, text))
         else:
-            ids = self._ids(text, where)
+            ids = prompt_ids(self.engine, text, where)
             tokens = Tokens(ids, [i > 0 and id not in self.engine.special_ids for i, id in enumerate(ids)])
         if (n := len(tokens.ids) + tokens.n_cut) > (most := self.engine.max_tokens):
             raise TooLongError(f"{where}: {n} tokens are more than the model's context of {most}")

@@ -15,10 +15,11 @@ from ...data.records import as_passage
 from ...data.sides import sides_of
 from ...data.sources import read_records
 from ...errors import InputError
+from ...models.engine import Engine
 from ...vectors.fitting.from_texts import fit
-from ..completions import Completions
 from ..protocol.vectors import FitRequest, TextsRequest
-from ..scheduler import BusyError
+from ..registry import VectorRegistry
+from ..scheduler import BusyError, Scheduler
 from .sharing import SharedEngine, Turns
 
 MAX_FITTED = 100
@@ -27,9 +28,8 @@ MAX_FITTED = 100
 class Fitting:
     """Fits vectors, one at a time, and adds them to the registry."""
 
-    def __init__(self, completions: Completions) -> None:
-        self.engine, self.registry = completions.engine, completions.registry
-        self.scheduler = completions.scheduler
+    def __init__(self, engine: Engine, registry: VectorRegistry, scheduler: Scheduler) -> None:
+        self.engine, self.registry, self.scheduler = engine, registry, scheduler
         self._turns = Turns(self.scheduler)  # of what is being fitted
         self._n_fitted = 0
         self._current: Future[dict[str, Any]] | None = None

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ...errors import NeurosteerError
-from ..completions import Completions, TooLongError
+from ..completions import Completions
 from ..protocol.fields import Json
 from ..registry import UnknownVectorError
-from ..scheduler import BusyError, ClosedError, TimeLimitError
+from ..scheduler import BusyError, ClosedError, TimeLimitError, TooLongError
 from .words import fault
 
 OLLAMA = "/api"  # paths under which errors have Ollama's form

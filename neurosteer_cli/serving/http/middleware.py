@@ -97,7 +97,7 @@ class RequestLog:
         if not (answer := state.get("answer")):
             return
         yield f"read {answer.n_read}, wrote {answer.n_written}"
-        yield " ".join(f"{name}:{alpha:g}" for name, alpha in answer.alphas.items())
+        yield " ".join(f"{name}:{alpha:g}" for name, alpha in answer.steering["alphas"].items())
         limits = {each.limit for each in answer.continuations if each.limit and each.limit.unit == "seconds"}
         yield from (f"{limit.name} {limit.number:g} s" for limit in limits)
         if any(each.finish_reason == "cancelled" for each in answer.continuations):

@@ -39,6 +39,11 @@ def refuse(field: str | int, message: str) -> NoReturn:
     )
 
 
+def expect(what: str) -> NoReturn:
+    """Refuse the value that is being validated: it must be what is said."""
+    raise PydanticCustomError(EXPECTED, "{expected}", {"expected": what})
+
+
 class Form(BaseModel):
     """What a request, or a part of one, may ask.
 

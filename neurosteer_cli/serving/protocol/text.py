@@ -9,11 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model_validator
 
+from ...errors import InputError
 from ...generation.continuation import Continuation, Delta
+from ...generation.positions import USAGE, Positions
 from ...generation.sampling import Sampling
-from .fields import Form, Json, Name, OneOrMore, TokenId
+from ...vectors.gate import Each
+from ...vectors.metadata import Kind
+from .fields import Form, Json, Name, OneOrMore, TokenId, expect, refuse
 from .formats import Format
 from .unserved import IGNORED, UNSERVED
 
@@ -29,6 +33,14 @@ def _by_token(given: Any) -> Any:
 
 
 LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_by_token)]
+
+
+def _known_positions(given: str) -> str:
+    try:
+        Positions.parse(given)
+    except InputError:
+        expect(USAGE)
+    return given
 
 
 class StreamOptions(Form):
@@ -89,7 +101,22 @@ class TextRequest(Form):
     model: Name = Field(default="", description="The model's name, with vectors or without: smollm2+polite:8")
     stream: bool = False
     steering: Alphas = Field(default={}, description="Vectors by name, each with its alpha.")
-    positions: str = "all"
+    kind: Kind | None = Field(
+        default=None, description="How they act; as their files say, if it is left out."
+    )
+    positions: Annotated[str, AfterValidator(_known_positions)] = Field(
+        default="all", description=f"{USAGE}."
+    )
+    when: Name = Field(
+        default="", description="A gate, by a vector's score or a latent: polite<0, 20/1234>0.5."
+    )
+    when_each: Each = Field(default="prompt", description="What the gate opens for.")
+
+    @model_validator(mode="after")
+    def _check_gate(self) -> "TextRequest":
+        if self.when_each != "prompt" and not self.when:
+            refuse("when_each", "only with when")
+        return self
 
     @property
     def sampled(self) -> Sampled:
@@ -173,8 +200,7 @@ class Answer:
     id: str
     created: float  # seconds since 1970
     model: str
-    alphas: dict[str, float]
-    dose: float  # |sum of alpha_i v_i| / median |resid|
+    steering: Json  # what it is written with: alphas, their dose, and what else was asked
     continuations: list[Continuation]
     bytes_of: BytesOf
 
@@ -193,10 +219,6 @@ class Answer:
         """Tokens read and written so far, as OpenAI's API tells them."""
         read, written = self.n_read, self.n_written
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-
-    @property
-    def steering(self) -> Json:
-        return {"alphas": self.alphas, "dose": round(self.dose, 6)}
 
     def log_probs(self, deltas: Sequence[Delta]) -> list[Json]:
         """Of each token, as chats and responses tell them."""

@@ -19,6 +19,8 @@ from ..protocol.vectors import DoseRequest
 
 
 def add_text_routes(app: FastAPI, completions: Completions, responder: Responder) -> None:
+    engine, registry, scheduler = completions.engine, completions.registry, completions.scheduler
+
     @app.post("/v1/completions", responses=REFUSALS, response_model=None)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Go on from a prompt."""
@@ -37,8 +39,8 @@ def add_text_routes(app: FastAPI, completions: Completions, responder: Responder
     @app.post("/v1/embeddings", responses=REFUSALS, response_model=None)
     async def embed(body: EmbeddingRequest, request: Request) -> Response:
         """Each text's mean residual at a block."""
-        embedding = await to_thread.run_sync(Embedding, completions, body)
-        future = completions.scheduler.call(embedding.compute)
+        embedding = await to_thread.run_sync(Embedding, engine, scheduler, registry.model_id, body)
+        future = scheduler.call(embedding.compute)
         answer = await unless_client_leaves(request, asyncio.wrap_future(future))
         if answer is None:
             embedding.abandon()
@@ -47,5 +49,5 @@ def add_text_routes(app: FastAPI, completions: Completions, responder: Responder
 
     @app.post("/v1/dose", responses=REFUSALS)
     async def dose(body: DoseRequest) -> dict[str, Any]:
-        """|sum of alpha_i v_i| / median |resid|."""
-        return {"dose": round(completions.dose(body.steering), 6)}
+        """|sum of alpha_i v_i| / median |resid|; null if what acts adds nothing."""
+        return {"dose": completions.dose(body.steering)}
