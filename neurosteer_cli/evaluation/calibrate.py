@@ -22,8 +22,8 @@ def calibrate(evaluation: Evaluation, max_ppl_ratio: float = MAX_PPL_RATIO) -> C
         calibrate(evaluation).recommended(up=True)
 
     The effect is taken on the monotone curve through the rates, which noise moves less than a single rate.
-    An alpha counts if its perplexity ratio, and that of every alpha nearer 0, is at most `max_ppl_ratio`;
-    one of which every text is empty or unanswered has no point on the curve.
+    An alpha counts if its perplexity ratio, of several models the highest, and that of every alpha nearer 0,
+    is at most `max_ppl_ratio`; one of which every text is empty or unanswered has no point on the curve.
 
     Args:
         evaluation: of one vector at several alphas, 0 among them, by one judge.
@@ -42,6 +42,7 @@ def calibrate(evaluation: Evaluation, max_ppl_ratio: float = MAX_PPL_RATIO) -> C
         n=made["n"],
         generation={key: made[key] for key in GENERATION},
         max_ppl_ratio=max_ppl_ratio,
+        ppl_models=made["ppl_models"],
         curve=_curve(evaluation.results, judge.name),
         alpha_up=None,
         alpha_down=None,
@@ -54,7 +55,7 @@ def calibrate(evaluation: Evaluation, max_ppl_ratio: float = MAX_PPL_RATIO) -> C
 def _curve(results: Sequence[ConditionResult], judge: str) -> list[CurvePoint]:
     """A point an alpha, in ascending order."""
     measured = {
-        result.condition.alphas[0]: (rate, ratio, result.n)
+        result.condition.alphas[0]: (result, rate, ratio)
         for result in results
         if result.condition.alphas
         and result.condition.baseline in (None, UNSTEERED)
@@ -67,8 +68,8 @@ def _curve(results: Sequence[ConditionResult], judge: str) -> list[CurvePoint]:
             "the unsteered continuations are all empty or unjudged: nothing to compare with"
         )
     alphas = sorted(measured)
-    rates, ratios, sizes = zip(*(measured[alpha] for alpha in alphas), strict=True)
-    expected = monotone(alphas, [rate.value for rate in rates], sizes)
+    ordered = [measured[alpha] for alpha in alphas]
+    expected = monotone(alphas, [rate.value for _, rate, _ in ordered], [result.n for result, *_ in ordered])
     return [
         CurvePoint(
             alpha=alpha,
@@ -79,8 +80,10 @@ def _curve(results: Sequence[ConditionResult], judge: str) -> list[CurvePoint]:
             perplexity_ratio=ratio.value,
             perplexity_ratio_low=ratio.low,
             perplexity_ratio_high=ratio.high,
+            ppl_model=result.ppl_model,
+            diversity=None if result.diversity is None else result.diversity.lowest,
         )
-        for alpha, rate, ratio, expected_rate in zip(alphas, rates, ratios, expected, strict=True)
+        for alpha, expected_rate, (result, rate, ratio) in zip(alphas, expected, ordered, strict=True)
     ]
 
 

@@ -3,7 +3,7 @@
 Knows fitting, runs and evaluation; knows nothing of files or the terminal.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -22,6 +22,7 @@ from ..vectors.vector import SteeringVector
 from .evaluate import evaluate, stamp
 from .judges.judge import Judge
 from .measures.metrics import Estimate, auroc_interval
+from .results import Diversity
 from .runs.comparison import Run
 from .runs.plan import Plan, Progress, no_progress
 from .runs.samples import UNSTEERED, Condition
@@ -36,7 +37,9 @@ class Steered:
 
     alpha: float
     rate: Estimate | None
-    perplexity_ratio: Estimate | None
+    perplexity_ratio: Estimate | None  # by the most pessimistic of the models
+    ppl_model: str  # which that is
+    diversity: Diversity | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class LayerSweep:
     provenance: dict[str, Any]  # JSON-able, all that is needed to repeat it, for a reader
     judge: Judge | None = None  # of the steered texts, if any were written
     unsteered_rate: Estimate | None = None  # the judge's, of texts written beside them
+    ppl_models: Sequence[str] = ()  # that their perplexity ratios were taken under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,7 @@ class Steering:
     judge: Judge
     config: GenerationConfig = field(default_factory=GenerationConfig)
     n: int = 1  # continuations of each prompt, layer and alpha
+    ppl_models: Mapping[str, Callable[[], Engine]] | None = None  # that price them, as `evaluate` takes them
 
 
 def sweep_layers(
@@ -160,16 +165,29 @@ def _steered(
     ]
     plan = Plan(engine, prompts, vectors, [unsteered, *conditions], config, steering.n)
     run = Run(engine, plan.samples(dict(plan.records(progress))))
-    reference, *results = evaluate(run, [judge], progress=progress).results
+    found = evaluate(run, [judge], ppl_models=steering.ppl_models, progress=progress)
+    reference, *results = found.results
     steered = (
-        Steered(result.condition.alpha, result.judges[judge.name].rate, result.perplexity_ratio)
+        Steered(
+            result.condition.alpha,
+            result.judges[judge.name].rate,
+            result.perplexity_ratio,
+            result.ppl_model,
+            result.diversity,
+        )
         for result in results
     )
-    made = {"steered_by": "difference of class means", "prompts": len(prompts), "n": steering.n, **stamp()}
+    made = {
+        "steered_by": "difference of class means",
+        "prompts": len(prompts),
+        "n": steering.n,
+        **found.provenance,
+    }
     return replace(
         sweep,
         layers=[replace(layer, steer=list(islice(steered, len(alphas)))) for layer in sweep.layers],
         provenance=sweep.provenance | made,
         judge=judge,
         unsteered_rate=reference.judges[judge.name].rate,
+        ppl_models=list(reference.models),
     )

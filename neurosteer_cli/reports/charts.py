@@ -150,8 +150,9 @@ def _points(results: Results, effect: Measure, cost: Measure, axes: Axes) -> Non
                 continue
             if (alpha := single_alpha(result)) is not None:
                 offset = (5, 7)  # clear of the point's own intervals
+                mark = "!" if result.is_less_diverse else ""
                 axes.annotate(
-                    f"{alpha:+g}", (x.value, y.value), offset, textcoords="offset points", fontsize=8
+                    f"{alpha:+g}{mark}", (x.value, y.value), offset, textcoords="offset points", fontsize=8
                 )
             else:
                 named.append((x.value, y.value, _short(result.condition.label)))
@@ -163,7 +164,9 @@ def _measures(evaluation: Evaluation, limit: float = MAX_PPL_RATIO) -> list[Meas
     results = evaluation.results
     measures = [_effect(results, judge.name) for judge in evaluation.judges]
     compared = any(known(r.perplexity_ratio) for r in results if r.condition.baseline is None)
-    measures.append(RATIO._replace(limit=limit) if compared else PERPLEXITY)
+    n_models = max(len(result.models) for result in results)
+    label = f"{RATIO.label}, highest of {n_models} models" if n_models > 1 else RATIO.label
+    measures.append(RATIO._replace(label=label, limit=limit) if compared else PERPLEXITY)
     if any(result.kl is not None for result in results):
         measures.append(KL)
     return [measure for measure in measures if any(known(measure.read(result)) for result in results)]

@@ -60,6 +60,7 @@ def _evaluated(name: str, evaluation: Evaluation, command: str, max_ratio: float
         command=command,
         judges=evaluation.judges,
         max_ratio=max_ratio,
+        agreement=tables.agreement(evaluation.results),
         verdicts=[verdict(evaluation.results, judge.name, max_ratio) for judge in evaluation.judges],
         table=tables.evaluation_table(evaluation),
         **parts,
@@ -105,7 +106,7 @@ def layers_page(sweep: LayerSweep, command: str) -> str:
         judges=[sweep.judge] if sweep.judge else [],
         max_ratio=MAX_PPL_RATIO,
         findings=layers_verdict(sweep),
-        table=tables.layers_table(sweep.layers),
+        table=tables.layers_table(sweep),
     )
 
 

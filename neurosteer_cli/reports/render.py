@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..data.sides import FEW_TEXTS
-from ..evaluation.runs.samples import FEW_PROMPTS
+from ..evaluation.runs.samples import FEW_PROMPTS, LEAST_DIVERSITY
 from . import text
 
 
@@ -50,4 +50,5 @@ def environment() -> Environment:
     templates.filters.update({write.__name__: write for write in filters})
     templates.globals["few_prompts"] = FEW_PROMPTS
     templates.globals["few_texts"] = FEW_TEXTS
+    templates.globals["least_diversity"] = LEAST_DIVERSITY
     return templates

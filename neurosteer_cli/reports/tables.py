@@ -8,9 +8,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..evaluation.judges.judge import Judge
-from ..evaluation.layers import Layer, Steered
+from ..evaluation.layers import Layer, LayerSweep, Steered
 from ..evaluation.measures.metrics import Estimate, known
-from ..evaluation.results import ConditionResult, Evaluation, JudgeResult
+from ..evaluation.results import Agreement, ConditionResult, Diversity, Evaluation, JudgeResult
 from ..evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED
 from ..vectors.metadata import CurvePoint
 from .text import fixed, interval, percent
@@ -103,9 +103,8 @@ def _condition_row(result: ConditionResult, judges: Sequence[Judge]) -> Row:
         ("setting", "dose", _percent(result.dose)),
         ("setting", "positions", _plain(result.condition.positions)),
         *(column for judge in judges for column in _judge_columns(result, judge.name)),
-        ("cost", "perplexity", _fixed(result.perplexity)),
-        ("cost", "ratio", _fixed(result.perplexity_ratio)),
-        ("cost", "KL, nats", _fixed(result.kl, 3)),
+        *_cost_columns(result),
+        ("diversity", "least", _diversity(result.diversity)),
         ("diversity", "distinct 1", _fixed(result.distinct_1, 3)),
         ("diversity", "distinct 2", _fixed(result.distinct_2, 3)),
         ("diversity", "distinct 3", _fixed(result.distinct_3, 3)),
@@ -115,6 +114,46 @@ def _condition_row(result: ConditionResult, judges: Sequence[Judge]) -> Row:
         ("texts", "prompts", _plain(result.n_prompts)),
         ("texts", "empty", _plain(result.n_empty)),
     ]
+
+
+def _cost_columns(result: ConditionResult) -> Row:
+    """Of several models the highest ratio, then what each makes of the texts."""
+    several, kl = len(result.models) > 1, ("cost", "KL, nats", _fixed(result.kl, 3))
+    headline: Row = [
+        ("cost", "ratio", _fixed(result.perplexity_ratio)),
+        ("cost", "by", _plain(short(result.ppl_model))),
+    ]
+    of_each: Row = [
+        (f"by {short(name)}" if several else "cost", heading, cell)
+        for name, found in result.models.items()
+        for heading, cell in (
+            ("perplexity", _fixed(found.perplexity)),
+            ("ratio", _fixed(found.perplexity_ratio)),
+            ("bits per byte", _fixed(found.bits_per_byte, 3)),
+        )
+    ]
+    return [*headline, kl, *of_each] if several else [*of_each, kl]
+
+
+def _diversity(found: Diversity | None) -> Cell | None:
+    """In the respect in which texts are least diverse; marked where that is too little."""
+    if found is None or found.lowest is None:
+        return None
+    return Cell(fixed(found.lowest), "less diverse" if found.is_low else "")
+
+
+def short(model: str) -> str:
+    """A model without the folder it is in."""
+    return model.rsplit("/", 1)[-1]
+
+
+def agreement(results: Sequence[ConditionResult]) -> dict[Agreement, list[str]]:
+    """What several judges' findings have in common, and the steered conditions of which it holds."""
+    found: dict[Agreement, list[str]] = {}
+    for result in results:
+        if result.condition.baseline is None and result.agreement:
+            found.setdefault(result.agreement, []).append(result.condition.label)
+    return found
 
 
 def _judge_columns(result: ConditionResult, judge: str) -> Row:
@@ -133,13 +172,14 @@ def expected_table(curve: Sequence[CurvePoint]) -> Table:
     return Table(curve, [[("positive", "expected", _percent(point.expected_rate))] for point in curve])
 
 
-def layers_table(layers: Sequence[Layer]) -> Table:
+def layers_table(sweep: LayerSweep) -> Table:
     """A row a layer, with what steering there does at each alpha."""
-    alphas = sorted({steered.alpha for layer in layers for steered in layer.steer})
-    return Table(layers, [_layer_row(layer, alphas) for layer in layers])
+    alphas = sorted({steered.alpha for layer in sweep.layers for steered in layer.steer})
+    several = len(sweep.ppl_models) > 1
+    return Table(sweep.layers, [_layer_row(layer, alphas, several=several) for layer in sweep.layers])
 
 
-def _layer_row(layer: Layer, alphas: Sequence[float]) -> Row:
+def _layer_row(layer: Layer, alphas: Sequence[float], *, several: bool) -> Row:
     row = [
         ("place", "hook point", _plain(layer.hook_point)),
         ("separation", "AUROC", _fixed(layer.auroc)),
@@ -149,6 +189,11 @@ def _layer_row(layer: Layer, alphas: Sequence[float]) -> Row:
     ]
     tried = {steered.alpha: steered for steered in layer.steer}
     for alpha in alphas:
-        at, group = tried.get(alpha, Steered(alpha, None, None)), f"alpha {alpha:g}"
-        row += [(group, "positive", _percent(at.rate)), (group, "ratio", _fixed(at.perplexity_ratio))]
+        at, group = tried.get(alpha, Steered(alpha, None, None, "", None)), f"alpha {alpha:g}"
+        row += [
+            (group, "positive", _percent(at.rate)),
+            (group, "ratio", _fixed(at.perplexity_ratio)),
+            (group, "by", _plain(short(at.ppl_model) if several else None)),
+            (group, "diversity", _diversity(at.diversity)),
+        ]
     return row

@@ -73,11 +73,12 @@ class Detector(_Part):
     """What the vector's projection of a text says, measured on texts that were held out of the fit.
 
     The projection is the sum over hook points of the text's mean residual times the push at alpha 1;
-    z = (projection - middle) / spread; the probability of the first side is sigmoid(slope z + intercept).
+    z = (projection - middle) / spread; the probability of the first side is sigmoid(slope z + intercept),
+    where z counts as 4 at most, and as -4 at least.
     """
 
     middle: float  # between the two sides' means
-    spread: float  # standard deviation within a side
+    spread: float  # within a side: 1.4826 times the median distance from its median
     slope: float
     intercept: float
     n_texts: int  # held out, both sides
@@ -91,9 +92,11 @@ class CurvePoint(_Part):
     rate_low: float | None  # 95 % bootstrap interval over prompts
     rate_high: float | None
     expected_rate: float  # by the monotone curve through all rates
-    perplexity_ratio: float  # to the unsteered text's, under the unsteered model
+    perplexity_ratio: float  # to the unsteered text's, under the most pessimistic of the models
     perplexity_ratio_low: float | None
     perplexity_ratio_high: float | None
+    ppl_model: str  # which that is
+    diversity: float | None  # of words, over the unsteered text's, in the least diverse respect
 
 
 class Calibration(_Part):
@@ -107,6 +110,7 @@ class Calibration(_Part):
     n: int  # continuations of each prompt and alpha
     generation: dict[str, Any]  # positions, lengths and sampling
     max_ppl_ratio: float
+    ppl_models: list[str]  # that the perplexity ratio was taken under, each unsteered
     curve: list[CurvePoint]  # by alpha, ascending
     alpha_up: float | None  # of the largest effect at an alpha above 0 within max_ppl_ratio
     alpha_down: float | None  # the same below 0
@@ -228,6 +232,7 @@ class VectorMetadata(_Part):
             )
         if metadata["format_version"] == 2:
             _upgrade(metadata)
+        _upgrade_calibration(metadata)
         try:
             return cls.model_validate(metadata)
         except ValidationError as error:
@@ -241,6 +246,18 @@ def _upgrade(metadata: dict[str, Any]) -> None:
     for point in points.values() if isinstance(points, dict) else ():
         if isinstance(point, dict):
             point["middle"] = None
+
+
+def _upgrade_calibration(metadata: dict[str, Any]) -> None:
+    """Say of a calibration of before several models were asked that it was the model's own."""
+    calibration = metadata.get("calibration")
+    if not isinstance(calibration, dict) or "ppl_models" in calibration:
+        return
+    own, curve = calibration.get("model_id"), calibration.get("curve")
+    calibration["ppl_models"] = [own]
+    for point in curve if isinstance(curve, list) else ():
+        if isinstance(point, dict):
+            point |= {"ppl_model": own, "diversity": None}
 
 
 def now() -> str:

@@ -17,6 +17,7 @@ PROVENANCE: dict[str, Any] = {
     "prompts_sha256": "5ae",
     "n_prompts": 9,
     "n": 1,
+    "ppl_models": ["tiny"],
     **dict.fromkeys(("positions", "max_new_tokens", "sampling", "chat", "system")),
 }
 

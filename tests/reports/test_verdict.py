@@ -279,7 +279,9 @@ def test_layers_whose_intervals_overlap_the_highest_tie_as_far_as_intervals_can_
 
 
 def steered(number: int, rate: float, alpha: float = 10.0, ratio: float = 1.1) -> Layer:
-    return layer(number, Estimate(0.9), [Steered(alpha, near(rate, 0.05), near(ratio, 0.02))])
+    return layer(
+        number, Estimate(0.9), [Steered(alpha, near(rate, 0.05), near(ratio, 0.02), "smollm2", None)]
+    )
 
 
 def test_layers_that_all_cost_too_much_are_no_place_to_steer() -> None:

@@ -235,6 +235,8 @@ def calibration(up: float | None = 16.0, down: float | None = -8.0) -> Calibrati
             alpha=alpha,
             rate=0.5,
             perplexity_ratio=1.0 if alpha < 20 else 1.6,
+            ppl_model="smollm2",
+            diversity=1.0,
             expected_rate=1 / (1 + math.exp(-(alpha + 4) / 7)),
             **unknown,
         )
@@ -249,6 +251,7 @@ def calibration(up: float | None = 16.0, down: float | None = -8.0) -> Calibrati
         n=4,
         generation={},
         max_ppl_ratio=1.25,
+        ppl_models=["smollm2"],
         curve=curve,
         alpha_up=up,
         alpha_down=down,
@@ -273,6 +276,8 @@ def layers(*, steer: bool = True) -> LayerSweep:
                 alpha,
                 near(0.5 + alpha / 40 * math.exp(-(((number - 16) / 9) ** 2)), 0.06, 1.0),
                 near(1 + abs(alpha) / 60 * math.exp(-number / 20), 0.05),
+                "smollm2",
+                None,
             )
             for alpha in (-10.0, 10.0, 16.0)
         ]

@@ -40,7 +40,8 @@ def written(path: Path) -> str:
 def on_curve(alpha: float, rate: float) -> CurvePoint:
     return CurvePoint(
         alpha=alpha, rate=rate, rate_low=rate - 0.125, rate_high=None, expected_rate=rate,
-        perplexity_ratio=1.125, perplexity_ratio_low=None, perplexity_ratio_high=1.5,
+        perplexity_ratio=1.125, perplexity_ratio_low=None, perplexity_ratio_high=1.5, ppl_model="tiny",
+        diversity=None,
     )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def test_a_file_of_version_2_holds_what_was_put_in_then() -> None:
             n=2,
             generation={"positions": "all"},
             max_ppl_ratio=1.25,
+            ppl_models=["tiny"],
             curve=[on_curve(-8.0, 0.25), on_curve(0.0, 0.5), on_curve(8.0, 0.75)],
             alpha_up=8.0,
             alpha_down=None,

@@ -10,10 +10,10 @@ import typer
 from ...data.prompts import prompts_of
 from ...data.records import write_record
 from ...errors import InputError
-from ...evaluation.runs.samples import MAX_PPL_RATIO
+from ...evaluation.runs.samples import LEAST_DIVERSITY, MAX_PPL_RATIO
 from ..shared import console, options, results
 from ..shared.acting import ActingOptions
-from ..shared.load import load_engine
+from ..shared.load import load_engine, pricing_models
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
 from ..shared.parse import parse_alphas
 
@@ -46,6 +46,7 @@ def calibrate_(
     max_ppl_ratio: Annotated[
         float, typer.Option(help="Perplexity at most this many times the unsteered one.")
     ] = MAX_PPL_RATIO,
+    ppl_model: results.PplModels = None,
     n: options.N = 1,
     report: Annotated[Path | None, typer.Option(help="Write a page with the curve there.")] = None,
     generation: GenerationOptions,
@@ -76,10 +77,13 @@ def calibrate_(
     comparison = replace(comparison, random=False)
     records = prompts_of(prompts, text_key=judging.text_key, say=console.note)
     judges = results.load_judges_of(judging, [steering])
-    run = comparison.write(load_engine(where, comparison.vectors), records, progress=console.progress)
+    pricing = pricing_models(ppl_model or [], where)
+    engine = load_engine(where, comparison.vectors)
+    run = comparison.write(engine, records, progress=console.progress)
+    run = replace(run, steerings={})  # without damage
     evaluation = evaluate(
-        replace(run, steerings={}), judges, warn=console.warn, progress=console.progress
-    )  # without damage
+        run, judges, ppl_models=pricing(engine), warn=console.warn, progress=console.progress
+    )
     calibration = calibrate(evaluation, max_ppl_ratio)
     metadata = steering.metadata.model_copy(update={"calibration": calibration})
     replace(steering, metadata=metadata).save(vector)
@@ -115,9 +119,12 @@ def _recommend(path: Path, calibration: "Calibration") -> None:
             console.warn(
                 f"alpha {name}: its rate is not told apart from the unsteered one; take more prompts"
             )
+        if (point.diversity or 1.0) < LEAST_DIVERSITY:
+            console.warn(f"alpha {name}: {results.LESS_DIVERSE}")
+        by = f" (by {results.short(point.ppl_model)})" if len(calibration.ppl_models) > 1 else ""
         console.note(
             f"alpha {name} is {point.alpha:g}: expected rate {point.expected_rate:.0%}, "
-            f"perplexity ratio {point.perplexity_ratio:.2f}"
+            f"perplexity ratio {point.perplexity_ratio:.2f}{by}"
         )
     low, high = sorted((allowed[0].expected_rate, allowed[-1].expected_rate))
     console.note(f"--level reaches {low:.0%} to {high:.0%}; wrote {path}")

@@ -12,12 +12,13 @@ from ...data.records import write_record
 from ...data.sides import LABEL_KEY, SIDES, open_sides, side_label, unlike_forms
 from ...errors import InputError
 from ..shared import console, options, results
+from ..shared.load import pricing_models
 from ..shared.options import GenerationOptions, JudgeOptions, ModelOptions
 from ..shared.parse import parse_alphas, parse_layers
 from ..shared.results import interval, value
 
 if TYPE_CHECKING:
-    from ...evaluation.layers import Layer, LayerSweep
+    from ...evaluation.layers import Layer, LayerSweep, Steered
 
 FIXED = ("chat", "system", "temperature", "top_p", "top_k", "repetition_penalty", "greedy", "n", "positions")
 
@@ -39,6 +40,7 @@ def layers_(
     alpha: Annotated[str, typer.Option("--alpha", "-a", help="With --steer: the strengths.")] = "-10,10",
     prompts: options.Prompts = None,
     n: options.N = 1,
+    ppl_model: results.PplModels = None,
     *,
     judging: JudgeOptions,
     generation: GenerationOptions,
@@ -59,6 +61,8 @@ def layers_(
         raise InputError("--steer needs one judge: --judge NAME, or --judge-data POS NEG")
     if judging.judges and not steer:
         raise InputError("--judge without --steer: there are no continuations to judge")
+    if ppl_model and not steer:
+        raise InputError("--ppl-model without --steer: there are no continuations to price")
     alphas = list(dict.fromkeys(parse_alphas(alpha)))
     results.check_targets(plot, report)
     if plot is not None:
@@ -76,8 +80,18 @@ def layers_(
             console.warn(warning)
         fitted_on = {text for side in sides for text in side.hashes}
         judges = results.load_judges(judging, sides[0].label, fitted_on)
+        pricing = pricing_models(ppl_model or [], where)
         engine = Engine.load(where.name, head=steer, **where.loading, say=console.note)
-        how = Steering(alphas=alphas, prompts=records, judge=judges[0], config=config, n=n) if steer else None
+        how = None
+        if steer:
+            how = Steering(
+                alphas=alphas,
+                prompts=records,
+                judge=judges[0],
+                config=config,
+                n=n,
+                ppl_models=pricing(engine),
+            )
         sweep = sweep_layers(
             engine, sides, chosen, how, sources=texts, warn=console.warn, progress=console.progress
         )
@@ -112,5 +126,9 @@ def _show(layers: "Sequence[Layer]", alphas: Sequence[float], json: bool) -> Non
 
 def _cells(layer: "Layer") -> list[str]:
     measured = [interval(layer.auroc, ".2f"), value(layer.sae_auroc, ".2f"), f"{layer.shift_share:.1%}"]
-    steered = [(interval(at.rate, ".0%"), interval(at.perplexity_ratio, ".2f")) for at in layer.steer]
-    return [str(layer.layer), *measured, *chain.from_iterable(steered)]
+    return [str(layer.layer), *measured, *chain.from_iterable(map(_steered_cells, layer.steer))]
+
+
+def _steered_cells(at: "Steered") -> tuple[str, str]:
+    mark = results.MARK if at.diversity and at.diversity.is_low else ""
+    return interval(at.rate, ".0%"), interval(at.perplexity_ratio, ".2f") + mark
