@@ -89,9 +89,9 @@ def heavy_after(code: str) -> set[str]:
 
 HELP = """
 from neurosteer_cli.cli import app
-for command in ([], ["fit"], ["gen"], ["combine"], ["inspect"], ["export"], ["import"], ["eval"],
-                ["calibrate"], ["layers"], ["serve"], ["demo"], ["doctor"], ["sae"], ["sae", "train"],
-                ["sae", "info"], ["sae", "describe"], ["sae", "search"]):
+for command in ([], ["fit"], ["lint"], ["gen"], ["combine"], ["inspect"], ["score"], ["export"], ["import"],
+                ["eval"], ["calibrate"], ["layers"], ["serve"], ["demo"], ["doctor"], ["help"], ["sae"],
+                ["sae", "train"], ["sae", "info"], ["sae", "describe"], ["sae", "search"]):
     try:
         app([*command, "--help"])
     except SystemExit as end:

@@ -13,6 +13,7 @@ from ..data.sides import LABEL_KEY
 from ..errors import InputError
 from .shared import console
 from .shared.command import completing
+from .shared.fitted import show_choice, summarize, written
 from .shared.load import load_engine_with
 from .shared.options import Json, LabelKey, ModelOptions, TextKey, chat_model_options
 from .shared.parse import parse_layers
@@ -20,8 +21,8 @@ from .shared.parse import parse_layers
 if TYPE_CHECKING:
     from ..models.hooks import HookPoint
     from ..saes.load import SAEs
-    from ..vectors.fitting.from_latents import Choice, Weights
-    from ..vectors.fitting.from_texts import FitReport, LatentRow
+    from ..vectors.fitting.from_latents import Weights
+    from ..vectors.fitting.report import FitReport
     from ..vectors.vector import SteeringVector
 
 
@@ -57,6 +58,12 @@ def fit_(
         float,
         typer.Option(help="Share of it, below 1, that urges tokens as logodds does, and does not push."),
     ] = 0.0,
+    shuffle_labels: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEED", help="A control: deal the texts out to the sides at random, by this seed."
+        ),
+    ] = None,
     kind: Annotated[
         str | None,
         typer.Option(
@@ -102,25 +109,23 @@ def fit_(
     from ..vectors.fitting import from_texts
     from ..vectors.fitting.from_latents import find_latents, parse_latents
 
-    _check_kind(kind, urges=method == "logodds" or logits_share != 0)
+    _check_kind(kind, method, logits_share)
     if latent:
-        if method != "neurosteer" or target is not None or source is not None or hook_point:
-            raise InputError("--latent: goes with --sae, --layers and -o, not with options for texts")
+        for_texts = (target, source, hook_point, shuffle_labels, logits_share or None)
+        if method != "neurosteer" or any(option is not None for option in for_texts):
+            raise InputError("--latent: goes with --sae, --layers, --kind and -o, not with options for texts")
         file = out or Path("latents.st")
         check_target(file)
         found = find_latents(parse_latents(latent), where.name, sae or BUNDLED, parse_layers(layers))
         vector = _from_latents(*found, texts or [], text_key, where)
-        vector = vector.acting(kind) if kind else vector  # type: ignore[arg-type]  # checked
-        vector.save(file)
-        dose = f": alpha 1 is a dose of {vector.dose(1.0):.2%}" if vector.adds else ""
-        console.note(f"wrote {file}{dose}")
-        if json:
-            write_record({"vector": str(file), **vector.metadata.model_dump()})
+        _save(vector, kind, file, json=json)
         return
     if not texts:
         raise InputError("give texts to steer towards and away from, or latents with --latent ID:WEIGHT")
     _check_method(method, top_k, sae)
-    file = _target(out, texts, target)
+    if shuffle_labels is not None and shuffle_labels < 0:
+        raise InputError(f"--shuffle-labels must be at least 0, got {shuffle_labels}")
+    file = _target(out, texts, target, is_control=shuffle_labels is not None)
     points = _points(layers, hook_point)
     from_texts.check_share(method, points, logits_share)
     reading = open_sides(texts, target, source, text_key=text_key, label_key=label_key, say=console.note)
@@ -139,21 +144,32 @@ def fit_(
                 saes=saes,
                 top_k=top_k,
                 logits_share=logits_share,
+                shuffle_labels=shuffle_labels,
                 advance=advance,
             )
+    summarize(vector, report)
+    _save(vector, kind, file, report, json=json)
+
+
+def _save(
+    vector: "SteeringVector", kind: str | None, file: Path, report: "FitReport | None" = None, *, json: bool
+) -> None:
+    """Write the vector, acting as is asked, and say so."""
     vector = vector.acting(kind) if kind else vector  # type: ignore[arg-type]  # checked
     vector.save(file)
-    _summarize(vector, report)
-    console.note(f"wrote {file}")
+    console.note(written(file, vector))
     if json:
-        write_record({"vector": str(file), **vector.metadata.model_dump(), "report": asdict(report)})
+        told = {"report": asdict(report)} if report else {}
+        write_record({"vector": str(file), **vector.metadata.model_dump(), **told})
 
 
-def _check_kind(kind: str | None, *, urges: bool) -> None:
+def _check_kind(kind: str | None, method: str, logits_share: float) -> None:
     if kind not in (None, "add", "ablate", "clamp"):
         raise InputError(f"--kind must be one of add, ablate, clamp, got {kind!r:.60}")
-    if kind in ("ablate", "clamp") and urges:
-        raise InputError(f"--kind {kind}: goes with a push, not with --method logodds or --logits-share")
+    if kind and method == "logodds":
+        raise InputError("--method logodds acts on logits; leave out --kind, or choose another method")
+    if kind in ("ablate", "clamp") and logits_share:
+        raise InputError(f"--kind {kind}: does without --logits-share, which is for what is added")
 
 
 def _check_method(method: str, top_k: int, sae: str | None) -> None:
@@ -166,13 +182,13 @@ def _check_method(method: str, top_k: int, sae: str | None) -> None:
         raise InputError(f"--method {method} uses no SAE; leave out --sae, or choose neurosteer or paper")
 
 
-def _target(out: Path | None, texts: Sequence[str], label: str | None) -> Path:
+def _target(out: Path | None, texts: Sequence[str], label: str | None, *, is_control: bool) -> Path:
     """The file to write, found fit to be written; its name is that of what it steers towards."""
     from ..data.kinds import kind_of, stem_of
     from ..files import check_target, is_pipe
 
     stem = label if label is not None else "vector" if is_pipe(texts[0]) else stem_of(texts[0])
-    file = out or Path(f"{stem}.st")
+    file = out or Path(f"{stem}-shuffled.st" if is_control else f"{stem}.st")
     check_target(file)
     for text in texts:
         if os.path.exists(file) and os.path.exists(text) and file.samefile(text):
@@ -196,51 +212,6 @@ def _points(layers: Sequence[str] | None, hook_points: Sequence[str] | None) -> 
     return points
 
 
-def _summarize(vector: "SteeringVector", report: "FitReport") -> None:
-    """Tell what was fitted, on stderr."""
-    for warning in report.warnings:
-        console.warn(warning)
-    if report.n_duplicates:
-        console.note(f"{report.n_duplicates} duplicate texts were dropped")
-    if report.n_without_tokens:
-        console.note(f"{report.n_without_tokens} texts of a single token were left out")
-    sides = [side for side in (vector.metadata.positive, vector.metadata.negative) if side is not None]
-    counts = [f"{side.label} {side.n_texts} texts, {side.n_tokens} tokens" for side in sides]
-    console.note("; ".join([*counts, f"{report.seconds:.1f} s, {report.tokens_per_second:.0f} tokens/s"]))
-    on = " + ".join(map(str, report.n_held_out))
-    for name, point in vector.metadata.points.items():
-        held = "no text held out"
-        if point.auroc is not None:
-            held = f"held-out AUROC {point.auroc:.2f} on {on} texts"
-        differ = f"the sides differ by {point.shift_norm:.1f}"
-        console.note(f"{name}: {held}; {differ}, the median residual is {point.resid_norm:.1f} long")
-    _show_latents(report, [side.label for side in sides])
-
-
-def _show_latents(report: "FitReport", labels: Sequence[str]) -> None:
-    """The strongest latents of either sign, as many in all at several blocks as at one."""
-    from ..models.hooks import HookPoint
-
-    n_points = len(report.strongest)
-    rows = [
-        (str(HookPoint.parse(name).layer) if n_points > 1 else "", *_cells(row))
-        for name, found in report.strongest.items()
-        for turned in ([r for r in found if r.weight > 0], [r for r in found if r.weight < 0])
-        for row in turned[: max(1, len(turned) // n_points)]
-    ]
-    rates = [f">fires\n{label}" for label in labels]
-    headings = [">block", ">latent", ">weight", ">t", *rates, "fires most at", "described as"]
-    if rows:
-        console.table("strongest latents", headings, rows, only_filled=True)
-
-
-def _cells(row: "LatentRow") -> list[str]:
-    rates = [f"{row.positive_rate:.1%}", f"{row.negative_rate:.1%}"]
-    piece = " ".join(row.piece.split())
-    fires_at = f"{row.token.strip()!r} in {piece!r}"
-    return [str(row.latent_id), f"{row.weight:+.3f}", f"{row.t:+.1f}", *rates, fires_at, row.name or ""]
-
-
 def _from_latents(
     saes: "SAEs", weights: "Weights", texts: Sequence[str], text_key: str | None, where: ModelOptions
 ) -> "SteeringVector":
@@ -259,20 +230,5 @@ def _from_latents(
             )
     vector = from_latents(engine, choices)
     for choice in choices:
-        _show_choice(choice, where.name)
+        show_choice(choice, where.name)
     return vector
-
-
-def _show_choice(choice: "Choice", model: str) -> None:
-    """Tell what latents of one SAE the vector is made of, on stderr."""
-    from ..saes.descriptions import names
-
-    ids = choice.latents.ids.tolist()
-    described = names(choice.sae, model, ids)
-    rows = [
-        (str(latent), f"{weight:+g}", f"{rate:.2%}", described.get(latent, ""))
-        for latent, weight, rate, _ in choice.latents.first(len(ids))
-    ]
-    console.note(f"{choice.sae.hook_point}: the median residual is {choice.median_resid_norm:.1f} long")
-    headings = (">latent", ">weight", ">fires", "described as")
-    console.table("chosen latents", headings, rows, only_filled=True)

@@ -4,6 +4,7 @@ Knows records and labels; knows nothing of tokens or models.
 """
 
 import hashlib
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -198,6 +199,30 @@ def _checked(unread: Iterable[Side]) -> Sides:
                 f"and {FEW_TEXTS} or more give a dependable vector"
             )
     return sides
+
+
+def shuffled(sides: Sides, seed: int) -> Sides:
+    """The same texts with their labels dealt out at random: half of either side is on each.
+
+    What a vector of such sides does, it does for no reason of what they say: a control. The sides keep their
+    labels; of two equal sides neither gets more texts.
+    """
+    draw = random.Random(seed)
+    counted = [[n for n in range(side.n_records) if n not in side.duplicates] for side in sides]
+    first, second = (draw.sample(ordinals, len(ordinals)) for ordinals in counted)
+    halves = (len(first) + 1) // 2, len(second) // 2
+    dealt = {*first[: halves[0]]}, {*second[: halves[1]]}
+    rest = {*first[halves[0] :]}, {*second[halves[1] :]}
+    return _checked(
+        Side(side.label, partial(_dealt, sides, ordinals))
+        for side, ordinals in zip(sides, (dealt, rest), strict=True)
+    )
+
+
+def _dealt(sides: Sides, ordinals: Sequence[set[int]]) -> Iterator[Located]:
+    """The texts with these ordinals, of one side after the other."""
+    for side, chosen in zip(sides, ordinals, strict=True):
+        yield from (located for n, located in enumerate(side.open()) if n in chosen)
 
 
 def few_texts(sides: Sides, of_more: str) -> list[str]:

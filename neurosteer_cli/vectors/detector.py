@@ -3,7 +3,6 @@
 Knows residuals, their means and the two sides; knows nothing of how a direction is found, or of files.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,8 @@ from .metadata import Detector
 from .vector import SteeringVector
 
 MIN_HELD_OUT = 4  # texts a side, to say what is usual
+OF_A_NORMAL = 1.4826  # times the median distance from its median is a normal distribution's deviation
+FAR = 4.0  # spreads from which a text is not taken to be on its side more surely: one odd token gets there
 MAX_STEPS, CLOSE = 100, 1e-9
 
 
@@ -27,21 +28,24 @@ def projection(means: Mapping[HookPoint, Tensor], pushes: Mapping[HookPoint, Ten
     return torch.stack([*at]).sum(0)
 
 
-def measured(positive: Tensor, negative: Tensor) -> Detector | None:
-    """The detector by projections of held-out texts of either side; None where they are too few.
+def measured(positive: Tensor, negative: Tensor, middle: float) -> Detector | None:
+    """The detector by held-out texts of either side; None where they are too few, or all alike.
 
     Source of the probability: Platt 1999, "Probabilistic outputs for support vector machines", whose
     targets keep it finite where the sides are apart.
+
+    Args:
+        positive, negative: their projections [n], from the middle of the sides.
+        middle: the projection of what is in the middle of the sides.
     """
     if min(len(positive), len(negative)) < MIN_HELD_OUT:
         return None
-    middle = float(positive.mean() + negative.mean()) / 2
-    within = torch.cat([side - side.mean() for side in (positive, negative)])
-    spread = math.sqrt(float(within.square().sum()) / (len(within) - 2))
+    within = torch.cat([side - side.quantile(0.5) for side in (positive, negative)])
+    spread = OF_A_NORMAL * float(within.abs().quantile(0.5))
     if not spread > 0:
         return None
-    z = (torch.cat([positive, negative]).double() - middle) / spread
-    slope, intercept = _logistic(z, len(positive))
+    z = torch.cat([positive, negative]).double() / spread
+    slope, intercept = _logistic(z.clamp(-FAR, FAR), len(positive))
     return Detector(middle=middle, spread=spread, slope=slope, intercept=intercept, n_texts=len(z))
 
 
@@ -69,7 +73,7 @@ def scores(detector: Detector, projections: Tensor) -> Tensor:
 
 def probabilities(detector: Detector, z: Tensor) -> Tensor:
     """That scores [n] are those of texts of the first side, [n] float64."""
-    return (detector.slope * z + detector.intercept).sigmoid()
+    return (detector.slope * z.clamp(-FAR, FAR) + detector.intercept).sigmoid()
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ def known_detector(vector: SteeringVector, name: str) -> Detector:
     Raises:
         InputError: it has none.
     """
+    if not vector.pushes:
+        raise InputError(
+            f"{name}: acts on logits alone, and texts are scored by a push: "
+            "fit with another method than logodds"
+        )
     if vector.metadata.detector is None:
         raise InputError(
             f"{name}: nothing is known of how its two sides project on the vector; fit it again, on some "

@@ -8,7 +8,7 @@ import pytest
 from support.cli import rows, run
 from support.tiny import save_tiny_sae
 
-from neurosteer_cli.vectors.fitting.from_texts import FitReport, LatentRow
+from neurosteer_cli.vectors.fitting.report import FitReport, LatentRow
 from neurosteer_cli.vectors.metadata import VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
@@ -74,7 +74,7 @@ def test_fit_json_is_the_metadata_and_a_report(tmp_path: Path) -> None:
     assert set(record["report"]) == {field.name for field in fields(FitReport)}
     assert set(record["report"]) == {
         "seconds", "tokens_per_second", "n_held_out", "n_duplicates", "n_without_tokens",
-        "warnings", "strongest",
+        "warnings", "strongest", "tokens", "tokens_auroc",
     }  # fmt: skip
     (row, *_) = record["report"]["strongest"][POINT]
     assert set(row) == {field.name for field in fields(LatentRow)}

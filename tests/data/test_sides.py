@@ -23,6 +23,7 @@ from neurosteer_cli.data.sides import (
     Sides,
     few_texts,
     open_sides,
+    shuffled,
     sides_of,
     text_hash,
     unlike_forms,
@@ -324,6 +325,35 @@ def test_keys_that_do_not_count_change_no_sha256(write: Write) -> None:
     records = [{"text": text, "id": n} for n, text in enumerate(UP)]
     with open_sides([write("up.jsonl", records), write("down.jsonl", DOWN)]) as marked:
         assert marked[0].sha256 == plain[0].sha256
+
+
+# --- controls ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_up", "n_down"), [(8, 8), (9, 9), (9, 8), (8, 31), (21, 10)])
+def test_labels_are_shuffled_so_that_half_of_either_side_is_on_each(n_up: int, n_down: int) -> None:
+    up, down = [f"up {n}" for n in range(n_up)], [f"down {n}" for n in range(n_down)]
+    sides = shuffled(sides_of(up, down, ("good", "bad")), 7)
+    assert [side.label for side in sides] == ["good", "bad"]
+    dealt = texts_of(sides)
+    assert sorted([*dealt[0], *dealt[1]]) == sorted([*up, *down])
+    for of_side in dealt:
+        for kind, n in (("up", n_up), ("down", n_down)):
+            assert sum(text.startswith(kind) for text in of_side) in (n // 2, n - n // 2)
+    if n_up == n_down:
+        assert len(dealt[0]) == len(dealt[1])
+    assert [side.n_texts for side in sides] == [*map(len, dealt)]
+    assert [side.hashes for side in sides] == [[*map(text_hash, side)] for side in dealt]
+
+
+def test_labels_are_shuffled_by_a_seed_as_often_as_texts_are_read(write: Write) -> None:
+    up, down = write("up.jsonl", [*UP, UP[0]]), write("down.jsonl", DOWN)
+    with open_sides([up, down]) as sides:
+        once = shuffled(sides, 0)
+        dealt = texts_of(once)
+        assert texts_of(once) == texts_of(shuffled(sides, 0)) == dealt
+        assert all(texts_of(shuffled(sides, seed)) != dealt for seed in range(1, 4))
+        assert sorted([*dealt[0], *dealt[1]]) == sorted([*UP, *DOWN])
 
 
 # --- memory ------------------------------------------------------------------------------------

@@ -5,58 +5,37 @@ Knows how statistics, a method and the unit of alpha make a vector; knows nothin
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...data.json_text import Record
-from ...data.sides import Side, Sides, few_texts, sides_of, unlike_forms
+from ...data.sides import Side, Sides, shuffled, sides_of
 from ...errors import InputError, NeurosteerError, SAEError
 from ...models.engine import Engine
 from ...models.hooks import HookPoint
-from ...saes.descriptions import names
 from ...saes.load import BUNDLED, SAEs, find_saes, open_saes
 from .. import detector
 from ..metadata import Detector, PointMetadata, SAEMetadata, SideMetadata, VectorMetadata
-from ..vector import Latents, SteeringVector, unit_pushes
-from .lint import lint
+from ..vector import SteeringVector, unit_pushes
 from .log_odds import token_bias
-from .methods import LOGODDS, METHODS, NEEDS_PAIRS, NEEDS_SAE, SPREAD, Method, check_method, diffmean
-from .reading import BEFORE, PointReading, Reading
-from .statistics import auroc, welch_t
+from .methods import (
+    LOGODDS,
+    METHODS,
+    NEEDS_PAIRS,
+    NEEDS_SAE,
+    SPREAD,
+    Evidence,
+    Method,
+    check_method,
+    diffmean,
+)
+from .reading import PointReading, Reading
+from .report import FitReport, fit_report
+from .statistics import auroc
 
 Texts = tuple[Sequence[str | Record], Sequence[str | Record]]  # positive, negative
-LOW_AUROC = 0.6
-N_STRONGEST = 6  # latents of either sign shown
-
-
-@dataclass(frozen=True)
-class LatentRow:
-    """A latent as the summary shows it."""
-
-    latent_id: int
-    weight: float
-    t: float
-    positive_rate: float  # share of tokens at which it fires
-    negative_rate: float
-    piece: str  # where it fires most in the given texts
-    token: str  # the token it fires at there
-    name: str | None  # by the SAE's descriptions, if it has any
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What a fit did, for people."""
-
-    seconds: float
-    tokens_per_second: float  # of forward passes, SAE and statistics together
-    n_held_out: tuple[int, ...]  # texts, a side
-    n_duplicates: int
-    n_without_tokens: int  # texts of a single token, say: nothing to take statistics over
-    warnings: list[str]
-    strongest: dict[str, list[LatentRow]]  # by hook point: the strongest latents of either sign
 
 
 def fit(
@@ -68,6 +47,7 @@ def fit(
     saes: SAEs | None = None,
     top_k: int = 100,
     logits_share: float = 0.0,
+    shuffle_labels: int | None = None,
     advance: Callable[[int], None] = lambda _n: None,
 ) -> tuple[SteeringVector, FitReport]:
     """Fit a vector in one pass over the texts; a fifth of them is held out to measure its AUROC.
@@ -85,6 +65,8 @@ def fit(
         saes: for each point, for a method that needs them. Without: those bundled for the model.
         top_k: latents to keep at a point, for such a method.
         logits_share: how much of the vector, 0 to 1, urges tokens in place of pushing.
+        shuffle_labels: a seed by which the texts are dealt out to the sides at random: the vector is a
+            control, which steers towards nothing that the texts say.
         advance: told how many texts have been read.
 
     Returns:
@@ -98,6 +80,8 @@ def fit(
     check_method(method)
     check_share(method, points, logits_share)
     sides = _as_sides(sides)
+    if shuffle_labels is not None:
+        sides = shuffled(sides, shuffle_labels)
     warnings: list[str] = []
     if saes is None:  # of others, whoever chose them has been warned
         saes = open_saes(choose_saes(method, engine.model_id, points), engine, warn=warnings.append)
@@ -110,17 +94,9 @@ def fit(
     share = 1.0 if method == LOGODDS else logits_share
     reading = Reading(engine, sides, points, saes, pairs=method in NEEDS_PAIRS, counts_tokens=share > 0)
     reading.run(advance)
-    vector = build(reading, points, method, top_k, share)
-    seconds = time.monotonic() - start
-    report = FitReport(
-        seconds=seconds,
-        tokens_per_second=reading.n_tokens_run / seconds,
-        n_held_out=tuple(map(len, reading.at[points[0]].held_out)) if points else (),
-        n_duplicates=sum(len(side.duplicates) for side in sides),
-        n_without_tokens=reading.n_without_tokens,
-        warnings=[*warnings, *reading.shortfall.warnings(engine.max_tokens), *_warnings(sides, vector)],
-        strongest={str(at): _strongest(reading.at[at], vector.latents.get(at), engine) for at in points},
-    )
+    vector = build(reading, points, method, top_k, share, shuffle_labels)
+    seconds, is_control = time.monotonic() - start, shuffle_labels is not None
+    report = fit_report(reading, vector, seconds=seconds, warnings=warnings, is_control=is_control)
     return vector, report
 
 
@@ -177,7 +153,12 @@ def check_share(method: str, points: Sequence[HookPoint], share: float) -> None:
 
 
 def build(
-    reading: Reading, points: Sequence[HookPoint], method: str, top_k: int, logits_share: float = 0.0
+    reading: Reading,
+    points: Sequence[HookPoint],
+    method: str,
+    top_k: int,
+    logits_share: float = 0.0,
+    shuffle_labels: int | None = None,
 ) -> SteeringVector:
     """The vector of a method at some of the points that were read, in the unit of alpha.
 
@@ -189,58 +170,90 @@ def build(
     directions = {point: direction.vector for point, direction in found.items()}
     if not all(direction.any() for direction in directions.values()):
         raise NeurosteerError("the two sides do not differ at this hook point: nothing to steer along")
+    pushes = _pushes(at, directions, logits_share)
     metadata = VectorMetadata.new(
         reading.engine.model_id,
         reading.engine.shape,
         method,
         {str(point): _measured(here, directions[point], how, top_k) for point, here in at.items()},
         kind="add" if points else "logits",
-        parameters=_parameters(method, top_k, logits_share),
-        sides=[
-            SideMetadata(label=side.label, n_texts=side.n_texts, n_tokens=n_tokens, sha256=side.sha256)
-            for side, n_tokens in zip(reading.sides, reading.n_tokens.tolist(), strict=True)
-        ],
-        detector=_detector(at, how, top_k),
+        parameters=_parameters(method, top_k, logits_share, shuffle_labels),
+        sides=_sides(reading),
+        detector=_detector(at, pushes, lambda evidence: how(evidence, top_k).vector, logits_share),
     )
     hashes = torch.tensor([text for side in reading.sides for text in side.hashes], dtype=torch.int64)
-    pushes = unit_pushes(directions, {point: here.norms.median for point, here in at.items()}) if at else {}
     return SteeringVector(
         metadata,
-        {point: (1 - logits_share) * push for point, push in pushes.items()},
+        pushes,
         {point: direction.latents for point, direction in found.items() if direction.latents},
         hashes.unique(),  # type: ignore[no-untyped-call]
-        token_bias(reading.token_counts) * logits_share if logits_share else None,
+        token_bias(reading.tokens.counts) * logits_share if logits_share else None,
     )
 
 
-def _parameters(method: str, top_k: int, logits_share: float) -> dict[str, Any]:
+def _pushes(
+    at: Mapping[HookPoint, PointReading], directions: Mapping[HookPoint, Tensor], logits_share: float
+) -> dict[HookPoint, Tensor]:
+    """What alpha = 1 adds, less the share of it that goes to the logits."""
+    if not at:
+        return {}
+    whole = unit_pushes(directions, {point: here.norms.median for point, here in at.items()})
+    return {point: (1 - logits_share) * push for point, push in whole.items()}
+
+
+def _parameters(method: str, top_k: int, logits_share: float, shuffle_labels: int | None) -> dict[str, Any]:
     return {
         **({"top_k": top_k} if method in NEEDS_SAE else {}),
         **({"logits_share": logits_share} if 0 < logits_share < 1 else {}),
+        **({} if shuffle_labels is None else {"shuffle_labels": shuffle_labels}),
     }
 
 
+def _sides(reading: Reading) -> list[SideMetadata]:
+    return [
+        SideMetadata(label=side.label, n_texts=side.n_texts, n_tokens=n_tokens, sha256=side.sha256)
+        for side, n_tokens in zip(reading.sides, reading.n_tokens.tolist(), strict=True)
+    ]
+
+
 def _measured(at: PointReading, direction: Tensor, method: Method, top_k: int) -> PointMetadata:
-    positive, negative = (stats.mean for stats in at.all.means)
     return PointMetadata(
         resid_norm=at.norms.median,
         shift_norm=float(at.all.shift.norm()),
         auroc=held_out_auroc(at, method, top_k),
-        middle=float((positive + negative) / 2 @ direction / direction.norm()),
+        middle=float(at.all.middle @ direction / direction.norm()),
         sae=SAEMetadata.of(at.sae) if at.sae else None,
     )
 
 
-def _detector(at: Mapping[HookPoint, PointReading], method: Method, top_k: int) -> Detector | None:
-    """What projections say of held-out texts, along the vector that the method finds in the others."""
+def _detector(
+    at: Mapping[HookPoint, PointReading],
+    pushes: Mapping[HookPoint, Tensor],
+    direction: Callable[[Evidence], Tensor],
+    logits_share: float,
+) -> Detector | None:
+    """What projections on the pushes say of a text, measured on those held out along what the others give.
+
+    The two directions are not quite the same, and residuals are long: so the held-out texts are measured
+    from the middle of the others, and what is measured then holds from the middle of all.
+    """
     if not at or not all(all(here.held_out) for here in at.values()):
         return None
-    directions = {point: method(here.evidence[0], top_k).vector for point, here in at.items()}
-    if not all(direction.any() for direction in directions.values()):
+    directions = {point: direction(here.evidence[0]) for point, here in at.items()}
+    if not all(found.any() for found in directions.values()):
         return None
-    pushes = unit_pushes(directions, {point: here.norms.median for point, here in at.items()})
+    others = _pushes(at, directions, logits_share)
     sides = ({point: torch.stack(here.held_out[side]) for point, here in at.items()} for side in range(2))
-    return detector.measured(*(detector.projection(means, pushes) for means in sides))
+    start = _middle({point: here.evidence[0] for point, here in at.items()}, others)
+    positive, negative = (detector.projection(means, others) - start for means in sides)
+    return detector.measured(
+        positive, negative, _middle({point: here.all for point, here in at.items()}, pushes)
+    )
+
+
+def _middle(evidence: Mapping[HookPoint, Evidence], pushes: Mapping[HookPoint, Tensor]) -> float:
+    """Where the middle of the two sides is along pushes."""
+    return float(detector.projection({point: at.middle[None] for point, at in evidence.items()}, pushes))
 
 
 def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None:
@@ -250,45 +263,3 @@ def held_out_auroc(at: PointReading, method: Method, top_k: int) -> float | None
     direction = method(at.evidence[0], top_k).vector
     positive, negative = (torch.stack(side).double() @ direction for side in at.held_out)
     return auroc(positive, negative)
-
-
-def _warnings(sides: Sides, vector: SteeringVector) -> list[str]:
-    alike = [
-        f"held-out AUROC at {point} is {measured.auroc:.2f}: the texts hardly separate there "
-        "(0.50 is chance); use other texts, more of them, or another layer"
-        for point, measured in vector.metadata.points.items()
-        if measured.auroc is not None and measured.auroc < LOW_AUROC
-    ]
-    other = [f"{found.check}: {found.words}" for found in lint(sides, topics=False)]
-    return [*few_texts(sides, "a more dependable vector"), *unlike_forms(sides), *other, *alike]
-
-
-def _strongest(at: PointReading, latents: Latents | None, engine: Engine) -> list[LatentRow]:
-    """The first latents of either sign in the method's own order, those turned up first."""
-    engine.pause()
-    if latents is None or at.sae is None:
-        return []
-    ids, weights = latents.ids, latents.weights
-    shown = torch.cat([ids[weights > 0][:N_STRONGEST], ids[weights < 0][:N_STRONGEST]]).tolist()
-    weight_of = dict(zip(ids.tolist(), weights.tolist(), strict=True))
-    described = names(at.sae, engine.model_id, shown)
-    positive, negative = at.all.latents
-    t = welch_t(positive, negative)
-    windows = at.peaks.windows[:, 0]  # [d_sae, window]
-    return [
-        LatentRow(
-            latent_id=latent,
-            weight=weight_of[latent],
-            t=float(t[latent]),
-            positive_rate=float(positive.firing_rate[latent]),
-            negative_rate=float(negative.firing_rate[latent]),
-            piece=_text(windows[latent], engine),
-            token=_text(windows[latent, BEFORE : BEFORE + 1], engine),
-            name=described.get(latent),
-        )
-        for latent in shown
-    ]
-
-
-def _text(window: Tensor, engine: Engine) -> str:
-    return engine.decode([], [token for token in window.tolist() if token >= 0])

@@ -4,11 +4,14 @@ Knows counts of tokens; knows nothing of models or texts. Source: Monroe, Colare
 Words", equations 15 to 22: log-odds ratios with an informative Dirichlet prior, z-scored.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from ...errors import NeurosteerError
 from ..kinds import TokenBias
+from .statistics import auroc
 
 PRIOR = 500.0  # tokens, distributed as those of both sides together
 STRONGEST = 6.0  # z from which a token is urged no more
@@ -43,6 +46,34 @@ def token_bias(counts: Tensor) -> TokenBias:
     return TokenBias(ids, (strength / ALPHA_OF_A_NAT).float())
 
 
-def counted(tokens: Tensor, d_vocab: int) -> Tensor:
-    """How often each token stands in token ids [n], [d_vocab] int64."""
-    return torch.bincount(tokens, minlength=d_vocab)
+class TokenReading:
+    """What is collected of tokens while the texts go by."""
+
+    def __init__(self, d_vocab: int) -> None:
+        """`d_vocab` is 0 where nothing is to be collected."""
+        self.d_vocab = d_vocab
+        # of texts fitted on and texts held out, of either side, how often each token stands in them
+        self._counts = torch.zeros(2, 2, d_vocab, dtype=torch.int64)
+        self.held_out: tuple[list[Tensor], list[Tensor]] = ([], [])  # token ids [n] of a text, a side
+
+    @property
+    def counts(self) -> Tensor:
+        """How often each token stands in all texts of either side, [2, d_vocab] int64."""
+        return self._counts.sum(0)
+
+    def add(self, side: int, ids: Iterable[int], *, held: bool) -> None:
+        """Take in the tokens of a text."""
+        if not self.d_vocab:
+            return
+        tokens = torch.tensor([*ids], dtype=torch.int64)
+        self._counts[int(held), side].index_add_(0, tokens, torch.ones_like(tokens))
+        if held and len(tokens):
+            self.held_out[side].append(tokens.int())
+
+    def auroc(self) -> float | None:
+        """How well the bias of the other texts tells held-out texts apart; None if a side has none."""
+        if not all(self.held_out) or not z_scores(self._counts[0]).any():
+            return None
+        bias = token_bias(self._counts[0]).dense(self.d_vocab)
+        positive, negative = (torch.stack([bias[ids].mean() for ids in side]) for side in self.held_out)
+        return auroc(positive, negative)

@@ -51,6 +51,12 @@ class Evidence:
         positive, negative = self.means
         return positive.mean - negative.mean
 
+    @property
+    def middle(self) -> Tensor:
+        """What is halfway between the class means, [d_model]."""
+        positive, negative = self.means
+        return (positive.mean + negative.mean) / 2
+
     def decoded(self, select: Select, k: int) -> Direction:
         """The direction of the k latents that are selected: weights @ W_dec[latent_ids]."""
         if self.sae is None:

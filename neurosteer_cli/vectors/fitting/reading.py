@@ -21,7 +21,7 @@ from ...models.tokenizer import Shortfall, Tokens
 from ...saes.load import SAEs
 from ...saes.peaks import Peaks
 from ...saes.sae import SparseAutoencoder
-from .log_odds import counted
+from .log_odds import TokenReading
 from .methods import Evidence
 from .statistics import TextFold, fold, text_means
 
@@ -97,8 +97,7 @@ class Reading:
     ) -> None:
         """Without hook points nothing is run: texts are told apart by their tokens alone."""
         self.engine, self.sides, self._pairs = engine, sides, pairs
-        # of either side, how often each token stands in it
-        self.token_counts = torch.zeros(2, engine.shape.d_vocab if counts_tokens else 0, dtype=torch.int64)
+        self.tokens = TokenReading(engine.shape.d_vocab if counts_tokens else 0)
         self.at = {
             point: PointReading(engine.d_model, saes.get(point), pairs=pairs, pause=engine.pause)
             for point in points
@@ -132,11 +131,10 @@ class Reading:
         means = {point: torch.zeros(len(texts), self.engine.d_model) for point in self.at}
         seen = torch.tensor([any(tokens.counts) for tokens in texts])
         self.n_texts += side_of[seen].bincount(minlength=2)
-        for side, tokens in zip(sides, texts, strict=True):
+        for side, is_held, tokens in zip(sides, held.tolist(), texts, strict=True):
             self.shortfall.add(tokens)
             self.n_tokens[side] += sum(tokens.counts)
-        if self.token_counts.numel():
-            self._count_tokens(sides, texts)
+            self.tokens.add(side, compress(tokens.ids, tokens.counts), held=is_held)
         for batch in self.engine.residuals(texts, list(self.at)) if self.at else ():
             rows = torch.tensor(batch.texts)
             self.n_tokens_run += sum(len(texts[row].ids) for row in batch.texts)
@@ -149,14 +147,6 @@ class Reading:
             row_of = {item[:2]: row for row, item in enumerate(chunk) if seen[row]}
             pairs = [(row_of[0, n], row_of[1, n]) for side, n in row_of if side == 0 and (1, n) in row_of]
             self._add_pairs(pairs, means, held)
-
-    def _count_tokens(self, sides: Sequence[int], texts: Sequence[Tokens]) -> None:
-        for number in range(2):
-            own = (tokens for side, tokens in zip(sides, texts, strict=True) if side == number)
-            ids = [token for tokens in own for token in compress(tokens.ids, tokens.counts)]
-            self.token_counts[number] += counted(
-                torch.tensor(ids, dtype=torch.int64), self.token_counts.shape[1]
-            )
 
     def _add_pairs(
         self, rows: Sequence[tuple[int, int]], means: Mapping[HookPoint, Tensor], held: Tensor

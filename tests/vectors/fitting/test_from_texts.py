@@ -17,16 +17,19 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
 from neurosteer_cli.data.records import Passage
-from neurosteer_cli.data.sides import open_sides, text_hash
+from neurosteer_cli.data.sides import open_sides, shuffled, sides_of, text_hash
 from neurosteer_cli.errors import InputError, NeurosteerError, SAEError
 from neurosteer_cli.models import engine as engine_module
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
+from neurosteer_cli.models.tokenizer import Tokens
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder
+from neurosteer_cli.vectors.detector import score
 from neurosteer_cli.vectors.fitting import reading as reading_module
-from neurosteer_cli.vectors.fitting.from_texts import FitReport, choose_saes, fit
+from neurosteer_cli.vectors.fitting.from_texts import choose_saes, fit
 from neurosteer_cli.vectors.fitting.log_odds import token_bias
+from neurosteer_cli.vectors.fitting.report import FitReport
 from neurosteer_cli.vectors.vector import SteeringVector
 
 POINT = HookPoint(2)
@@ -590,7 +593,13 @@ def test_log_odds_urge_tokens_and_push_nothing(engine: Engine) -> None:
     assert [side and side.n_texts for side in (vector.metadata.positive, vector.metadata.negative)] == [
         len(set(UP)), len(set(DOWN))
     ]  # fmt: skip
-    assert report.n_held_out == ()
+    assert report.n_held_out == (4, 4)
+    # the strongest of either sign, by hand: letters that one side alone has
+    rate = counts(UP)[ALPHABET.index("a")] / counts(UP).sum()
+    (row,) = (row for row in report.tokens if row.token == "a")
+    assert (row.positive_rate, row.negative_rate) == (pytest.approx(float(rate)), 0.0)
+    assert row.bias == pytest.approx(float(expected.dense(D_VOCAB)[ALPHABET.index("a")]))
+    assert [row.bias > 0 for row in report.tokens] == [True] * 6 + [False] * 6
 
 
 def test_a_share_of_logits_is_taken_from_the_push(engine: Engine, tmp_path: Path) -> None:
@@ -636,3 +645,85 @@ def test_a_fit_knows_where_the_middle_of_its_sides_is_and_what_projections_say(e
     known = vector.metadata.detector
     assert known is not None and known.slope > 0
     assert known.n_texts == 2 * (len(ups) // 5)
+    spread = known.spread
+    scored = [found.z for _, found in score(engine, vector, tokenized(engine, [*ups, *downs]))]
+    assert sum(scored) / len(scored) == pytest.approx(0.0, abs=1e-3 * float(push.norm()) / spread)
+
+
+def tokenized(engine: Engine, texts: list[str]) -> list[Tokens]:
+    return [engine.tokenize(Passage("", text)) for text in texts]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.9])
+def test_what_a_mixed_vector_says_of_texts_is_what_its_push_alone_would(engine: Engine, share: float) -> None:
+    ups, downs = noisy("abcdef", 5, 40), noisy("bcdefg", 6, 40)
+    texts = tokenized(engine, noisy("abcdefg", 7, 10))
+    found = [
+        dict(
+            score(engine, fit(engine, (ups, downs), [POINT], method="diffmean", logits_share=part)[0], texts)
+        )
+        for part in (0.0, share)
+    ]
+    for number, alone in found[0].items():
+        assert found[1][number].z == pytest.approx(alone.z, rel=1e-4)
+        assert found[1][number].probability == pytest.approx(alone.probability, rel=1e-4)
+
+
+def test_the_middle_of_the_sides_scores_nothing_though_the_held_out_texts_lie_elsewhere(
+    engine: Engine,
+) -> None:
+    """The held-out texts of both sides are moved one way: texts like the others are still in between."""
+    ups, downs = noisy("abcdef", 5, 40), noisy("bcdefg", 6, 40)
+    moved = [
+        [f"{text}zzzzzz" if n % 5 == 4 else text for n, text in enumerate(side)] for side in (ups, downs)
+    ]
+    vector, _ = fit(engine, (moved[0], moved[1]), [POINT], method="diffmean")
+    scores = [found.z for _, found in score(engine, vector, tokenized(engine, [*moved[0], *moved[1]]))]
+    assert sum(scores) / len(scores) == pytest.approx(0.0, abs=1e-3)
+
+
+# --- controls ----------------------------------------------------------------------------------
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "neurosteer": {},
+    "paper": {"method": "paper"},
+    "diffmean": {"method": "diffmean"},
+    "pca": {"method": "pca"},
+    "logodds": {"method": "logodds"},
+    "mixed": {"method": "diffmean", "logits_share": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_control_is_the_vector_of_the_texts_dealt_out(
+    engine: Engine, sae: SparseAutoencoder, name: str
+) -> None:
+    options = OPTIONS[name]
+    ups, downs = noisy("abcdefgh", 1, 50), noisy("efghijkl", 2, 50)
+    if options.get("method", "paper") == "paper":
+        options = {**options, "saes": {POINT: sae}, "top_k": TOP_K}
+    points = [] if name == "logodds" else [POINT]
+    control, report = fit(engine, (ups, downs), points, shuffle_labels=3, **options)
+    dealt, _ = fit(engine, shuffled(sides_of(ups, downs), 3), points, **options)
+    assert control.metadata.parameters == {**dealt.metadata.parameters, "shuffle_labels": 3}
+    for point, push in dealt.pushes.items():
+        assert torch.equal(control.pushes[point], push)
+        assert float(push.norm()) == pytest.approx(
+            float(fit(engine, (ups, downs), points, **options)[0].pushes[point].norm()), rel=1e-3
+        )
+    assert (control.bias is None) == (dealt.bias is None)
+    if control.bias and dealt.bias:
+        assert torch.equal(control.bias.bias, dealt.bias.bias)
+    assert report.warnings == []  # not that the sides are alike, which they are meant to be
+    other, _ = fit(engine, (ups, downs), points, shuffle_labels=4, **options)
+    assert other.metadata.positive != control.metadata.positive
+
+
+def test_a_control_tells_nothing_apart(engine: Engine) -> None:
+    ups, downs = noisy("abcdefgh", 1, 100), noisy("ijklmnop", 2, 100)
+    for method in ("diffmean", "logodds"):
+        points = [POINT] if method == "diffmean" else []
+        for seed, low, high in ((None, 0.9, 1.0), (0, 0.2, 0.8)):
+            vector, report = fit(engine, (ups, downs), points, method=method, shuffle_labels=seed)
+            auroc = vector.metadata.points[str(POINT)].auroc if points else report.tokens_auroc
+            assert auroc is not None and low <= auroc <= high

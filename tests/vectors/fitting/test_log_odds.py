@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neurosteer_cli.errors import NeurosteerError
-from neurosteer_cli.vectors.fitting.log_odds import counted, token_bias, z_scores
+from neurosteer_cli.vectors.fitting.log_odds import TokenReading, token_bias, z_scores
 
 COUNTS = torch.tensor([[30, 10, 0, 60, 0], [10, 30, 5, 55, 0]])
 
@@ -49,5 +49,23 @@ def test_sides_that_use_all_tokens_alike_urge_nothing() -> None:
         token_bias(torch.tensor([[3, 4], [3, 4]]))
 
 
-def test_tokens_are_counted() -> None:
-    assert counted(torch.tensor([3, 0, 3]), 5).tolist() == [1, 0, 0, 2, 0]
+def test_tokens_are_counted_by_side() -> None:
+    reading = TokenReading(4)
+    reading.add(0, [3, 0, 3], held=False)
+    reading.add(0, [1], held=True)
+    reading.add(1, [3, 2], held=False)
+    assert reading.counts.tolist() == [[1, 1, 0, 2], [0, 0, 1, 1]]
+    assert reading.auroc() is None  # no text of the second side is held out
+
+
+def test_held_out_texts_are_told_apart_by_the_bias_of_the_others() -> None:
+    reading = TokenReading(4)
+    for side in range(2):
+        reading.add(side, [side] * 30 + [2] * 20, held=False)
+    for side, texts in enumerate(([[0], [0, 2, 2, 2], [1]], [[1], [3, 2], [1, 0, 0]])):
+        for text in texts:
+            reading.add(side, text, held=True)
+    # by the mean bias of a text, token 0 stands for 1, 1 for -1, and the rest for 0
+    ours, theirs = (1, 1 / 4, -1), (-1, 0, 1 / 3)
+    wins = sum((a > b) + (a == b) / 2 for a in ours for b in theirs)
+    assert reading.auroc() == pytest.approx(wins / 9)
