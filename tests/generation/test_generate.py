@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.engines import load
 from support.families import save_family
-from support.tiny import D_MODEL, D_VOCAB, FAMILIES, tiny_vector
+from support.tiny import D_MODEL, D_VOCAB, FAMILIES, of_kind, tiny_vector
 from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -205,14 +205,6 @@ def test_steering_what_is_generated_leaves_the_first_token_as_it_was(writer: Eng
 
 
 # --- kinds -------------------------------------------------------------------------------------
-
-
-def of_kind(kind: str, made: SteeringVector) -> SteeringVector:
-    """The same directions, acting in another way; the sides' middle is at 0."""
-    points = {
-        name: measured.model_copy(update={"middle": 0.0}) for name, measured in made.metadata.points.items()
-    }
-    return replace(made, metadata=made.metadata.model_copy(update={"kind": kind, "points": points}))
 
 
 @torch.no_grad()

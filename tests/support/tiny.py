@@ -1,6 +1,7 @@
 """Tiny randomly initialised models and SAEs, built from configurations: no weights are fetched."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
-from neurosteer_cli.vectors.metadata import PointMetadata, VectorMetadata
+from neurosteer_cli.vectors.metadata import Detector, PointMetadata, VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
 D_MODEL, N_LAYERS, D_VOCAB, CONTEXT = 16, 4, 300, 128
@@ -173,3 +174,17 @@ def tiny_vector(
     points = {str(point): PointMetadata.without_texts(resid_norm) for point in pushes}
     metadata = VectorMetadata.new(model_id, shape, "diffmean", points)
     return SteeringVector(metadata, pushes, {}, torch.empty(0, dtype=torch.int64))
+
+
+def of_kind(kind: str, made: SteeringVector) -> SteeringVector:
+    """The same directions, acting in another way; the sides' middle is at 0."""
+    points = {
+        name: measured.model_copy(update={"middle": 0.0}) for name, measured in made.metadata.points.items()
+    }
+    return replace(made, metadata=made.metadata.model_copy(update={"kind": kind, "points": points}))
+
+
+def detecting(made: SteeringVector, middle: float = 0.0, spread: float = 1.0) -> SteeringVector:
+    """The same, with a detector."""
+    known = Detector(middle=middle, spread=spread, slope=1.0, intercept=0.0, n_texts=9)
+    return replace(made, metadata=made.metadata.model_copy(update={"detector": known}))

@@ -1,12 +1,11 @@
 """Gates: what they read of prompts and tokens, and what they refuse."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from support.tiny import tiny_vector
+from support.tiny import detecting, tiny_vector
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.models.engine import Engine
@@ -14,7 +13,6 @@ from neurosteer_cli.models.hooks import RESID_PRE, HookPoint
 from neurosteer_cli.saes.load import load_sae
 from neurosteer_cli.saes.sae import SparseAutoencoder
 from neurosteer_cli.vectors.gate import Gate, of_vector, open_gate, opened
-from neurosteer_cli.vectors.metadata import Detector
 from neurosteer_cli.vectors.steering import Steering
 from neurosteer_cli.vectors.vector import SteeringVector
 
@@ -22,11 +20,10 @@ ONE, TWO = HookPoint(1), HookPoint(2)
 PROMPTS = [[7, 21, 3], [99], [50, 51, 52, 53, 54]]
 
 
-def detecting(engine: Engine, *points: HookPoint) -> SteeringVector:
+def detecting_at(engine: Engine, *points: HookPoint) -> SteeringVector:
     draw = torch.Generator().manual_seed(0)
     made = tiny_vector(engine.shape, {point: torch.randn(engine.d_model, generator=draw) for point in points})
-    known = Detector(middle=3.0, spread=2.0, slope=1.0, intercept=0.0, n_texts=9)
-    return replace(made, metadata=made.metadata.model_copy(update={"detector": known}))
+    return detecting(made, middle=3.0, spread=2.0)
 
 
 def sae_in(engine: Engine, folder: Path, layer: int) -> SparseAutoencoder:
@@ -34,7 +31,7 @@ def sae_in(engine: Engine, folder: Path, layer: int) -> SparseAutoencoder:
 
 
 def test_a_vector_reads_the_mean_projection_of_the_tokens_that_count(engine: Engine) -> None:
-    vector = detecting(engine, ONE, TWO)
+    vector = detecting_at(engine, ONE, TWO)
     gate = of_vector("v.st<0.5", vector, 0.5, is_above=False)
     assert gate.threshold == 0.5
     found = dict(gate.prompts(engine, PROMPTS))
@@ -82,7 +79,7 @@ def test_a_model_without_saes_has_no_latents_to_gate_by(engine: Engine) -> None:
 
 
 def test_vectors_are_found_by_whatever_finds_them(engine: Engine) -> None:
-    gate = open_gate("polite < -1", engine, vector_of={"polite": detecting(engine, ONE)}.__getitem__)
+    gate = open_gate("polite < -1", engine, vector_of={"polite": detecting_at(engine, ONE)}.__getitem__)
     assert (gate.name, gate.threshold, gate.is_above) == ("polite < -1", -1.0, False)
 
 
