@@ -1,7 +1,5 @@
 """neurosteer gen: continue prompts with vectors added."""
 
-import sys
-from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -10,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..data.prompts import read_prompts
-from ..data.records import write_record
 from ..errors import InputError
 from ..evaluation.runs.samples import Condition
 from .shared import console, options
 from .shared.acting import ActingOptions, acting_options
+from .shared.choosing import ChoosingOptions, choosing_options
 from .shared.load import load_engine
 from .shared.options import GenerationOptions, ModelOptions
 from .shared.parse import check_paired, parse_alphas
+from .shared.texts import Texts
 
 if TYPE_CHECKING:
-    from ..evaluation.runs.plan import Plan, PlannedJob
-    from ..generation.generate import Completion
+    from ..evaluation.runs.plan import Plan
     from ..vectors.metadata import Calibration
     from ..vectors.vector import SteeringVector
 
@@ -29,6 +27,7 @@ AUTO, AUTO_AWAY = "auto", "-auto"
 
 
 @options.generation_options()
+@choosing_options
 @acting_options
 @options.chat_model_options
 def gen(
@@ -43,7 +42,6 @@ def gen(
     prompt: Annotated[
         list[str] | None, typer.Option(help="A prompt, even if it looks like a file's name; may be repeated.")
     ] = None,
-    text_key: options.TextKey = None,
     vector: options.Vectors = None,
     alpha: Annotated[
         list[str] | None,
@@ -63,6 +61,7 @@ def gen(
     ] = None,
     *,
     acting: ActingOptions,
+    choosing: ChoosingOptions,
     generation: GenerationOptions,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show unsteered and steered side by side.")
@@ -84,12 +83,14 @@ def gen(
 
     config, as_chat, given = generation.config(), generation.as_chat, alpha or []
     _check_alphas(vector or [], given, level, compare)
+    choosing.check(generation, has_vectors=bool(vector))
     named = acting.load(vector or [])
     names, vectors = tuple(name for name, _ in named), [vector for _, vector in named]
     if level is not None or {AUTO, AUTO_AWAY} & set(given):
         _warn_of_other_settings(vectors, config.positions, acting.when, as_chat=as_chat)
     combinations = _alphas(named, given, level, compare)
-    records = read_prompts(prompts or [], prompt or [], text_key=text_key, say=console.note)
+    records = read_prompts(prompts or [], prompt or [], text_key=choosing.text_key, say=console.note)
+    best_of = choosing.load(vectors, generation.n)
     engine = load_engine(where, named)
     found = tokenize(
         records, engine, as_chat=as_chat, system=generation.system, max_new_tokens=config.max_new_tokens
@@ -99,19 +100,12 @@ def gen(
         Condition, names, positions=config.positions, kinds=kinds_of(vectors), when=acting.when
     )
     conditions = [(condition(alphas=alphas), alphas) for alphas in combinations]
-    plan = Plan(
-        engine, found, vectors, conditions, config, generation.n, gate=gate, gates_each=acting.gates_each
-    )
+    n = choosing.best_of or generation.n
+    plan = Plan(engine, found, vectors, conditions, config, n, gate=gate, gates_each=acting.gates_each)
     _warn_of_strength(plan)
     if plan.of_gate:
         console.note(plan.of_gate)
-    if json:
-        for number, completion in _finished(plan):
-            write_record(plan.record(number, completion))
-    elif compare:
-        _write_columns(plan)
-    else:
-        _write_text(plan)
+    Texts(plan, best_of).write(json=json, compare=compare)
 
 
 def _check_alphas(paths: list[Path], given: list[str], level: float | None, compare: bool) -> None:
@@ -187,43 +181,3 @@ def _warn_of_strength(plan: "Plan") -> None:
     shares = (alphas[n] for alphas in combinations for n, kind in enumerate(kinds) if kind == "ablate")
     if (share := max(shares, default=0.0)) > 1:
         console.warn(f"alpha {share:g} takes the component away {share:g} times; 1 is the whole of it")
-
-
-def _finished(plan: "Plan") -> "Iterator[tuple[int, Completion]]":
-    """Write a plan's continuations, in the order of its jobs, while a bar shows how far it is."""
-    with console.progress("writing", len(plan.jobs), beside_results=True) as advance:
-        for finished in plan.in_order():
-            yield finished
-            advance(1)
-
-
-def _write_text(plan: "Plan") -> None:
-    if len(plan.jobs) == 1 and sys.stdout.isatty():
-        typer.echo(plan.jobs[0].prompt.shown, nl=False)
-        for _ in plan.in_order(lambda _number, text: typer.echo(text, nl=False)):
-            typer.echo()
-        return
-    for number, completion in _finished(plan):
-        job = plan.jobs[number]
-        text = job.prompt.shown + completion.text
-        typer.echo(text if len(plan.jobs) == 1 else f"[{_heading(plan, job)}]\n{text}\n")
-
-
-def _write_columns(plan: "Plan") -> None:
-    """A table a prompt and sample, a column an alpha, unsteered first."""
-    texts: dict[int, str] = {}
-    for number, completion in _finished(plan):
-        texts[number] = plan.jobs[number].prompt.shown + completion.text
-        group = range(number + 1 - len(plan.conditions), number + 1)
-        if group.start % len(group) == 0 and texts.keys() >= set(group):
-            console.columns([_heading(plan, plan.jobs[i]) for i in group], [texts.pop(i) for i in group])
-
-
-def _heading(plan: "Plan", job: "PlannedJob") -> str:
-    asked = job.condition.label
-    if not any(job.condition.alphas or ()):
-        return "unsteered"
-    if not job.is_steered:
-        return f"{asked}: closed, unsteered"
-    dose = plan.dose(job)
-    return f"{asked} (dose {dose:.1%})" if dose else asked

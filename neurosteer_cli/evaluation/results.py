@@ -126,6 +126,7 @@ class ConditionResult:
         condition = {name: getattr(self.condition, name) for name in of_condition}
         condition |= {"kinds": list(self.condition.kinds)} if self.condition.kinds else {}
         condition |= {"when": self.condition.when} if self.condition.when else {}
+        condition |= {"choice": self.condition.choice} if self.condition.choice else {}
         found = {name: value for name, value in asdict(self).items() if name != "condition"}
         headline = asdict(self.models[self.ppl_model]) | {"ppl_model": self.ppl_model}
         diversity = self.diversity and {**asdict(self.diversity), "is_low": self.diversity.is_low}

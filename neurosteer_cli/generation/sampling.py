@@ -56,6 +56,11 @@ class Sampling:
             raise InputError("logit_bias: tokens count from 0, and what is added must be finite")
 
     @property
+    def draws(self) -> bool:
+        """Whether there is a choice that noise decides."""
+        return self.temperature >= COLDEST and self.top_k != 1
+
+    @property
     def changes_logits(self) -> bool:
         """Whether logits depend on more than the model: on tokens so far, or on a bias."""
         penalties = self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0

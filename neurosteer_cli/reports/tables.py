@@ -28,9 +28,9 @@ def effect(result: ConditionResult, judge: str) -> Estimate | None:
 
 
 def single_alpha(result: ConditionResult) -> float | None:
-    """The one alpha of a condition; None where there are several, or it is not known."""
+    """The one alpha of a condition; None where there are several, it is not known, or a choice came after."""
     alpha: float | list[float] | None = result.condition.alpha
-    return None if isinstance(alpha, list) else alpha
+    return None if isinstance(alpha, list) or result.condition.choice else alpha
 
 
 def on_one_scale(results: Sequence[ConditionResult]) -> bool:

@@ -332,3 +332,121 @@ def test_a_closed_stdin_holds_no_prompt(
     assert capsys.readouterr().err == (
         "error: no prompt: give one, a file of them (JSONL, CSV, .txt), or pipe some in\n"
     )
+
+
+# --- best of n ---------------------------------------------------------------------------------
+
+CHOICE = ["best_of", "kept", "rank", "judge", "score"]
+BEST = (*GEN, "-v", "a.st", "-a", "0,8", "one", "two", "--best-of", "4", "--judge", "regex:[aeiou]")
+
+
+def test_best_of_keeps_one_of_what_n_writes() -> None:
+    of_n = rows(run(*GEN, "-v", "a.st", "-a", "0,8", "one", "two", "-n", "4", "--json"))
+    found = rows(run(*BEST, "--json"))
+    assert [(record["prompt"], record["alpha"]) for record in found] == [
+        ("one", 0.0), ("one", 8.0), ("two", 0.0), ("two", 8.0),
+    ]  # fmt: skip
+    for record in found:
+        assert list(record) == ["prompt", *GEN_KEYS, *CHOICE]
+        assert {key: record[key] for key in CHOICE[:4]} == {
+            "best_of": 4, "kept": 1, "rank": 1, "judge": "regex:[aeiou]",
+        }  # fmt: skip
+        candidates = [r for r in of_n if (r["prompt"], r["alpha"]) == (record["prompt"], record["alpha"])]
+        assert {key: record[key] for key in candidates[0]} == candidates[record["sample"]]
+        liked = [any(letter in r["text"] for letter in "aeiou") for r in candidates]
+        assert record["sample"] == (liked.index(True) if any(liked) else 0)
+        assert record["score"] == float(any(liked))
+
+
+def test_keep_all_writes_every_candidate_by_rank() -> None:
+    of_n = rows(run(*GEN, "-v", "a.st", "-a", "0,8", "one", "two", "-n", "4", "--json"))
+    for direction in ((), ("--lowest",)):
+        found = rows(run(*BEST, *direction, "--keep", "all", "--json"))
+        for place in range(0, len(found), 8):
+            group = found[place : place + 8]
+            assert [record["rank"] for record in group] == [1, 1, 2, 2, 3, 3, 4, 4]
+            scores = [record["score"] for record in group if record["alpha"] == 8]
+            assert scores == sorted(scores, reverse=not direction)
+            assert all(record.get("lowest", False) == bool(direction) for record in group)
+        plain = [{key: value for key, value in r.items() if key in of_n[0]} for r in found]
+        assert sorted(plain, key=str) == sorted(of_n, key=str)
+
+
+def test_n_says_how_many_of_the_best_are_kept() -> None:
+    some = rows(run(*BEST, "-n", "2", "--json"))
+    all_ = rows(run(*BEST, "--keep", "all", "--json"))
+    assert [r["text"] for r in some] == [r["text"] for r in all_ if r["rank"] <= 2]
+    assert {record["kept"] for record in some} == {2}
+
+
+def test_best_of_shows_rank_and_score_where_there_are_several_texts() -> None:
+    result = run(*BEST, "--keep", "all")
+    headings = [line for line in result.stdout.splitlines() if "; rank " in line]
+    assert len(headings) == 16
+    assert headings[0].startswith("[unsteered; rank 1 of 4, regex:[aeiou] ")
+    assert headings[1].startswith("[a +8 (dose 8.0%); rank 1 of 4, regex:[aeiou] ")
+    assert "judge regex:[aeiou]: Whether the pattern is found" in result.stderr
+    assert "highest of 4 by regex:[aeiou]: " in result.stderr
+    alone = run(*GEN, "-m", "tiny", "hi", "--best-of", "4", "--judge", "regex:[aeiou]", "--lowest")
+    assert alone.stdout.startswith("hi")
+    assert "lowest of 4 by regex:[aeiou]: " in alone.stderr
+
+
+def test_best_of_is_compared_side_by_side() -> None:
+    result = run(*GEN, "-v", "a.st", "--compare", "one", "two", "--best-of", "2", "--judge", "regex:a")
+    assert result.stdout.count("unsteered") == result.stdout.count("a +8") == 2
+
+
+def test_what_is_kept_is_scored_like_any_text_and_named_for_what_it_is(tmp_path: Path) -> None:
+    plain = run(*GEN, "-m", "tiny", "one", "two", "--json").stdout
+    chosen = run(*GEN, "-m", "tiny", "one", "two", "--best-of", "4", "--judge", "regex:a", "--json").stdout
+    table = rows(run("eval", "-", "--judge", "regex:a", "--json", input=plain + chosen))
+    assert [row["label"] for row in table] == ["unsteered", "best of 4 by regex:a"]
+    score = sum(json.loads(line)["score"] for line in chosen.splitlines()) / 2
+    assert table[1]["judges"]["regex:a"]["rate"]["value"] == score
+    page = tmp_path / "page.html"
+    run("eval", "-", "--judge", "regex:a", "--report", str(page), input=plain + chosen)
+    assert "best of 4 by regex:a" in page.read_text(encoding="utf-8")
+
+
+def test_a_record_that_was_chosen_can_be_written_on_from_again(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "one", "score": 7, "rank": 2}\n')
+    gen = (*GEN, "-m", "tiny", str(path), "--json")
+    (plain,) = rows(run(*gen))
+    assert (plain["score"], plain["rank"]) == (7, 2)  # the prompt's own
+    (chosen,) = rows(run(*gen, "--best-of", "2", "--judge", "regex:a"))
+    assert chosen["record"] == {"score": 7, "rank": 2}
+    path.write_text(json.dumps(chosen))
+    (again,) = rows(run(*gen))
+    assert list(again) == ["prompt", "record", *GEN_KEYS]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--judge", "regex:a"), "--judge without --best-of: say among how many texts to choose"),
+        (("--lowest",), "--lowest without --best-of: say among how many texts to choose"),
+        (("--keep", "all"), "--keep without --best-of: say among how many texts to choose"),
+        (("--best-of", "4"), "--best-of needs one --judge, which says what texts are kept"),
+        (
+            ("--best-of", "1", "--judge", "regex:a"),
+            "--best-of 1: must be at least 2, and no less than -n (1)",
+        ),
+        (
+            ("--best-of", "4", "-n", "5", "--judge", "regex:a"),
+            "--best-of 4: must be at least 2, and no less than -n (5)",
+        ),
+        (
+            ("--best-of", "4", "--judge", "regex:a", "--greedy"),
+            "--best-of: without a temperature all candidates would be the same text",
+        ),
+        (
+            ("--best-of", "4", "--judge", "regex:a", "--keep", "some"),
+            "--keep must be one of best, all, got 'some'",
+        ),
+        (("--best-of", "4", "--judge", "regex:("), "--judge regex:(: not a regular expression"),
+    ],
+)
+def test_what_choosing_cannot_be_asked_is_refused_at_once(options: tuple[str, ...], said: str) -> None:
+    assert refused(*GEN, "-m", "nowhere", "hi", *options).startswith(f"error: {said}")

@@ -110,15 +110,20 @@ def check_targets(*paths: Path | None) -> None:
 def announce(judges: "Sequence[Judge]", n_prompts: int) -> None:
     """Say what the judges are and are not, and how far intervals can be trusted."""
     for judge in judges:
-        accuracy = judge.card.get("accuracy")
-        measured = f" (cross-validated accuracy {accuracy:.2f})" if accuracy is not None else ""
-        console.note(f"judge {judge.name}{measured}: {judge.limits}")
-        for warning in judge.warnings:
-            console.warn(f"judge {judge.name}: {warning}")
+        introduce(judge)
     if not judges:
         console.note("no judge: fluency only; --judge says what to look for")
     if n_prompts < FEW_PROMPTS:
         console.warn(f"{n_prompts} prompts; intervals are dependable from about {FEW_PROMPTS} on")
+
+
+def introduce(judge: "Judge") -> None:
+    """Say what a judge is and is not."""
+    accuracy = judge.card.get("accuracy")
+    measured = f" (cross-validated accuracy {accuracy:.2f})" if accuracy is not None else ""
+    console.note(f"judge {judge.name}{measured}: {judge.limits}")
+    for warning in judge.warnings:
+        console.warn(f"judge {judge.name}: {warning}")
 
 
 def show(results: "Sequence[ConditionResult]", json: bool) -> None:

@@ -30,6 +30,7 @@ OF_A_CONTINUATION = {
     *OF_EVERY_CONTINUATION, "rendered", "baseline", "kinds", "when", "gate", "steered", "generations", "job",
     "run",
 }  # fmt: skip
+OF_A_CHOICE = {"best_of", "kept", "rank", "judge", "lowest", "score"}  # and of one that a judge chose
 Alphas = tuple[float, ...]  # one a vector
 # Opens a bar (label, total) and yields what advances it.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -108,7 +109,7 @@ class Plan:
 
     @property
     def of_gate(self) -> str | None:
-        """How many prompts a gate lets be steered, in a sentence; None where it is not prompts that it gates."""
+        """How many prompts a gate lets be steered, in a sentence; None where it does not gate prompts."""
         if self.gate is None or self.gates_each != "prompt":
             return None
         n_open, n = len(self._open), len(self.prompts)
@@ -154,12 +155,12 @@ class Plan:
         """How long the push is; None of what is steered without one."""
         return total_dose(self.vectors, job.alphas)
 
-    def record(self, number: int, completion: Completion) -> Record:
-        """The prompt's own keys, then what was done to it."""
+    def record(self, number: int, completion: Completion, choice: Record | None = None) -> Record:
+        """The prompt's own keys, then what was done to it, and how it was chosen."""
         job = self.jobs[number]
         condition, rendered, dose = job.condition, job.prompt.rendered, self.dose(job)
         return {
-            **_passed_on(job.prompt.record),
+            **_passed_on(job.prompt.record, own=choice or {}),
             **({"rendered": rendered} if rendered is not None else {}),
             "text": completion.text,
             "model": self.engine.model_id,
@@ -174,6 +175,7 @@ class Plan:
             "sample": job.sample,
             "n_tokens": completion.n_tokens,
             "finish_reason": completion.finish_reason,
+            **(choice or {}),
         }
 
     def _gated(self, job: PlannedJob) -> Record:
@@ -185,10 +187,15 @@ class Plan:
         return {"when": self.gate.name, "gate": round(job.read, 6), "steered": job.is_steered}
 
 
-def _passed_on(record: Record) -> Record:
-    """What a prompt's record says that is not of a continuation; its own keys that are so called, aside."""
-    passed = {key: value for key, value in record.items() if key not in OF_A_CONTINUATION}
-    own = {key: value for key, value in record.items() if key not in passed}
-    if not own or record.keys() >= OF_EVERY_CONTINUATION:
+def _passed_on(record: Record, own: Collection[str]) -> Record:
+    """What a prompt's record says that is not of a continuation; its own keys that are so called, aside.
+
+    `own` are keys that this continuation has besides the usual ones.
+    """
+    is_continuation = record.keys() >= OF_EVERY_CONTINUATION
+    taken = OF_A_CONTINUATION | (OF_A_CHOICE if is_continuation else {*own})
+    passed = {key: value for key, value in record.items() if key not in taken}
+    aside = {key: value for key, value in record.items() if key not in passed}
+    if not aside or is_continuation:
         return passed
-    return {**passed, "record": {**own, **({"record": record["record"]} if "record" in record else {})}}
+    return {**passed, "record": {**aside, **({"record": record["record"]} if "record" in record else {})}}

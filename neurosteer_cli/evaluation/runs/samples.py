@@ -34,6 +34,7 @@ class Condition:
     source: str | None = None  # the file, of texts that others wrote
     kinds: tuple[str, ...] = ()  # how the vectors act, one each; none where all of them add
     when: str | None = None  # the gate, where there is one
+    choice: str | None = None  # which of several candidates it is, and by which judge, where one chose
 
     @property
     def alpha(self) -> Any:
@@ -56,7 +57,8 @@ class Condition:
             names = {RANDOM: f"random like {steered}", PROMPTING: "prompting", UNSTEERED: "unsteered"}
             return names[self.baseline]
         where = [*([] if self.positions == "all" else [self.positions]), *([self.when] if self.when else [])]
-        return f"{steered} ({', '.join(where)})" if where else steered
+        steered = f"{steered} ({', '.join(where)})" if where else steered
+        return ", ".join([*([steered] if any(self.alphas) else []), self.choice]) if self.choice else steered
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,12 @@ def _condition(located: Located, source: str | None) -> Condition:
     baseline = record.get("baseline")
     if baseline not in (None, UNSTEERED, RANDOM, PROMPTING):
         raise InputError(f"{located.where}: 'baseline' is {baseline!r:.60}; this program writes no such one")
-    baseline = baseline or (None if any(alphas) else UNSTEERED)
+    choice = _choice(located)
+    baseline = baseline or (None if any(alphas) or choice else UNSTEERED)
     positions = string_value(located, "positions") if "positions" in record else "all"
     when = string_value(located, "when") if "when" in record else None
     numbers, kinds = tuple(map(float, alphas)), _kinds(located, names)
-    return Condition(tuple(names), numbers, positions, baseline, kinds=kinds, when=when)
+    return Condition(tuple(names), numbers, positions, baseline, kinds=kinds, when=when, choice=choice)
 
 
 def _kinds(located: Located, names: list[str]) -> tuple[str, ...]:
@@ -163,6 +166,20 @@ def _kinds(located: Located, names: list[str]) -> tuple[str, ...]:
             f"{located.where}: 'kinds' must be a list of {', '.join(KINDS)}, one a vector, got {kinds!r:.60}"
         )
     return tuple(kinds)
+
+
+def _choice(located: Located) -> str | None:
+    """What `gen --best-of` kept of how many; None where nothing was chosen, or all are there."""
+    record = located.record
+    if "best_of" not in record:
+        return None
+    n, kept = record["best_of"], record.get("kept")
+    if type(n) is not int or type(kept) is not int:
+        raise InputError(
+            f"{located.where}: 'best_of' and 'kept' must be whole numbers, got {n!r:.30} and {kept!r:.30}"
+        )
+    which = f"{'lowest' if record.get('lowest') else 'best'}{f' {kept}' if kept > 1 else ''}"
+    return f"{which} of {n} by {string_value(located, 'judge')}" if kept < n else None
 
 
 def check_save(save: Path | None, resume: bool) -> None:
