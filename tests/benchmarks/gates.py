@@ -67,12 +67,11 @@ def main() -> None:
         pos, neg = map(str, judge_files)
         judges = [load_judge(spec, judge_data=(pos, neg)) for spec in JUDGES]
         for judge in judges:
-            print(
-                f"judge {judge.name}: balanced accuracy {judge.card['balanced_accuracy']:.2f}, cross-validated"
-            )
+            accuracy = judge.card["balanced_accuracy"]
+            print(f"judge {judge.name}: cross-validated balanced accuracy {accuracy:.2f}")
         print(
-            f"alpha {ALPHA:g}, {CONFIG.max_new_tokens} tokens, a continuation a prompt; rates, means and ratios "
-            "with 95 % intervals over prompts\n"
+            f"alpha {ALPHA:g}, {CONFIG.max_new_tokens} tokens, a continuation a prompt; in brackets 95 % "
+            "intervals over prompts\n"
         )
         compare = partial(
             Comparison,

@@ -151,7 +151,7 @@ def test_positions_are_those_of_gen(
 ) -> None:
     alphas = {"adds": 3.0, "urges": 5.0}
     expected = gen(engine, vectors, alphas, positions=positions)
-    assert text(server[0], alphas, positions=positions) == expected != gen(engine, vectors, alphas)
+    assert text(server[0], alphas, positions=positions) == expected != gen(engine, vectors, {})
 
 
 def test_what_a_model_thinks_is_steered_and_nothing_else(
@@ -249,16 +249,14 @@ def test_a_chat_and_ollamas_clients_have_gates_and_kinds(server: tuple[str, Comp
         ),
         ({"when_each": "token"}, 400, "when_each: only with when"),
         ({"when": "detects<0", "steering": {}}, 400, "when: nothing is to be steered"),
-        ({"when": "detects<0", "when_each": "token", "steering": {"ablates": 1}}, 200, ""),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(
     server: tuple[str, Completions], fields: dict[str, Any], status: int, message: str
 ) -> None:
     found = post(server[0], "/v1/completions", {**ASKED, "prompt": "x", "steering": {"adds": 1}, **fields})
-    assert found.status_code == status, found.text
-    if message:
-        assert message in found.json()["error"]["message"]
+    assert found.status_code == status
+    assert message in found.json()["error"]["message"]
 
 
 def test_a_gate_behind_what_it_gates_is_refused(engine: Engine, vectors: dict[str, SteeringVector]) -> None:
