@@ -125,7 +125,11 @@ def test_positions_decide_where_a_request_is_steered(client: openai.OpenAI) -> N
         ({"sterring": {"polite": 3}}, 400, "sterring: unknown field; did you mean 'steering'?"),
         ({"suffix": "x"}, 400, "suffix: not served"),
         ({"n": 73}, 400, "73 continuations in one request (prompts times n): this server takes"),
-        ({"positions": "last"}, 400, "positions: must be all, prompt, generated, answer, thinking, after-thinking, first:N or after:N"),
+        (
+            {"positions": "last"},
+            400,
+            "positions: must be all, prompt, generated, answer, thinking, after-thinking, first:N or after:N",
+        ),
     ],
 )
 def test_bad_completions_are_refused_by_name(
