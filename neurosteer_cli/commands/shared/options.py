@@ -111,14 +111,14 @@ BatchSize = Annotated[int, typer.Option(help="Continuations written at a time.")
 
 Vectors = Annotated[list[Path] | None, typer.Option("--vector", "-v", help="Vector file; may be repeated.")]
 
-JUDGE_FORMS = "{0} (with --judge-data), {1}, {2}, {4}, {3} or {5}".format(*FORMS)
+JUDGE_FORMS = "{0} or {1} (of --judge-data, or as {0}:POS:NEG), {2}, {3}, {5}, {4} or {6}".format(*FORMS)
 OneJudge = Annotated[str | None, typer.Option("--judge", help=f"{JUDGE_FORMS}.")]
 Judges = Annotated[
     list[str] | None,
     typer.Option(
         "--judge",
         help=f"{JUDGE_FORMS}; may be repeated.",
-        autocompletion=completing("data", "sentiment", "toxicity", "regex:", "hf:", "llm:"),
+        autocompletion=completing("data", "tfidf", "sentiment", "toxicity", "regex:", "hf:", "llm:"),
     ),
 ]
 JudgeData = Annotated[
@@ -126,7 +126,7 @@ JudgeData = Annotated[
     typer.Option(
         "--judge-data",
         metavar="POS NEG",
-        help="Texts of the two sides for judge data, others than those fitted on.",
+        help="Texts of the two sides for the judges data and tfidf, others than those fitted on.",
     ),
 ]
 Attribute = Annotated[
@@ -222,9 +222,9 @@ class JudgeOptions:
 
     @property
     def judges(self) -> list[str]:
-        """Those named, in order; --judge-data alone asks for `data`."""
+        """Those named, in order; --judge-data asks for `data` where none of them is trained on it."""
         named = [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
-        return named if self.judge_data is None or "data" in named else [*named, "data"]
+        return named if self.judge_data is None or {"data", "tfidf"} & {*named} else [*named, "data"]
 
 
 def judge_options(*, only_one: bool = False) -> Callable[[Command], Command]:

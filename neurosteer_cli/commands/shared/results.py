@@ -16,7 +16,7 @@ import typer
 from ...data.records import write_record
 from ...errors import InputError
 from ...evaluation.runs.samples import FEW_PROMPTS, LEAST_DIVERSITY
-from ...files import check_target, replace_file
+from ...files import check_read_once, check_target, replace_file
 from . import console, options
 from .acting import ActingOptions
 from .options import GenerationOptions, JudgeOptions
@@ -67,10 +67,12 @@ def comparison(
 
 def check_judges(judging: JudgeOptions, attribute: str | None) -> None:
     """Find out what is wrong with the judges before any is loaded; `attribute` is for want of --attribute."""
-    from ...evaluation.judges.load import check_spec
+    from ...evaluation.judges.load import check_spec, is_trained, sources_of
 
     if len(set(judging.judges)) != len(judging.judges):
         raise InputError("--judge: each judge once")
+    trained = filter(is_trained, judging.judges)
+    check_read_once([*chain.from_iterable(sources_of(spec, judging.judge_data) for spec in trained)])
     for spec in judging.judges:
         check_spec(
             spec,

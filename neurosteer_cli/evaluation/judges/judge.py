@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-FORMS = ("data", "sentiment", "toxicity", "hf:MODEL:LABEL", "regex:PATTERN", "llm:URL:MODEL")  # of names
+# of names
+FORMS = ("data", "tfidf", "sentiment", "toxicity", "hf:MODEL:LABEL", "regex:PATTERN", "llm:URL:MODEL")
 
 Texts = Sequence[str]
 Card = dict[str, Any]  # JSON-able: what a judge is made of
@@ -34,7 +35,7 @@ class Scores:
 class Judge:
     """Scores continuations. `card` and `warnings` may grow while it does."""
 
-    name: str  # as tables show it: "sentiment", "regex:PATTERN", "hf:MODEL:LABEL", "llm:MODEL"
+    name: str  # as tables show it: "data", "sentiment", "regex:PATTERN", "hf:MODEL:LABEL", "llm:MODEL"
     limits: str  # one or two plain sentences: what it measures and where it is wrong
     card: Card
     scores_of: Callable[[Texts, Texts, Advance], Scores]  # does what `score` says

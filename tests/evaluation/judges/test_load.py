@@ -23,12 +23,12 @@ def refusal(spec: str, *, judge_data: tuple[str, str] | None = None, attribute: 
 @pytest.mark.parametrize("spec", ["vibes", "", "Sentiment", "regexp:x", "http://host/v1:m"])
 def test_an_unknown_judge_names_those_there_are(spec: str) -> None:
     assert refusal(spec) == (
-        f"--judge {spec}: no such judge; there are data, sentiment, toxicity, hf:MODEL:LABEL, "
+        f"--judge {spec}: no such judge; there are data, tfidf, sentiment, toxicity, hf:MODEL:LABEL, "
         "regex:PATTERN, llm:URL:MODEL"
     )
 
 
-@pytest.mark.parametrize("kind", ["data", "sentiment", "toxicity"])
+@pytest.mark.parametrize("kind", ["sentiment", "toxicity"])
 def test_a_judge_that_stands_alone_takes_nothing(kind: str) -> None:
     assert (
         refusal(f"{kind}:x", judge_data=("a", "b"))
@@ -36,18 +36,38 @@ def test_a_judge_that_stands_alone_takes_nothing(kind: str) -> None:
     )
 
 
-def test_the_data_judge_needs_data() -> None:
+@pytest.mark.parametrize("kind", ["data", "tfidf"])
+def test_a_judge_that_is_trained_needs_texts(kind: str) -> None:
     message = (
-        "--judge data needs --judge-data POS NEG: two files of texts that show what is looked for, "
-        "and that do not"
+        f"--judge {kind} needs --judge-data POS NEG, or {kind}:POS:NEG: two files of texts that show what is "
+        "looked for, and that do not"
     )
-    assert refusal("data") == message
+    assert refusal(kind) == message
     with pytest.raises(InputError, match=re.escape(message)):
-        load_judge("data")
+        load_judge(kind)
+
+
+@pytest.mark.parametrize("spec", ["data:", "data:a", "tfidf:a:", "data::b", "data:a:b:c"])
+def test_a_judge_on_texts_of_its_own_names_two_files(spec: str) -> None:
+    kind = spec.partition(":")[0]
+    assert refusal(spec, judge_data=("a", "b")) == (
+        f"--judge {spec}: write {kind}:POS:NEG: two files of texts that show what is looked for, and that do "
+        "not"
+    )
 
 
 @pytest.mark.parametrize(
-    "spec", ["data", "sentiment", "hf:org/model:LABEL", "regex:a:b", "llm:http://127.0.0.1:1/v1:m"]
+    "spec",
+    [
+        "data",
+        "tfidf",
+        "data:a:b",
+        "tfidf:a:b",
+        "sentiment",
+        "hf:org/model:LABEL",
+        "regex:a:b",
+        "llm:http://127.0.0.1:1/v1:m",
+    ],
 )
 def test_what_is_right_passes_without_being_loaded(spec: str) -> None:
     check_spec(spec, judge_data=("a", "b"), attribute="polite")
@@ -57,6 +77,7 @@ def test_what_is_right_passes_without_being_loaded(spec: str) -> None:
     ("spec", "module", "package"),
     [
         ("data", "sklearn", "scikit-learn"),
+        ("tfidf", "sklearn", "scikit-learn"),
         ("sentiment", "vaderSentiment", "vaderSentiment"),
         ("toxicity", "profanity_check", "alt-profanity-check (Python 3.11 or newer)"),
         ("llm:http://host/v1:m", "openai", "openai"),
