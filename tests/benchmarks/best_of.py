@@ -67,10 +67,9 @@ def main() -> None:
         chooser = load_judge("data", judge_data=first, leave_out=left_out)
         scorers = [load_judge(name, judge_data=second, leave_out=left_out) for name in SCORERS]
     for role, judge in (("chooses", chooser), *(("scores", judge) for judge in scorers)):
-        print(
-            f"{role}: {judge.name}, cross-validated balanced accuracy {judge.card['balanced_accuracy']:.2f}"
-        )
-    write = partial(written, engine, vector, prompts, options.best_of)
+        accuracy = judge.card["balanced_accuracy"]
+        print(f"{role}: {judge.name}, cross-validated balanced accuracy {accuracy:.2f}")
+    write = partial(written, engine, (options.vector.stem, vector), prompts, options.best_of)
     best, worst = BestOf(judge=chooser), BestOf(judge=chooser, lowest=True)
     write(0.0, None)  # what a first pass takes besides
     ways = [
