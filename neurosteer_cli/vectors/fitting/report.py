@@ -100,7 +100,7 @@ def _doubts(sides: Sides, vector: SteeringVector, of_tokens: float | None) -> li
         for where, auroc in measured.items()
         if auroc is not None and auroc < LOW_AUROC
     ]
-    other = [f"{found.check}: {found.words}" for found in lint(sides, topics=False)]
+    other = [f"{found.check}: {found.words}" for found in lint(sides)]
     return [*unlike_forms(sides), *other, *alike]
 
 
