@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from support.browser import IS_THERE, Page
 from support.serving import served
-from support.tiny import D_MODEL, tiny_vector
+from support.tiny import D_MODEL, D_VOCAB, of_kind, tiny_vector
 
 from neurosteer_cli.evaluation.judges.lexical import sentiment_judge
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.reports.demo import PROMPTS, demo_page
+from neurosteer_cli.vectors.kinds import TokenBias
 from neurosteer_cli.vectors.vector import Latents
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason="needs chromium and chromedriver")
@@ -204,6 +206,46 @@ def test_to_let_go_of_a_slider_writes_anew(page: Demo) -> None:
     page.run("document.querySelector('#alpha-polite').dispatchEvent(new Event('change'))")
     page.wait(lambda: page.texts(".written-text h3")[1] == "polite +30" and page.is_written())
     assert page.written()[0] == before[0]
+
+
+def test_a_slider_has_the_range_of_its_vectors_kind(browser: Any, engine: Engine) -> None:
+    push = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(0))
+    pushing = tiny_vector(engine.shape, {HookPoint(1): push})
+    bias = TokenBias(torch.arange(D_VOCAB), (torch.arange(D_VOCAB) % 7 == 3).float())
+    vectors = {
+        "ablates": of_kind("ablate", pushing),
+        "clamps": of_kind("clamp", pushing),
+        "urges": of_kind("logits", replace(tiny_vector(engine.shape, {}), bias=bias)),
+    }
+    page = Demo(browser)
+    with served(engine, vectors, page=demo_page([]), score=scores) as (address, _):
+        browser.get(address)
+        page.wait(page.is_written)
+        assert page.texts(".written-text h3") == ["Unsteered", "ablates +1"]
+        assert page.text("#what").endswith(
+            "as it is, and with ablates +1 at work while it writes. Words in which they differ are marked."
+        )
+        ranges = [
+            [slider.get_attribute(name) for name in ("min", "max", "step")]
+            for slider in page.all("input[type=range]")
+        ]
+        assert ranges == [["0", "1", "0.05"], ["-30", "30", "0.5"], ["-30", "30", "0.5"]]
+        assert page.texts(".vector:has(#alpha-ablates) .marks button") == ["0", "+1"]
+        assert page.texts(".vector:has(#alpha-urges) .marks button") == ["−30", "0", "+30"]
+        assert page.text("#dose") == "–"
+        assert "there is no length to tell" in page.text("#advice")
+        page.click("[data-view=ladder]")
+        page.wait(page.is_written)
+        rungs = ["+1", "+0.75", "+0.5", "+0.25", "0"]
+        assert page.texts(".written-text h3") == [f"{alpha}\nablates" for alpha in rungs]
+        for name, what in (
+            ("ablates", "It is taken away after block 1"),
+            ("clamps", "It is held at a level after block 1"),
+            ("urges", "It acts on the logits of tokens"),
+        ):
+            page.click(f".vector:has(#alpha-{name}) .from button")
+            page.wait(lambda what=what: page.text("#latents-said").startswith(what))
+        assert page.complaints() == []
 
 
 # --- more ways ---------------------------------------------------------------------------------------

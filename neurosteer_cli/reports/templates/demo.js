@@ -1,6 +1,8 @@
 const at = (id) => document.getElementById(id);
 const offered = JSON.parse(at("data").textContent);
 const MOST = 30; // the slider's ends
+const SHARES = [0, 0.25, 0.5, 0.75, 1]; // of a component that is taken away
+const ACTS = { add: "added", ablate: "taken away", clamp: "held at a level" };
 let model = "", vectors = [], view = "sides", running = null, touched = offered.first;
 
 const signed = (number) => (number > 0 ? "+" : number < 0 ? "−" : "") + Math.abs(number);
@@ -35,19 +37,33 @@ async function loadVectors(alphasGiven = null) {
   await showDose();
 }
 
+/** A slider's ends, its steps, and as far as what it turns is usually safe, by what alpha is for a vector's kind. */
+function scale(one) {
+  if (one.kind === "ablate") return { low: 0, high: 1, step: 0.05, safe: [0, 1] };
+  const most = Math.max(MOST, Math.ceil(Math.abs(one.suggested_alpha)));
+  const safe = one.dose_per_alpha === null ? most : Math.min(most, Math.round(offered.safe_dose / one.dose_per_alpha));
+  return { low: -most, high: most, step: 0.5, safe: [-safe, safe] };
+}
+
+/** What an alpha is, for who does not see the slider. */
+function meaning(one, alpha) {
+  if (!alpha) return "0, off";
+  if (one.kind === "ablate") return `${Math.round(100 * alpha)} % taken away`;
+  return `${signed(alpha)}, towards ${(alpha > 0 ? one.towards : one.away) ?? "one side"}`;
+}
+
 function card(one, alpha) {
   const id = `alpha-${one.id}`;
-  const most = Math.max(MOST, Math.ceil(Math.abs(one.suggested_alpha)));
-  const safe = Math.min(most, Math.round(offered.safe_dose / one.dose_per_alpha));
-  const slider = element("input", { type: "range", id, min: -most, max: most, step: 0.5, value: alpha, dataset: { vector: one.id } });
+  const { low, high, step, safe } = scale(one);
+  const slider = element("input", { type: "range", id, min: low, max: high, step, value: alpha, dataset: { vector: one.id } });
   const value = element("output", { htmlFor: id });
-  const place = (number) => `calc(${(number + most) / (2 * most)} * (100% - 1.125rem) + 0.5625rem)`;
-  slider.style.setProperty("--low", place(-safe));
-  slider.style.setProperty("--high", place(safe));
+  const place = (number) => `calc(${(number - low) / (high - low)} * (100% - 1.125rem) + 0.5625rem)`;
+  slider.style.setProperty("--low", place(safe[0]));
+  slider.style.setProperty("--high", place(safe[1]));
   const show = () => {
     const now = +slider.value;
     value.textContent = signed(now);
-    slider.setAttribute("aria-valuetext", now ? `${signed(now)}, towards ${(now > 0 ? one.towards : one.away) ?? "one side"}` : "0, off");
+    slider.setAttribute("aria-valuetext", meaning(one, now));
     slider.style.setProperty("--from", place(Math.min(0, now)));
     slider.style.setProperty("--to", place(Math.max(0, now)));
     box.className = `vector ${kindOf(now)}`;
@@ -60,8 +76,9 @@ function card(one, alpha) {
   slider.addEventListener("input", () => { touched = one.id; show(); showDose(); });
   slider.addEventListener("change", generateSoon);
   slider.addEventListener("dblclick", () => set(0));
-  const marks = [-safe, 0, safe].map((number) => {
-    const mark = element("button", { type: "button", textContent: signed(number), title: number ? "as far as is usually safe" : "set it back to 0" });
+  const marks = [...new Set([safe[0], 0, safe[1]])].map((number) => {
+    const furthest = one.dose_per_alpha === null ? "as far as it goes" : "as far as is usually safe";
+    const mark = element("button", { type: "button", textContent: signed(number), title: number ? furthest : "set it back to 0" });
     mark.style.left = place(number);
     mark.addEventListener("click", () => set(number));
     return mark;
@@ -73,11 +90,16 @@ function card(one, alpha) {
     element("div", { className: "name" }, element("label", { htmlFor: id }, element("b", { textContent: one.id })), value),
     slider,
     element("div", { className: "marks" }, ...marks),
-    element("div", { className: "ends" },
-      element("span", { textContent: one.away ? `← ${one.away}` : "" }), element("span", { textContent: one.towards ? `${one.towards} →` : "" })),
+    element("div", { className: "ends" }, ...ends(one).map((textContent) => element("span", { textContent }))),
     element("p", { className: "from" }, `${usual} · `, behind));
   show();
   return box;
+}
+
+/** What lies at the ends of a vector's slider. */
+function ends(one) {
+  if (one.kind === "ablate") return ["as it is", "taken away →"];
+  return [one.away ? `← ${one.away}` : "", one.towards ? `${one.towards} →` : ""];
 }
 
 function alphas() {
@@ -101,8 +123,8 @@ async function showDose() {
   const safe = offered.safe_dose;
   at("gauge").firstChild.style.width = `${Math.min(100, 50 * dose / safe)}%`;
   at("gauge").classList.toggle("over", dose > safe + 1e-6);
-  at("dose").textContent = `${Math.round(dose * 1000) / 10} %`;
-  at("advice").textContent = dose > safe + 1e-6 ? `Above ${100 * safe} % of the residual's length text begins to suffer.` :
+  at("dose").textContent = dose === null ? "–" : `${Math.round(dose * 1000) / 10} %`;
+  at("advice").textContent = dose === null ? "Nothing is added to the residual stream, so that there is no length to tell." : dose > safe + 1e-6 ? `Above ${100 * safe} % of the residual's length text begins to suffer.` :
     "Length of the whole push, as a share of the residual stream's.";
 }
 
@@ -119,7 +141,8 @@ function columns() {
     return main < 0 ? ends.reverse() : ends;
   }
   if (view === "ladder" && touched) {
-    return [...offered.ladder].reverse().map((alpha) => {
+    const isShare = vectors.find((one) => one.id === touched).kind === "ablate";
+    return [...(isShare ? SHARES : offered.ladder)].reverse().map((alpha) => {
       const steering = { ...now, [touched]: alpha };
       if (!alpha) delete steering[touched];
       return { title: signed(alpha), note: touched, steering, kind: kindOf(alpha), is_plain: !alpha };
@@ -130,10 +153,11 @@ function columns() {
 
 function sentence(shown, asked) {
   const now = told(alphas()), dice = `with the same dice (seed ${asked.seed})`;
+  const acting = vectors.every((one) => one.kind === "add" || !alphas()[one.id]) ? "added" : "at work";
   if (view === "ladder" && touched) return `The model writes the same prompt ${shown.length} times ${dice}, ${touched} from one end to the other. Words that the text at 0 does not have are marked.`;
   if (!now) return "All sliders stand at 0, so that the texts are the same: move one, or take the ladder.";
-  if (view === "ends") return `The model writes the same prompt three times ${dice}: as it is, and with ${now} and its opposite added while it writes. Words that the text in the middle does not have are marked.`;
-  return `The model writes the same prompt twice ${dice}: as it is, and with ${now} added to it while it writes. Words in which they differ are marked.`;
+  if (view === "ends") return `The model writes the same prompt three times ${dice}: as it is, and with ${now} and its opposite ${acting} while it writes. Words that the text in the middle does not have are marked.`;
+  return `The model writes the same prompt twice ${dice}: as it is, and with ${now} ${acting === "added" ? "added to it" : acting} while it writes. Words in which they differ are marked.`;
 }
 
 /** Writes one text into its card; true when it was finished. */
@@ -330,7 +354,7 @@ const blockOf = (hookPoint) => hookPoint.split(".")[1];
 function origin(one, latents) {
   const blocks = one.hook_points.map(blockOf), last = blocks.pop();
   const after = blocks.length ? `blocks ${blocks.join(", ")} and ${last}` : `block ${last}`;
-  const parts = [`Added after ${after}`];
+  const parts = [last ? `It is ${ACTS[one.kind]} after ${after}` : "It acts on the logits of tokens"];
   if (one.n_texts) parts.push(`made from ${one.n_texts} texts`);
   if (one.auroc !== null) parts.push(`tells the two sides apart with AUROC ${one.auroc.toFixed(2)} on texts held out`);
   const what = latents.length ? `Its ${latents.length} strongest latents, with their shares of all weight after their block: to the right those turned up, to the left those turned down; and where each fires most.` :
