@@ -140,7 +140,7 @@ class _Table:
         return [
             ConditionResult(
                 condition=condition,
-                dose=self.samples[rows[0]].dose,
+                dose=self._dose(rows),
                 n=len(rows),
                 n_prompts=len({self.samples[row].prompt for row in rows}),
                 n_empty=sum(not lengths[row] for row in rows),
@@ -186,6 +186,11 @@ class _Table:
             return None
         found, unsteered = (rarefied_distinct(of, 2, size) for of in texts)
         return found / unsteered
+
+    def _dose(self, rows: Rows) -> float | None:
+        """Of those that are steered: a gate lets others be."""
+        doses = [self.samples[row].dose for row in rows]
+        return max(filter(None, doses), default=doses[0])
 
     def _judged(self, scores: Scores, rows: Rows) -> JudgeResult:
         return JudgeResult(

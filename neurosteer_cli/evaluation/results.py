@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .judges.judge import Judge
 from .measures.metrics import Estimate, known
-from .runs.samples import LEAST_DIVERSITY, Condition, Sample
+from .runs.samples import LEAST_DIVERSITY, UNSTEERED, Condition, Sample
 
 Agreement = Literal["up", "down", "none", "partly", "apart"]
 
@@ -108,10 +108,10 @@ class ConditionResult:
 
     @property
     def agreement(self) -> Agreement | None:
-        """Whether several judges find that the rate moved, and the same way; None of fewer than two."""
+        """Whether several judges find that the rate moved, and the same way; None without a comparison."""
         found = [judged.direction for judged in self.judges.values()]
         directions = {direction for direction in found if direction is not None}
-        if len(found) < 2 or None in found:
+        if len(found) < 2 or None in found or self.condition.baseline == UNSTEERED:
             return None
         if {1, -1} <= directions:
             return "apart"

@@ -42,10 +42,7 @@ def plan(engine: Engine) -> Plan:
     ]
     push = torch.full((engine.shape.d_model,), 0.1)
     vector = tiny_vector(engine.shape, {HookPoint(1): push})
-    conditions = [
-        (Condition(("v.st",), (0.0,)), (0.0,)),
-        (Condition(("v.st",), (9.0,)), (9.0,)),
-    ]
+    conditions = [(Condition(("v.st",), (0.0,)), (0.0,)), (Condition(("v.st",), (9.0,)), (9.0,))]
     return Plan(engine, prompts, [vector], conditions, GenerationConfig(max_new_tokens=8), n=N)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from neurosteer_cli.evaluation.judges.judge import Scores
 from neurosteer_cli.evaluation.judges.lexical import regex_judge
 from neurosteer_cli.evaluation.measures.likelihood import log_probs
 from neurosteer_cli.evaluation.measures.metrics import Estimate
-from neurosteer_cli.evaluation.results import ConditionResult
+from neurosteer_cli.evaluation.results import ConditionResult, Diversity, JudgeResult
 from neurosteer_cli.evaluation.runs.comparison import Run
 from neurosteer_cli.evaluation.runs.samples import RANDOM, UNSTEERED, Condition, Sample
 from neurosteer_cli.models.engine import Engine
@@ -122,6 +123,157 @@ def test_another_model_can_give_the_perplexity(engine: Engine, other: Engine) ->
     own, others = results(engine), results(engine, ppl_models={"other": lambda: other})
     assert value(own[0].perplexity) != pytest.approx(value(others[0].perplexity), rel=0.01)
     assert others[0].perplexity == results(other)[0].perplexity
+
+
+def test_of_several_models_the_highest_ratio_counts_and_says_whose_it_is(
+    engine: Engine, other: Engine
+) -> None:
+    own, others = results(engine)[1], results(other)[1]
+    models = {"other": lambda: other, engine.model_id: lambda: pytest.fail("it is there already")}
+    unsteered, steered = results(engine, ppl_models=models)
+    assert list(steered.models) == ["other", engine.model_id]  # as they were named
+    assert steered.models == {
+        "other": others.models[other.model_id],
+        engine.model_id: own.models[engine.model_id],
+    }
+    highest = max(own, others, key=lambda one: value(one.perplexity_ratio))
+    assert steered.perplexity_ratio == highest.perplexity_ratio
+    assert steered.perplexity == highest.perplexity
+    assert steered.ppl_model == ("other" if highest is others else engine.model_id)
+    assert unsteered.ppl_model == "other"  # of equals the first
+    row = steered.to_json()
+    assert row["perplexity_ratio"]["value"] == value(highest.perplexity_ratio)
+    assert row["ppl_model"] == steered.ppl_model and list(row["models"]) == list(steered.models)
+
+
+def test_models_are_loaded_one_after_the_other_when_the_writer_is_done_with(
+    engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "neutral_texts", lambda: [Passage("", "abc"), Passage("", "de")])
+    done: list[str] = []
+    genuine, of_damage = module.likelihoods, module.damage
+    monkeypatch.setattr(
+        module, "likelihoods", lambda e, *a: done.append(f"price {e.d_model}") or genuine(e, *a)
+    )
+    monkeypatch.setattr(module, "damage", lambda *a: done.append("damage") or of_damage(*a))
+
+    def load(name: str) -> Engine:
+        done.append(f"load {name}")
+        return other
+
+    models = {"a": lambda: load("a"), engine.model_id: lambda: engine, "b": lambda: load("b")}
+    results(engine, {STEERED: Steering({HookPoint(1): torch.ones(engine.d_model)})}, ppl_models=models)
+    assert done == ["price 16", "damage", "load a", "price 16", "load b", "price 16"]
+
+
+def test_bits_per_byte_are_all_bits_over_all_bytes(engine: Engine) -> None:
+    _, steered = results(engine)
+    texts = [(prompt, text) for prompt, several in TEXTS[STEERED].items() for text in several if text]
+    bits = -sum(
+        float(each.double().sum())
+        for each in log_probs(
+            engine, [(engine.prompt_ids(prompt), engine.prompt_ids(text)) for prompt, text in texts]
+        )
+    ) / math.log(2)
+    found = steered.models[engine.model_id]
+    assert value(found.bits_per_byte) == pytest.approx(bits / sum(len(text) for _, text in texts), rel=1e-5)
+    unsteered = results(engine)[0].models[engine.model_id]
+    expected = value(found.bits_per_byte) / value(unsteered.bits_per_byte)
+    assert value(found.bits_per_byte_ratio) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_chat_is_read_as_any_text_by_a_model_that_it_was_not_rendered_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    genuine = module.likelihoods
+    monkeypatch.setattr(
+        module,
+        "likelihoods",
+        lambda e, texts, *a: seen.extend(text.rendered for text in texts) or genuine(e, texts, *a),
+    )
+    chat = Sample(UNTOUCHED, "<s>user\nhi</s>\n", True, 0, "ho", "tiny", 0.0)
+    other = replace(engine, model_id="other")
+    evaluate(Run(engine, [chat]), ppl_models={"other": lambda: other, engine.model_id: lambda: engine})
+    assert seen == [True, False]  # its own model comes first
+
+
+# --- diversity ----------------------------------------------------------------------------------
+
+
+def diversity_of(unsteered: list[str], steered: list[str], engine: Engine) -> Diversity:
+    """Of texts that follow a prompt each."""
+    written = [(UNTOUCHED, unsteered), (STEERED, steered)]
+    all_of = [sample(c, f"p{n}", 0, text) for c, texts in written for n, text in enumerate(texts)]
+    first, second = evaluate(Run(engine, all_of)).results
+    assert first.diversity is None and not first.is_less_diverse
+    assert second.diversity is not None and second.is_less_diverse == second.diversity.is_low
+    return second.diversity
+
+
+PLAIN = [" ".join(f"{letter}{n}" for n in range(9)) for letter in "abcdef"]  # no pair comes twice
+
+
+def test_the_same_texts_are_as_diverse(engine: Engine) -> None:
+    found = diversity_of(PLAIN, PLAIN, engine)
+    assert (found.distinct_2, found.new_4, found.distinct_2_across) == pytest.approx((1, 1, 1))
+    assert not found.is_low
+
+
+def test_texts_that_loop_are_marked(engine: Engine) -> None:
+    found = diversity_of(PLAIN, ["so it is so it is so it is", *PLAIN[1:]], engine)
+    # of 8 pairs 3 differ, of 6 runs of four 3: the mean of six texts
+    assert found.distinct_2 == pytest.approx((5 + 3 / 8) / 6)
+    assert found.new_4 == pytest.approx((5 + 3 / 6) / 6)
+    assert found.is_low and found.lowest == pytest.approx((5 * 8 + 3) / 48)
+
+
+def test_texts_that_all_say_the_same_are_marked_though_none_repeats_itself(engine: Engine) -> None:
+    found = diversity_of(PLAIN, [PLAIN[0]] * 6, engine)
+    assert (found.distinct_2, found.new_4) == pytest.approx((1, 1))
+    assert found.distinct_2_across == pytest.approx(1 / 6)
+    assert found.is_low
+
+
+def test_texts_that_are_longer_or_more_diverse_are_not_marked(engine: Engine) -> None:
+    longer = [f"{text} {text.upper()}" for text in PLAIN]
+    assert not diversity_of(PLAIN, longer, engine).is_low
+    looping = ["so it is so it is", *PLAIN[1:]]
+    assert diversity_of(looping, PLAIN, engine).distinct_2_across > 1  # type: ignore[operator]
+
+
+def test_texts_of_a_word_have_no_diversity(engine: Engine) -> None:
+    found = diversity_of(["a", "b"], ["a", "c"], engine)
+    assert found == Diversity(None, None, None)
+    assert found.lowest is None and not found.is_low
+
+
+# --- judges that agree --------------------------------------------------------------------------
+
+
+def moved(low: float, high: float) -> JudgeResult:
+    return JudgeResult(None, None, Estimate((low + high) / 2, low, high), None, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "agreement"),
+    [
+        ((0.1, 0.3), (0.01, 0.2), "up"),
+        ((-0.3, -0.1), (-0.2, -0.01), "down"),
+        ((-0.1, 0.1), (-0.2, 0.01), "none"),
+        ((0.1, 0.3), (-0.1, 0.2), "partly"),
+        ((0.1, 0.3), (-0.2, -0.1), "apart"),
+    ],
+)
+def test_whether_judges_agree(
+    engine: Engine, first: tuple[float, float], second: tuple[float, float], agreement: str
+) -> None:
+    _, steered = results(engine)
+    judged = replace(steered, judges={"a": moved(*first), "b": moved(*second)})
+    assert judged.agreement == judged.to_json()["judges_agree"] == agreement
+    assert replace(steered, judges={"a": moved(*first)}).agreement is None
+    unknown = JudgeResult(None, None, None, None, 0)
+    assert replace(steered, judges={"a": moved(*first), "b": unknown}).agreement is None
 
 
 @pytest.fixture(scope="module")

@@ -175,10 +175,12 @@ def _show_models(results: "Sequence[ConditionResult]") -> None:
     names = list(results[0].models)
     if len(names) == 1:
         return
-    headings = [f">{short(name)} {what}" for name in names for what in ("ppl", "ratio", "bits/byte")]
-    cells = [chain.from_iterable(_of_model(result.models[name]) for name in names) for result in results]
-    rows = [[result.condition.label, *of] for result, of in zip(results, cells, strict=True)]
-    console.table("by each model; the highest ratio counts", ["", *headings], rows, stdout=True)
+    headings = [heading for name in names for heading in (f">{short(name)}: ppl", ">ratio", ">bits/byte")]
+    rows = [
+        [result.condition.label, *chain(*(_of_model(result.models[name]) for name in names))]
+        for result in results
+    ]
+    console.table("by each model; of the ratios the highest counts", ["", *headings], rows, stdout=True)
 
 
 def _of_model(found: "ModelResult") -> tuple[str, str, str]:

@@ -50,14 +50,10 @@ def likelihoods(
         read = whole[: engine.max_tokens - len(ids)]
         n_cut += len(read) < len(whole)
         pairs.append((ids, read))
-        n_bytes.append(_n_bytes(text if len(read) == len(whole) else engine.decode(ids, read)))
+        n_bytes.append(len((text if len(read) == len(whole) else engine.decode(ids, read)).encode()))
     found = log_probs(engine, pairs, advance)
     bits = [-float(each.double().sum()) / math.log(2) if len(each) else None for each in found]
     return Likelihoods([*map(mean_log_prob, found)], bits, n_bytes, [*map(len, found)], n_cut)
-
-
-def _n_bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
 
 
 @torch.inference_mode()

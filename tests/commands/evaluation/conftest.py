@@ -13,6 +13,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, a vector, prompts and generations; tests run in it."""
     folder = tmp_path_factory.mktemp("evaluation")
     save_tiny(folder / "tiny")
+    save_tiny(folder / "second", "gpt2", seed=1)
     save_tiny_sae(folder / "sae")
     for name, text in (("up", "aaa bbb aab {} number {}"), ("down", "zzz yyy zzy {} number {}")):
         lines = [json.dumps({"text": text.format(name[0] * n, n)}) + "\n" for n in range(20)]

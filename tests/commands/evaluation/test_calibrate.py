@@ -55,6 +55,23 @@ def test_calibrate_writes_the_calibration_as_json(calibrated: Path, tmp_path: Pa
     assert (tmp_path / "c.html").read_text().count("</html>") == 1
 
 
+def test_of_several_models_the_highest_ratio_decides(tmp_path: Path, folder: Path) -> None:
+    found = {}
+    for models in (("tiny",), ("second",), ("tiny", "second")):
+        path = tmp_path / f"{len(found)}.st"
+        path.write_bytes((folder / "v.st").read_bytes())
+        asked = [word for model in models for word in ("--ppl-model", model)]
+        run("calibrate", str(path), "--prompts", "prompts.jsonl", *JUDGE, *SHORT, "--alpha", "-200,200",
+            "--max-ppl-ratio", "1000", *asked)  # fmt: skip
+        found[models] = calibration_of(path)
+    both = found["tiny", "second"]
+    assert both.ppl_models == [str(folder / "tiny"), str(folder / "second")]
+    for point, *single in zip(both.curve, found["tiny",].curve, found["second",].curve, strict=True):
+        highest = max(single, key=lambda one: one.perplexity_ratio)
+        assert (point.perplexity_ratio, point.ppl_model) == (highest.perplexity_ratio, highest.ppl_model)
+        assert point.diversity == single[0].diversity
+
+
 def test_gen_takes_the_recommended_alpha(calibrated: Path) -> None:
     found = calibration_of(calibrated)
     for text, alpha in (("auto", found.alpha_up), ("-auto", found.alpha_down)):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from neurosteer_cli.cli import app
 from neurosteer_cli.evaluation.runs import plan as runs
+from neurosteer_cli.models.engine import Engine
 
 JUDGE = ("--judge", "regex:[a-m]")
 SHORT = ("--max-new-tokens", "6")
@@ -229,6 +230,105 @@ def test_vectors_at_different_blocks_have_a_random_counterpart_as_strong(tmp_pat
     assert found[3]["dose"] == pytest.approx(found[2]["dose"]) == pytest.approx(0.07, abs=1e-3)
 
 
+# --- several models, judges and respects -------------------------------------------------------
+
+
+BOTH = ("--ppl-model", "./tiny", "--ppl-model", "second")
+
+
+def test_of_several_models_the_highest_ratio_counts(folder: Path) -> None:
+    both = rows(run("eval", "written.jsonl", *BOTH, "--json"))
+    alone = [rows(run("eval", "written.jsonl", "--ppl-model", name, "--json")) for name in ("tiny", "second")]
+    names = [str(folder / "tiny"), str(folder / "second")]
+    assert rows(run("eval", "written.jsonl", "--json"))[1]["models"] == alone[0][1]["models"]
+    for row, *single in zip(both, *alone, strict=True):
+        assert row["models"] == {name: one["models"][name] for name, one in zip(names, single, strict=True)}
+        ratios = [one["perplexity_ratio"]["value"] for one in single]
+        assert row["perplexity_ratio"]["value"] == max(ratios)
+        assert row["ppl_model"] == names[ratios.index(max(ratios))]
+        assert row["bits_per_byte"] == row["models"][row["ppl_model"]]["bits_per_byte"]
+
+
+def test_the_table_says_which_model_counts_and_what_each_finds() -> None:
+    found = rows(run("eval", "written.jsonl", *BOTH, "--json"))
+    lines = run("eval", "written.jsonl", *BOTH).stdout.splitlines()
+    heads = [line.split() for line in lines if " ppl " in line or " by " in line]
+    assert heads == [
+        ["ratio", "by", "KL", "dist-2", "rep-4", "div", "len"],
+        [*("tiny:", "ppl", "ratio", "bits/byte"), *("second:", "ppl", "ratio", "bits/byte")],
+    ]
+    first, second = (line for line in lines if line.strip().startswith("v +20"))
+    assert Path(found[1]["ppl_model"]).name in first.split()
+    numbers = [
+        f"{model[key]['value']:{form}}"
+        for model in found[1]["models"].values()
+        for key, form in (("perplexity", ".1f"), ("perplexity_ratio", ".2f"), ("bits_per_byte", ".2f"))
+    ]
+    assert re.sub(r"\[.*?\]", "", second).split()[2:] == numbers
+
+
+def test_one_model_is_loaded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    genuine = Engine.load.__func__  # type: ignore[attr-defined]
+    loaded: list[Engine] = []
+
+    def load(cls: type[Engine], *arguments: Any, **options: Any) -> Engine:
+        held.append(sum(p.numel() for engine in loaded for p in engine.model.parameters()))
+        loaded.append(genuine(cls, *arguments, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(Engine, "load", classmethod(load))
+    run("eval", "written.jsonl", "--ppl-model", "second", "--json")
+    assert held == [0, 0]
+    assert all(p.numel() for p in loaded[1].model.parameters())
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    saved = tmp_path / "kept.jsonl"
+    ask = (*EVAL, "--ppl-model", "second", "--ppl-model", "./none", "--save", str(saved))
+    assert "'./none': no such folder" in refused(*ask, code=1)
+    assert not saved.exists()
+
+
+def test_texts_that_loop_are_marked_in_the_table_in_json_and_on_the_page(tmp_path: Path) -> None:
+    record = {"vectors": ["v.st"], "model": "tiny"}
+    plain, looping = (" one two three four five six seven eight", " so it is so it is so it is so it is")
+    lines = [
+        {**record, "prompt": f"p{n}", "text": text + f" {n}", "alpha": alpha}
+        for n in range(4)
+        for text, alpha in ((plain, 0), (looping, 8))
+    ]
+    path = tmp_path / "w.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    unsteered, steered = rows(run("eval", str(path), "--json"))
+    assert unsteered["diversity"] is None and steered["diversity"]["is_low"]
+    result = run("eval", str(path), "--report", str(tmp_path / "r.html"), *JUDGE)
+    least = min(steered["diversity"][name] for name in ("distinct_2", "new_4", "distinct_2_across"))
+    assert f" {least:.2f}! " in result.stdout
+    assert "warning: v +8: texts are more than 3% less diverse than unsteered ones (div, !)" in result.stderr
+    assert "less diverse" in (tmp_path / "r.html").read_text()
+
+
+def test_judges_of_two_families_say_whether_they_agree(tmp_path: Path) -> None:
+    data = [str(tmp_path / f"{side}.jsonl") for side in "ab"]
+    for path, words in zip(data, ("good fine", "bad poor"), strict=True):
+        texts = [{"text": f"{words} {words.split()[n % 2]} text {n}"} for n in range(24)]
+        Path(path).write_text("".join(json.dumps(text) + "\n" for text in texts))
+    record = {"vectors": ["v.st"], "model": "tiny"}
+    lines = [
+        {**record, "prompt": f"p{n}", "text": text, "alpha": alpha}
+        for n in range(4)
+        for text, alpha in ((" bad", 0), (" good", 8), (" it is", 9))
+    ]
+    path = tmp_path / "w.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ask = ("eval", str(path), "--judge", "tfidf", "--judge-data", *data, "--judge", "regex:good")
+    found = rows(run(*ask, "--json"))
+    assert [list(row["judges"]) for row in found] == [["tfidf", "regex:good"]] * 3
+    assert [row["judges_agree"] for row in found[:2]] == [None, "up"]
+    assert " up " in next(line for line in run(*ask).stdout.splitlines() if "v +8" in line)
+
+
 def test_built_in_prompts_are_there_without_a_file() -> None:
     found = rows(run("eval", "-v", "v.st", "-a", "1", "--no-random", "--max-new-tokens", "1", "--json"))
     assert [row["n_prompts"] for row in found] == [36, 36]
@@ -250,6 +350,11 @@ def test_built_in_prompts_are_there_without_a_file() -> None:
         (("eval", "-v", "v.st", "--judge", "data"), "--judge data needs --judge-data POS NEG"),
         (("eval", "-v", "v.st", "--judge", "regex:a", "--judge", "regex:a"), "--judge: each judge once"),
         (("eval", "written.jsonl", "--judge", "llm:http://h/v1:m"), "name what the judge looks for"),
+        (("eval", "written.jsonl", *BOTH, *BOTH[2:]), "--ppl-model: each model once"),
+        (("eval", "written.jsonl", "--ppl-model", "tiny", "--ppl-model", "./tiny"), "each model once"),
+        (("eval", "-v", "v.st", "--judge", "tfidf"), "--judge tfidf needs --judge-data POS NEG, or tfidf:"),
+        (("eval", "-v", "v.st", "--judge", "data:a"), "--judge data:a: write data:POS:NEG: two files"),
+        (("eval", "-v", "v.st", "--judge", "data:-:a", "--judge", "tfidf:-:b"), "`-` (stdin) can be read"),
         (("eval", "-v", "v.st", "--resume"), "--resume goes on with what --save has begun"),
         (("eval", "-v", "v.st", "--alpha", "x"), "--alpha x: not a number"),
         (("eval", "-v", "v.st", "--alpha", "1", "--alpha", "2"), "1 --vector and 2 --alpha"),

@@ -40,6 +40,16 @@ def test_layers_steers_at_each_layer_as_a_vector_fitted_there_would() -> None:
     )
 
 
+def test_of_several_models_the_highest_ratio_is_given_and_whose_it_is(folder: Path) -> None:
+    ask = ("layers", "up.jsonl", "down.jsonl", "--model", "tiny", "--layers", "2", "--steer", "--alpha", "20",
+           "--prompts", "prompts.jsonl", *JUDGE, *SHORT, "--json")  # fmt: skip
+    models = ("--ppl-model", "tiny", "--ppl-model", "second")
+    ((both,), *alone) = (rows(run(*ask, *asked))[0]["steer"] for asked in (models, models[:2], models[2:]))
+    highest = max((one for (one,) in alone), key=lambda one: one["perplexity_ratio"]["value"])
+    assert both == highest
+    assert both["ppl_model"] in (str(folder / "tiny"), str(folder / "second"))
+
+
 def test_layers_draws_and_writes_a_page(tmp_path: Path) -> None:
     plot, page = tmp_path / "l.svg", tmp_path / "l.html"
     result = run("layers", "up.jsonl", "down.jsonl", "--model", "tiny", "--plot", str(plot), "--report",
@@ -63,6 +73,7 @@ def test_a_model_of_another_width_named_like_a_bundled_one_is_refused(tmp_path: 
     [
         (("layers", "up.jsonl", "down.jsonl", "--model", "tiny", "--steer"), "--steer needs one judge"),
         (("layers", "up.jsonl", "down.jsonl", *JUDGE), "--judge without --steer"),
+        (("layers", "up.jsonl", "down.jsonl", "--ppl-model", "tiny"), "--ppl-model without --steer"),
         (("layers", "up.jsonl", "down.jsonl", "--plot", "x.pdf"), "x.pdf: a plot is a .png or a .svg file"),
         (("layers", "up.jsonl", "down.jsonl", "--model", "tiny", "--layers", "9"), "the model has 4 blocks"),
         (("layers", "up.jsonl", "down.jsonl", "--model", "tiny", "--layers", "x"), "x: not block numbers"),

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from neurosteer_cli.evaluation.measures.likelihood import damage, log_probs, perplexities
+from neurosteer_cli.evaluation.measures.likelihood import (
+    Written,
+    damage,
+    likelihoods,
+    log_probs,
+    perplexities,
+)
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.vectors.steering import Steering
@@ -32,6 +38,28 @@ def test_log_probs_of_nothing_written_are_none(engine: Engine) -> None:
     found = log_probs(engine, [([1, 2], []), ([1, 2], [3])])
     assert [len(values) for values in found] == [0, 1]
     assert log_probs(engine, []) == []
+
+
+def test_likelihoods_are_those_of_a_text_after_its_prompt_in_nats_bits_and_bytes(engine: Engine) -> None:
+    told: list[int] = []
+    found = likelihoods(
+        engine, [Written("to be", " or nôt", False), Written("a", "", False)], advance=told.append
+    )
+    ids = engine.prompt_ids("to be")
+    (expected,) = log_probs(engine, [(ids, engine.continuation_ids("to be", ids, " or nôt", rendered=False))])
+    assert found.bits == [pytest.approx(-float(expected.sum()) / math.log(2), rel=1e-5), None]
+    assert found.means == [pytest.approx(float(expected.mean()), rel=1e-5), None]
+    assert (found.n_bytes, found.n_tokens, found.n_cut) == ([8, 0], [8, 0], 0)  # a token a byte; ô has two
+    assert sum(told) == 2
+
+
+def test_of_a_text_that_is_cut_the_bytes_that_are_read_count(engine: Engine) -> None:
+    (n_bytes,) = likelihoods(engine, [Written("a", "é" * 100, False)]).n_bytes
+    assert (
+        engine.max_tokens == 128 and n_bytes == 2 * 63 + 3
+    )  # half a letter is decoded as one of three bytes
+    (n_bytes,) = likelihoods(engine, [Written("a", "b" * 300, False)]).n_bytes
+    assert n_bytes == 127
 
 
 def test_perplexities_are_those_of_the_continuations_alone(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """Numbers from scores and log-probabilities, against a count and a calculation by hand."""
 
 import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from neurosteer_cli.evaluation.measures.metrics import (
     distinct,
     kl_divergence,
     mean_log_prob,
+    n_grams,
+    rarefied_distinct,
     repetition,
 )
 
@@ -42,6 +45,22 @@ def test_distinct_is_the_share_of_different_n_grams_over_all_texts() -> None:
     assert distinct(texts, 2) == 3 / 4
     assert distinct(texts, 4) is None
     assert distinct([], 1) is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6])
+def test_rarefied_distinct_is_the_mean_over_every_draw_of_so_many(size: int) -> None:
+    texts = [["a", "b", "c", "a", "b"], ["a", "b", "d"]]
+    grams = [gram for words in texts for gram in n_grams(words, 2)]  # ab bc ca ab, ab bd
+    draws = list(combinations(range(6), size))
+    mean = sum(len({grams[place] for place in draw}) for draw in draws) / len(draws) / size
+    assert rarefied_distinct(texts, 2, size) == pytest.approx(mean, rel=1e-12)
+
+
+def test_texts_of_one_kind_are_as_diverse_however_many_there_are() -> None:
+    few, many = ([[str(n % 50), str(n // 50)] for n in range(size)] for size in (200, 2000))
+    assert rarefied_distinct(few, 2, 200) == pytest.approx(1.0)
+    assert rarefied_distinct(many, 2, 200) == pytest.approx(1.0)
+    assert rarefied_distinct([*few, *few], 2, 400) == pytest.approx(0.5)  # said twice
 
 
 def test_repetition_is_the_share_of_n_grams_seen_before() -> None:
