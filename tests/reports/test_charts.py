@@ -92,6 +92,12 @@ def test_a_judge_without_a_rate_is_drawn_by_its_mean() -> None:
     assert "mean score, judge “data”" in texts(effect_and_cost(evaluation))
 
 
+def test_of_several_models_the_axis_says_how_many_and_a_mark_what_is_less_diverse() -> None:
+    evaluation = evaluations.priced_twice()
+    assert "perplexity ratio, highest of 2 models" in texts(effect_and_cost(evaluation))
+    assert {"+16!", "+24"} <= texts(effect_against_cost(evaluation))
+
+
 def test_there_is_no_chart_of_nothing() -> None:
     evaluation = evaluations.working()
     assert effect_against_cost(replace(evaluation, judges=[])) == []

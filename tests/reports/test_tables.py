@@ -34,3 +34,15 @@ def test_positions_are_a_column_only_where_they_differ() -> None:
     generated = evaluations.result(4.0, evaluation.results[1].judges, positions="generated")
     both = replace(evaluation, results=[*evaluation.results, generated])
     assert "positions" in evaluation_table(both).headings
+
+
+def test_of_several_models_each_has_columns_of_its_own() -> None:
+    table = evaluation_table(evaluations.priced_twice())
+    each = ["perplexity", "ratio", "bits per byte"]
+    assert table.headings[8:17] == ["ratio", "by", "KL, nats", *each, *each]
+    groups = [group for group, _ in table.groups]
+    assert groups[3:6] == ["cost", "by smollm2", "by other"]
+    ((_, cells),) = [row for row in table.rows if row[0].condition.alphas == (16.0,)][:1]
+    shown = dict(zip(table.headings, cells, strict=True))
+    assert cells[8].main == "1.19" and shown["by"].main == "other"  # type: ignore[union-attr]
+    assert shown["least"] == ("0.91", "less diverse")

@@ -34,7 +34,7 @@ def of(evaluation: Evaluation, judge: str = "data", **options: float) -> Said:
     found = verdict(evaluation.results, judge, **options)
     words: Any = environment().get_template("verdict.html").module
     card = words.card(found)
-    (badge,) = re.findall('class="badge">(.*?)</span>', card)
+    badge, *_ = re.findall('class="badge">(.*?)</span>', card)
     (headline,) = re.findall('class="headline">(.*?)</p>', card, re.DOTALL)
     sentences = re.findall("<li>(.*?)</li>", card, re.DOTALL)
     return Said(badge, plain(headline), list(map(plain, sentences)))
@@ -185,6 +185,26 @@ def test_an_effect_against_the_sign_of_alpha_is_named() -> None:
         return {"condition": replace(one.condition, alphas=(-one.condition.alphas[0],))}
 
     assert of(changed(evaluations.working(), turned)).badge == "lowers the rate at positive alpha"
+
+
+def test_of_several_models_it_is_said_whose_ratio_counts() -> None:
+    found = of(evaluations.priced_twice())
+    assert found.sentences[0].startswith(
+        "Perplexity is 1.19 [1.14, 1.24] times the unsteered one by other, the most pessimistic of 2 models;"
+    )
+    cheap = verdict(evaluations.priced_twice().results, "data", max_ratio=1.15).subject
+    assert cheap is not None and cheap.alpha == 8.0  # at 16 the one model says 1.08, the other 1.19
+
+
+def test_texts_that_are_less_diverse_are_marked_beside_the_verdict() -> None:
+    evaluation = evaluations.priced_twice()
+    words: Any = environment().get_template("verdict.html").make_module({"least_diversity": 0.97})
+    card = words.card(verdict(evaluation.results, "data"))
+    assert re.findall('class="badge">(.*?)</span>', card) == ["works", "less diverse"]
+    assert (
+        "Its texts are less diverse than the unsteered ones: different word pairs in a prompt's texts 0.91 "
+        "times; different word pairs across all texts 0.95 times."
+    ) in plain(card)
 
 
 def test_an_interval_that_reaches_beyond_the_limit_is_named() -> None:

@@ -206,6 +206,21 @@ def published() -> Evaluation:
     return evaluation(results, Judge("vader"), Judge("llm"), title="3 files of generations")
 
 
+def priced_twice() -> Evaluation:
+    """By two models, of which the second is the more pessimistic of what is steered up; judged twice."""
+    results = []
+    for one in working().results:
+        ratio = one.perplexity_ratio
+        assert ratio is not None
+        higher = ratio if one.condition.baseline else near(1.1 * ratio.value, 0.05)
+        models = {**one.models, "org/other": ModelResult(near(12.0, 0.5), higher, near(1.1, 0.04), higher)}
+        loops = one.condition.alphas == (16.0,)
+        diversity = Diversity(0.91, 0.99, 0.955) if loops else one.diversity
+        judges = one.judges | {"tfidf": judged(near(0.62, 0.03), 0.61)}
+        results.append(replace(one, models=models, diversity=diversity, judges=judges))
+    return evaluation(results, Judge("data"), Judge("tfidf"))
+
+
 def hostile() -> Evaluation:
     """Every text is one that would break out of a page."""
     spoilt = Judge(HOSTILE, [HOSTILE], HOSTILE, {HOSTILE: [HOSTILE, {HOSTILE: HOSTILE}]})
