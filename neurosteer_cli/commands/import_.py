@@ -8,6 +8,7 @@ import typer
 
 from ..errors import InputError
 from .shared import console, options
+from .shared.command import completing
 from .shared.load import load_engine_with
 from .shared.options import ModelOptions, model_options
 from .shared.parse import parse_layers
@@ -39,6 +40,12 @@ def import_vector(
         ),
     ] = None,
     text_key: options.TextKey = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="How its directions are to act: add, or ablate.", autocompletion=completing("add", "ablate")
+        ),
+    ] = "add",
     *,
     where: ModelOptions,
 ) -> None:
@@ -52,9 +59,11 @@ def import_vector(
 
     if gguf_origin is not None and gguf_origin not in ORIGINS:
         raise InputError(f"--gguf-origin {gguf_origin}: one of {', '.join(ORIGINS)}")
+    if kind not in ("add", "ablate"):
+        raise InputError(f"--kind must be add or ablate, got {kind!r:.60}")
     check_target(out)
     control = read_control_vector(file)
-    control.check_added(console.warn)
+    control.check_acts(kind, console.warn)  # type: ignore[arg-type]  # checked
     if exported := control.exported:
         own = f"{file} was written by `neurosteer export`"
         if gguf_origin not in (None, "llama.cpp"):
@@ -72,7 +81,7 @@ def import_vector(
             f"{file} does not say at which blocks its directions act: "
             f"give --gguf-origin, one of {', '.join(ORIGINS)}"
         )
-    vector.save(out)
+    vector.acting(kind).save(out)  # type: ignore[arg-type]  # checked
     console.note(f"wrote {out}: {summary}")
 
 
@@ -90,7 +99,7 @@ def _converted(
     from ..models.checkpoints.resolve import resolve
     from ..models.load import read_config
     from ..models.residuals import median_norms
-    from ..vectors.exchange.gguf import from_control_vector
+    from ..vectors.exchange.foreign import from_control_vector
 
     found = control.at_points(origin)
     points = _chosen(list(found), layers, control.path)

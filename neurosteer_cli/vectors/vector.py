@@ -186,8 +186,7 @@ class SteeringVector:
 
     def after_blocks(self, alpha: float) -> dict[int, Tensor]:
         """What alpha adds to the output of each block it adds to, [d_model] float32; -1 is the embedding."""
-        if not math.isfinite(alpha) or alpha == 0:
-            raise InputError(f"alpha must be a finite number other than 0, got {alpha:g}")
+        check_alpha(alpha)
         sums: dict[int, Tensor] = {}
         for point, push in sorted(self.pushes.items()):
             sums[point.after_block] = sums.get(point.after_block, 0) + alpha * push
@@ -198,6 +197,12 @@ class SteeringVector:
     def dose(self, alpha: float) -> float:
         """How long the pushes are at this alpha, where they are added, as a share of the median norm."""
         return dose_of(total_pushes([self], [alpha]), mean_norms([self]))
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise InputError if nothing can be done, once for all, at an alpha."""
+    if not math.isfinite(alpha) or alpha == 0:
+        raise InputError(f"alpha must be a finite number other than 0, got {alpha:g}")
 
 
 def dose_of(pushes: Mapping[HookPoint, Tensor], norms: Mapping[HookPoint, float]) -> float:

@@ -16,13 +16,14 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from support import version4
+from support.baking import HEADS, WRITING, ablating, baked_in, pushing, urging
 from support.tiny import BAKED_CONFIGS, CONFIGS, D_MODEL, SIZES, tiny_tokenizer
 from typer.testing import CliRunner
 
 from neurosteer_cli import vectors
 from neurosteer_cli.cli import app
-from neurosteer_cli.models.load import read_config
-from neurosteer_cli.vectors.exchange.bake import BIAS_SITES, bake
+from neurosteer_cli.vectors.exchange.families import TAKE_PUSHES
+from neurosteer_cli.vectors.vector import SteeringVector
 
 BUNDLED = Path(vectors.__file__).parent / "bundled"
 VERSION_4 = os.environ.get("NEUROSTEER_TRANSFORMERS4")
@@ -108,15 +109,26 @@ def read_in_version_4(folders: Mapping[str, Path], place: Path, *, prompt: str =
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+VECTORS: dict[str, Callable[[Path], SteeringVector]] = {
+    "push": lambda source: pushing(source, {1: torch.linspace(-3, 3, D_MODEL)}),
+    "ablation": ablating,
+    "bias of the head": urging,
+}
+BAKED = {
+    **{f"{name}: push": make for name, make in FAMILIES.items()},
+    **{f"{name}: ablation": make for name, make in {**FAMILIES, **WRITING}.items() if name != "bloom"},
+    **{f"{name}: bias of the head": make for name, make in HEADS.items()},
+}
+
+
 @pytest.fixture(scope="module")
 def baked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of each family with pushes baked in, and what version 4 made of it."""
+    """A folder of each family with vectors baked in, and what version 4 made of it."""
     place, folders = tmp_path_factory.mktemp("baked"), {}
-    for number, (name, make) in enumerate(FAMILIES.items()):
+    for number, (name, make) in enumerate(BAKED.items()):
         source = save(place / "sources" / name, make(), bos=number % 2 == 0)
-        folders[name] = place / name
-        pushes = {1: torch.linspace(-3, 3, D_MODEL)}
-        bake(source, read_config(source), pushes, folders[name], model_id=name, note={})
+        vector = VECTORS[name.partition(": ")[2]](source)
+        folders[name] = baked_in(vector, source, place / name)
     read_in_version_4(folders, place)
     return folders
 
@@ -126,7 +138,7 @@ def answer(folder: Path) -> dict[str, Any]:
     return said
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BAKED)
 def test_the_logits_are_the_same(baked: dict[str, Path], family: str) -> None:
     folder = baked[family]
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -138,10 +150,10 @@ def test_the_logits_are_the_same(baked: dict[str, Path], family: str) -> None:
 
 
 def test_every_family_with_a_place_is_held_to_that() -> None:
-    assert {make().model_type for make in FAMILIES.values()} == set(BIAS_SITES)
+    assert {make().model_type for make in FAMILIES.values()} == set(TAKE_PUSHES)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BAKED)
 def test_the_tokens_are_the_same(baked: dict[str, Path], family: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(baked[family])
     said = answer(baked[family])

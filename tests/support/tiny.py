@@ -52,6 +52,7 @@ BAKED_CONFIGS: dict[str, Any] = {
     ),
     "gptj": lambda: transformers.GPTJConfig(**GPT_SIZES, rotary_dim=4),
     "gpt_bigcode": lambda: transformers.GPTBigCodeConfig(**GPT_SIZES),
+    "codegen": lambda: transformers.CodeGenConfig(**{**GPT_SIZES, "n_head": 4}, rotary_dim=4, n_ctx=CONTEXT),
     "bloom": lambda: transformers.BloomConfig(
         vocab_size=D_VOCAB, hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=2
     ),

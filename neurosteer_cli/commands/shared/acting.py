@@ -3,6 +3,7 @@
 Knows typer and vector files; knows nothing of models or of what is written.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class ActingOptions:
         Raises:
             InputError: an option is none of its values, or a vector cannot act so.
         """
-        from ...vectors.gate import EACH
+        from ...vectors.gate import EACH, check_gate
         from ...vectors.metadata import KINDS
         from ...vectors.vector import SteeringVector
 
@@ -72,6 +73,8 @@ class ActingOptions:
             raise InputError("--when-each without --when: name the gate")
         if (self.when or self.kind) and not paths:
             raise InputError(f"--{'when' if self.when else 'kind'} without --vector: name what is to act")
+        if self.when:
+            check_gate(self.when)
         return [(str(path), self._acting(path, SteeringVector.load(path))) for path in paths]
 
     def _acting(self, path: Path, vector: "SteeringVector") -> "SteeringVector":
@@ -84,3 +87,19 @@ class ActingOptions:
 def acting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command, as `acting`, the options of how vectors act."""
     return grouped(command, "acting", ActingOptions)
+
+
+def what_alpha_does(vector: "SteeringVector", alpha: float, *, urges: bool = True) -> str:
+    """What an alpha is for a vector of its kind; `urges`: with what it adds to logits besides pushing."""
+    kind = vector.metadata.kind
+    if kind == "ablate":
+        return f"{alpha:.0%} of the component taken away"
+    if kind == "clamp":
+        length = f"{math.copysign(vector.dose(alpha), alpha):+.2%}"
+        if vector.latents:
+            return f"latents held at what a push of {length} is made of"
+        return f"a component held {length} of the residual's length from the middle of the two sides"
+    does = [f"a dose of {vector.dose(alpha):.2%}"] if vector.pushes else []
+    if vector.bias and urges:
+        does.append(f"up to {(vector.bias * alpha).bias.abs().max():.2f} nats on the logit of a token")
+    return " and ".join(does)

@@ -3,12 +3,16 @@
 import os
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...errors import InputError
 from ..shared import console
+from ..shared.acting import what_alpha_does
+
+if TYPE_CHECKING:
+    from ...vectors.vector import SteeringVector
 
 
 def combine_(
@@ -20,12 +24,13 @@ def combine_(
 ) -> None:
     """Sum vectors, each times its weight, hook point by hook point.
 
-    Nothing is rescaled: weights multiply pushes. Vectors at different layers join in one file.
+    Nothing is rescaled: weights multiply pushes and what is added to logits. Vectors at different layers
+    join in one file. Vectors that do not act alike, as one that adds and one that ablates, are not summed.
 
     Example: neurosteer combine polite.st:1 happy.st:0.5 -o warm.st
     """
     from ...files import check_target, file_sha256
-    from ...vectors.combine import Part, combine, cosine
+    from ...vectors.combine import Part, combine
     from ...vectors.vector import SteeringVector
 
     check_target(out)
@@ -36,10 +41,19 @@ def combine_(
     result = combine(terms)
     result.save(out)
     for left, right in combinations(terms, 2):
-        similarity = cosine(left.vector, right.vector)
-        shown = "no hook point in common" if similarity is None else f"cosine {similarity:+.3f}"
-        console.note(f"{left.name} and {right.name}: {shown}")
-    console.note(f"wrote {out}: alpha 1 is a dose of {result.dose(1):.2%}")
+        console.note(f"{left.name} and {right.name}: {_alike(left.vector, right.vector)}")
+    console.note(f"wrote {out}: alpha 1 is {what_alpha_does(result, 1)}")
+
+
+def _alike(left: "SteeringVector", right: "SteeringVector") -> str:
+    """How alike two vectors' pushes are, and what they add to logits."""
+    from ...vectors.combine import bias_cosine, cosine
+
+    pushes, biases = cosine(left, right), bias_cosine(left, right)
+    found = [f"cosine {pushes:+.3f}"] if pushes is not None else []
+    if biases is not None:
+        found.append(f"cosine of what they add to logits {biases:+.3f}")
+    return ", ".join(found) or "no hook point in common"
 
 
 def _split(part: str) -> tuple[Path, float]:

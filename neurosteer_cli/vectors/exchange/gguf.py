@@ -1,9 +1,8 @@
-"""Control-vector files (GGUF): written for llama.cpp, read from there and from repeng, made vectors of ours.
+"""Control-vector files (GGUF): written for llama.cpp, read from there and from repeng.
 
 Knows the file format and at which block a file's `direction.k` acts; knows nothing of the terminal.
 """
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,11 +19,11 @@ from ...data.kinds import CONTROL_VECTOR, GGUF, known_kind
 from ...errors import IncompatibleVectorError, InputError, VectorFileError, one_line
 from ...files import file_sha256, is_stdin, replace_file, spooled
 from ...models.checkpoints import llama_cpp
-from ...models.engine import Engine
 from ...models.hooks import HookPoint
 from ...models.shape import shape_of
-from ..metadata import PointMetadata, VectorMetadata
-from ..vector import NO_TEXTS, SteeringVector, dose_of, unit_scale
+from ..kinds import TokenBias
+from ..metadata import Kind, VectorMetadata
+from ..vector import NO_TEXTS, SteeringVector
 
 # Who made a file: the lowest k of a direction.k, and its k less the block whose output it belongs to.
 ORIGINS = {
@@ -38,13 +37,23 @@ _HINT, _COUNT = f"{_ARCHITECTURE}.model_hint", f"{_ARCHITECTURE}.layer_count"
 _DIRECTION = "direction."
 _NUMBERED = re.compile(r"direction\.(0|[1-9][0-9]{0,3})")
 _OWN_METADATA, _OWN_ALPHA, _OWN_SHA256 = "neurosteer.metadata", "neurosteer.alpha", "neurosteer.vector_sha256"
-_KNOWN = {_HINT, _COUNT, _OWN_METADATA, _OWN_ALPHA, _OWN_SHA256}
+_OWN_TOKENS, _OWN_BIAS = (
+    "neurosteer.token_ids",
+    "neurosteer.token_bias",
+)  # at alpha 1; no program else reads them
+_KNOWN = {_HINT, _COUNT, _OWN_METADATA, _OWN_ALPHA, _OWN_SHA256, _OWN_TOKENS, _OWN_BIAS}
 _DESCRIPTIVE = ("general.", "GGUF.")  # of a file and of its form, not of what its directions do
+# What does what a control vector does not, by kind.
+OTHERWISE: Mapping[Kind, str] = {
+    "ablate": "--to model takes the component out of a model's weights",
+    "clamp": "`neurosteer gen` and `serve` clamp",
+    "logits": "--to logit_bias writes what its server adds to logits",
+}
 
-# What a field says, by its name or in words, of directions that are not added.
+# What a field says, by its name or in words, of directions that are taken away, or act in yet other ways.
+_ABLATED = re.compile("project|ablat|orthogonal|reject|eras|remov", re.IGNORECASE)
 _NOT_ADDED = re.compile(
-    "project|ablat|orthogonal|subspace|reject|rotat|angular|affine|multipl|clamp|replac|reflect|eras|remov",
-    re.IGNORECASE,
+    f"{_ABLATED.pattern}|subspace|rotat|angular|affine|multipl|clamp|replac|reflect", re.IGNORECASE
 )
 
 
@@ -83,7 +92,17 @@ class ControlVector:
             raise VectorFileError(
                 f"{self.path}: its directions do not fit its metadata; export the vector again"
             )
-        return SteeringVector(metadata, pushes, {}, NO_TEXTS), alpha
+        return SteeringVector(
+            metadata, pushes, {}, NO_TEXTS, self._own_bias(metadata.model_shape.d_vocab)
+        ), alpha
+
+    def _own_bias(self, d_vocab: int) -> TokenBias | None:
+        ids, bias = self.fields.get(_OWN_TOKENS, []), self.fields.get(_OWN_BIAS, [])
+        if len(ids) != len(bias) or not set(ids) <= set(range(d_vocab)):
+            raise VectorFileError(
+                f"{self.path}: its {_OWN_BIAS} does not fit its metadata; export the vector again"
+            )
+        return TokenBias(torch.tensor(ids), torch.tensor(bias)) if ids else None
 
     @property
     def unknown_fields(self) -> dict[str, Any]:
@@ -94,21 +113,28 @@ class ControlVector:
             if name not in _KNOWN and not name.startswith(_DESCRIPTIVE)
         }
 
-    def check_added(self, warn: Callable[[str], None]) -> None:
-        """Tell `warn` what the file says that is not known here.
+    def check_acts(self, kind: Kind, warn: Callable[[str], None]) -> None:
+        """Hold what the file says of its directions against how they are to act.
+
+        `warn` is told what it says that is not known here.
 
         Raises:
-            VectorFileError: it says that its directions are not to be added but, say, projected out.
+            VectorFileError: it says that they are to be, say, projected out, and they are to be added.
         """
         for name, value in self.unknown_fields.items():
             said = f"{name} = {value}" if isinstance(value, str | list) else name if value else ""
-            if _NOT_ADDED.search(said):
+            is_ablated = _ABLATED.search(said)
+            if _NOT_ADDED.search(said) and not (is_ablated and kind == "ablate"):
+                way_out = (
+                    "--kind ablate takes them out of it" if is_ablated else "nothing else is done with them"
+                )
                 raise VectorFileError(
                     f"{self.path}: {name} = {value!r}: its directions are not made to be added to the "
-                    "residual, and nothing else is done with them here"
+                    f"residual; {way_out}"
                 )
+        taken = "taken out of it" if kind == "ablate" else "added as they are"
         if named := ", ".join(f"{name} = {value!r}"[:80] for name, value in self.unknown_fields.items()):
-            warn(f"{self.path}: {named}: not known here; its directions are taken to be added as they are")
+            warn(f"{self.path}: {named}: not known here; its directions are taken to be {taken}")
 
     def at_points(self, origin: str) -> dict[HookPoint, Tensor]:
         """The directions by hook point, from the first block to the last; `origin` is one of ORIGINS."""
@@ -148,11 +174,19 @@ class ControlVector:
 def write_control_vector(vector: SteeringVector, alpha: float, path: Path, *, name: str, sha256: str) -> None:
     """Write alpha times a vector as llama.cpp's control vector: `direction.k` acts on block k's output.
 
-    The format cannot express a push before that of block 1. `name` and `sha256` are those of the
-    vector's file, for errors and for the record.
+    What a vector that pushes adds to logits besides is kept for `import`; llama.cpp does not read it.
+    `name` and `sha256` are those of the vector's file, for errors and for the record.
+
+    Raises:
+        IncompatibleVectorError: the vector adds nothing to residuals, or adds before the output of block 1.
     """
     import gguf
 
+    if not vector.adds:
+        raise IncompatibleVectorError(
+            f"{name} is of the kind {vector.metadata.kind}, and llama.cpp adds control vectors: "
+            + OTHERWISE[vector.metadata.kind]
+        )
     pushes = vector.after_blocks(alpha)
     if min(pushes) < 1:
         place = "the output of block 0" if min(pushes) == 0 else "what enters block 0"
@@ -167,6 +201,9 @@ def write_control_vector(vector: SteeringVector, alpha: float, path: Path, *, na
         writer.add_string(_OWN_METADATA, _after_blocks(vector.metadata).to_json())
         writer.add_float64(_OWN_ALPHA, alpha)
         writer.add_string(_OWN_SHA256, sha256)
+        if vector.bias:
+            writer.add_array(_OWN_TOKENS, vector.bias.ids.tolist())
+            writer.add_array(_OWN_BIAS, vector.bias.bias.tolist())
         for block, push in pushes.items():
             writer.add_tensor(f"{_DIRECTION}{block}", push.numpy())
         writer.write_header_to_file()
@@ -240,37 +277,3 @@ def _direction(tensor: Any, path: Path) -> Tensor:
     if not bool(torch.isfinite(push).all()):
         raise VectorFileError(f"{path}: {tensor.name} holds values that are not finite")
     return push
-
-
-def from_control_vector(
-    control: ControlVector,
-    origin: str,
-    norms: Mapping[HookPoint, float],
-    engine: Engine,
-    *,
-    texts: str = "neutral",
-) -> SteeringVector:
-    """Another program's directions as one vector in the unit of alpha; they keep their relative lengths.
-
-    Its `parameters["scale"]` is the scale of the directions that alpha 1 is. `norms` is the median
-    residual norm on some texts wherever to steer: at all hook points of the file, or some.
-    """
-    found = control.at_points(origin)
-    directions = {point: found[point] for point in norms}
-    if not any(direction.any() for direction in directions.values()):
-        raise VectorFileError(f"{control.path.name}: its directions are zero: nothing would be steered")
-    if not 0 < dose_of(directions, norms) < math.inf:
-        raise VectorFileError(f"{control.path.name}: its directions are too short or too long for float32")
-    scale = unit_scale(directions, norms)
-    parameters = {
-        "gguf_origin": origin,
-        "scale": scale,
-        "model_hint": control.model_hint,
-        "file": control.path.name,
-        "sha256": control.sha256,
-        "texts": texts,
-    }
-    points = {str(point): PointMetadata.without_texts(norm) for point, norm in norms.items()}
-    metadata = VectorMetadata.new(engine.model_id, engine.shape, "import", points, parameters=parameters)
-    pushes = {point: scale * direction for point, direction in directions.items()}
-    return SteeringVector(metadata, pushes, {}, NO_TEXTS)

@@ -13,19 +13,22 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from support.baking import of_kind
 from support.tiny import D_MODEL, save_tiny_sae, tiny_vector
 
 from neurosteer_cli.errors import IncompatibleVectorError, InputError, NeurosteerError, VectorFileError
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
 from neurosteer_cli.models.shape import ModelShape
+from neurosteer_cli.vectors.exchange.foreign import from_control_vector
 from neurosteer_cli.vectors.exchange.gguf import (
     ORIGINS,
     ControlVector,
-    from_control_vector,
     read_control_vector,
     write_control_vector,
 )
+from neurosteer_cli.vectors.kinds import TokenBias
+from neurosteer_cli.vectors.metadata import Kind
 from neurosteer_cli.vectors.vector import SteeringVector
 
 SHAPE = ModelShape(architecture="LlamaForCausalLM", d_model=4, n_layers=6, d_vocab=300)
@@ -128,6 +131,37 @@ def test_block_0_is_refused_and_no_file_written(
     ):
         exported(vector_at(**pushes), tmp_path / "v.gguf")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "way_out"),
+    [
+        ("ablate", "--to model takes the component out of a model's weights"),
+        ("clamp", "`neurosteer gen` and `serve` clamp"),
+        ("logits", "--to logit_bias writes what its server adds to logits"),
+    ],
+)
+def test_what_llama_cpp_does_not_do_is_refused_by_name(tmp_path: Path, kind: Kind, way_out: str) -> None:
+    vector = of_kind(kind, vector_at(post2=ONE))
+    with pytest.raises(IncompatibleVectorError) as caught:
+        exported(vector, tmp_path / "v.gguf")
+    assert str(caught.value) == f"v.st is of the kind {kind}, and llama.cpp adds control vectors: {way_out}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_vector_adds_to_logits_besides_comes_back_with_it(tmp_path: Path) -> None:
+    bias = TokenBias(torch.tensor([299, 0]), torch.tensor([0.1, -1e-30]))
+    control = read_control_vector(
+        exported(replace(vector_at(post2=ONE), bias=bias), tmp_path / "v.gguf", 3.0)
+    )
+    assert control.unknown_fields == {}
+    assert control.exported is not None
+    found = control.exported[0].bias
+    assert found is not None
+    assert (found.ids.tolist(), found.bias.tolist()) == (bias.ids.tolist(), bias.bias.tolist())
+    odd = replace(control, fields={**control.fields, "neurosteer.token_ids": [300, 0]})
+    with pytest.raises(VectorFileError, match="its neurosteer.token_bias does not fit its metadata; export"):
+        _ = odd.exported
 
 
 @pytest.mark.parametrize("alpha", [0.0, float("nan"), float("inf")])
@@ -277,9 +311,17 @@ def test_a_family_that_is_not_known_is_taken_with_a_warning(hint: str, model_typ
 )
 def test_a_file_that_says_its_directions_are_not_added_is_refused(fields: dict[str, Any], said: str) -> None:
     control = ControlVector(Path("v.gguf"), "abc", {1: ONE}, fields)
-    message = f"^v.gguf: {said}: its directions are not made to be added to the residual, and nothing else"
+    message = f"^v.gguf: {said}: its directions are not made to be added to the residual; --kind ablate takes"
     with pytest.raises(VectorFileError, match=message):
-        control.check_added(lambda _warning: None)
+        control.check_acts("add", lambda _warning: None)
+    control.check_acts("ablate", lambda _warning: None)
+
+
+@pytest.mark.parametrize("kind", ["add", "ablate"])
+def test_a_file_of_directions_that_nothing_here_acts_by_is_refused(kind: Kind) -> None:
+    control = ControlVector(Path("v.gguf"), "abc", {1: ONE}, {"controlvector.mode": "angular"})
+    with pytest.raises(VectorFileError, match="added to the residual; nothing else is done with them$"):
+        control.check_acts(kind, lambda _warning: None)
 
 
 def test_what_a_file_says_and_is_not_known_is_told() -> None:
@@ -292,13 +334,13 @@ def test_what_a_file_says_and_is_not_known_is_told() -> None:
         "glp.scale": 0.5,
     }
     warnings: list[str] = []
-    ControlVector(Path("v.gguf"), "abc", {1: ONE}, fields).check_added(warnings.append)
+    ControlVector(Path("v.gguf"), "abc", {1: ONE}, fields).check_acts("add", warnings.append)
     assert warnings == [
         "v.gguf: glp.projected = False, glp.scale = 0.5: not known here; "
         "its directions are taken to be added as they are"
     ]
     known = {name: value for name, value in fields.items() if not name.startswith("glp.")}
-    ControlVector(Path("v.gguf"), "abc", {1: ONE}, known).check_added(warnings.append)
+    ControlVector(Path("v.gguf"), "abc", {1: ONE}, known).check_acts("add", warnings.append)
     assert len(warnings) == 1
 
 
