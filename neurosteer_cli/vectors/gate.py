@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -87,6 +87,31 @@ def open_gate(
     Raises:
         InputError: it cannot be read, or the vector knows nothing of its sides.
     """
+    asked = _parsed(text)
+    if asked.latent:
+        layer, latent = asked.latent
+        sae = (sae_of or partial(bundled_sae, engine))(layer)
+        return _of_latent(text, sae, latent, asked.threshold, is_above=asked.is_above)
+    vector = vector_of(asked.what)
+    vector.check_fits(engine.shape, engine.model_id, asked.what)
+    return of_vector(text, vector, asked.threshold, is_above=asked.is_above)
+
+
+def check_gate(text: str) -> None:
+    """Find out before a model is loaded what is wrong with a gate, as `open_gate` does."""
+    asked = _parsed(text)
+    if not asked.latent:
+        detector.known_detector(_of_file(asked.what), f"gate {text}")
+
+
+class _Asked(NamedTuple):
+    what: str
+    is_above: bool
+    threshold: float
+    latent: tuple[int, int] | None  # block and number, if it is one
+
+
+def _parsed(text: str) -> _Asked:
     match = re.fullmatch(r"(.+?)\s*([<>])\s*([^<>]+)", text.strip())
     try:
         what, sign, number = match.groups() if match else ("", "", "")
@@ -98,12 +123,8 @@ def open_gate(
             f"gate {text!r:.80}: write a vector or a latent, < or >, and a number: 'polite.st<0', "
             "'20/1234>0.5'"
         )
-    if latent := re.fullmatch(r"([0-9]{1,6})/([0-9]{1,9})", what):
-        sae = (sae_of or partial(bundled_sae, engine))(int(latent[1]))
-        return _of_latent(text, sae, int(latent[2]), level, is_above=sign == ">")
-    vector = vector_of(what)
-    vector.check_fits(engine.shape, engine.model_id, what)
-    return of_vector(text, vector, level, is_above=sign == ">")
+    latent = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,9})", what)
+    return _Asked(what, sign == ">", level, (int(latent[1]), int(latent[2])) if latent else None)
 
 
 def of_vector(name: str, vector: SteeringVector, z: float, *, is_above: bool) -> Gate:

@@ -36,7 +36,7 @@ from neurosteer_cli.vectors.fitting.from_texts import fit
 ALPHA = -12.0
 CUT_TEXTS = 40  # a side
 CONFIG = GenerationConfig(max_new_tokens=30, batch_size=64)
-JUDGES = ("data",)
+JUDGES = ("data", "tfidf")
 Lines = dict[str, list[str]]  # JSON records, by side
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.cli import refused, rows, run
-from support.tiny import save_tiny
+from support.tiny import save_tiny, tiny_tokenizer
 from typer.testing import CliRunner
 
 from neurosteer_cli.cli import app
@@ -450,3 +450,133 @@ def test_a_record_that_was_chosen_can_be_written_on_from_again(tmp_path: Path) -
 )
 def test_what_choosing_cannot_be_asked_is_refused_at_once(options: tuple[str, ...], said: str) -> None:
     assert refused(*GEN, "-m", "nowhere", "hi", *options).startswith(f"error: {said}")
+
+
+# --- kinds and gates ---------------------------------------------------------------------------------
+
+
+def test_gen_says_of_each_kind_what_was_done(tmp_path: Path) -> None:
+    sides, urges, both = ("up.jsonl", "down.jsonl", "-m", "tiny"), tmp_path / "urges.st", tmp_path / "both.st"
+    run("fit", *sides, "--method", "logodds", "-o", str(urges))
+    run("fit", *sides, "--method", "diffmean", "--layers", "1", "--logits-share", "0.5", "-o", str(both))
+    gen, said = ("gen", "hello", "--json", "--max-new-tokens", "20"), {}
+    plain = rows(run(*gen, "-m", "tiny"))[0]["text"]
+    for name, options in {
+        "ablate": ("-v", "b.st", "--kind", "ablate"),
+        "clamp": ("-v", "b.st", "--kind", "clamp", "-a", "-90"),
+        "latents": ("-v", "a.st", "--kind", "clamp", "-a", "90"),
+        "logits": ("-v", str(urges), "-a", "90"),
+        "mixed": ("-v", str(both), "-a", "20"),
+    }.items():
+        (said[name],) = rows(run(*gen, *options))
+    kinds = {name: (record.get("kinds"), record["alpha"], record["dose"]) for name, record in said.items()}
+    assert kinds == {
+        "ablate": (["ablate"], 1.0, None),
+        "clamp": (["clamp"], -90.0, None),
+        "latents": (["clamp"], 90.0, None),
+        "logits": (["logits"], 90.0, None),
+        "mixed": (None, 20.0, 0.1),
+    }
+    assert len({plain, *(record["text"] for record in said.values())}) == 6
+
+
+def test_headings_name_the_kind_and_no_dose_where_nothing_is_added() -> None:
+    found = run(*GEN, "-v", "b.st", "--kind", "ablate", "-a", "0,1,2", "hi")
+    headings = [line for line in found.stdout.splitlines() if line.startswith("[")]
+    assert headings == ["[unsteered]", "[b ablate +1]", "[b ablate +2]"]
+    assert found.stderr == "warning: alpha 2 takes the component away 2 times; 1 is the whole of it\n"
+    assert run(*GEN, "-v", "b.st", "--kind", "ablate", "hi").stderr == ""
+
+
+def test_a_calibration_is_of_the_kind_it_was_measured_with() -> None:
+    assert refused(*GEN, "-v", "b.st", "--kind", "ablate", "-a", "auto", "hi") == (
+        "error: b.st is not calibrated as the kind ablate: calibrate a file of that kind, or give --alpha"
+    )
+
+
+def gate_of(prompts: list[str]) -> tuple[str, list[bool]]:
+    """A gate that opens for some of the prompts, and for which."""
+    found = rows(run(*GEN, "-v", "b.st", "--when", "a.st>0", *prompts, "--json"))
+    read = [record["gate"] for record in found]
+    middle = sorted(read)[len(read) // 2]
+    return f"a.st>{middle:.4f}", [number > round(middle, 4) for number in read]
+
+
+def test_a_gate_lets_prompts_be_steered_and_leaves_the_others_byte_for_byte() -> None:
+    prompts = ["aaa bbb aab", "zzz yyy", "to be or not", "hello", "z"]
+    gate, is_open = gate_of(prompts)
+    assert any(is_open) and not all(is_open)
+    gen = (*GEN, "-v", "b.st", "-a", "300", *prompts)
+    plain = [record["text"] for record in rows(run(*GEN, "-m", "tiny", *prompts, "--json"))]
+    steered = [record["text"] for record in rows(run(*gen, "--json"))]
+    found = run(*gen, "--when", gate, "--json")
+    assert f"gate {gate}: {sum(is_open)} of 5 prompts are steered\n" in found.stderr
+    records = rows(found)
+    assert [(record["when"], record["steered"]) for record in records] == [(gate, each) for each in is_open]
+    assert [record["dose"] for record in records] == [3.0 if each else 0.0 for each in is_open]
+    expected = [b if each else a for a, b, each in zip(plain, steered, is_open, strict=True)]
+    assert [record["text"] for record in records] == expected
+    headings = [line for line in run(*gen, "--when", gate).stdout.splitlines() if line.startswith("[b ")]
+    assert headings == [
+        f"[b +300 ({gate}) (dose 300.0%)]" if each else f"[b +300 ({gate}): closed, unsteered]"
+        for each in is_open
+    ]
+
+
+def test_a_strong_push_is_warned_of_though_the_first_prompt_is_not_steered() -> None:
+    closed = run(*GEN, "-v", "b.st", "-a", "30", "--when", "a.st>1000", "hello")
+    assert "the push is 30% as long as the residual" in closed.stderr
+    assert "gate a.st>1000: 0 of 1 prompts are steered" in closed.stderr
+
+
+def test_a_gate_of_tokens_says_nothing_of_prompts() -> None:
+    gen = (
+        *GEN,
+        "-v",
+        "a.st",
+        "-a",
+        "300",
+        "hello",
+        "there",
+        "--when",
+        "b.st>0",
+        "--when-each",
+        "token",
+        "--json",
+    )
+    for record in rows(found := run(*gen)):
+        assert record["when"] == "b.st>0"
+        assert not {"gate", "steered"} & record.keys()
+    assert found.stderr.splitlines() == [
+        "warning: the push is 300% as long as the residual; above 20% text tends to break down"
+    ]
+    assert refused(*GEN, "-v", "b.st", "--when", "a.st>0", "--when-each", "token", "hi") == (
+        "error: gate a.st>0 is read at blocks.2.hook_resid_post, behind blocks.1.hook_resid_post, where "
+        "steering begins: choose one of earlier blocks, or one for each prompt"
+    )
+
+
+def test_thinking_is_steered_where_the_template_has_it(tmp_path: Path) -> None:
+    folder, tokenizer = save_tiny(tmp_path / "thinker"), tiny_tokenizer()
+    tokenizer.add_tokens(["<think>", "</think>"])
+    template = "{{ messages[0].content }}{{ '<think>' if thinks else '<think></think>' }}"
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    said = {}
+    for thinks in ("true", "false"):
+        for positions in ("answer", "thinking", "after-thinking"):
+            gen = (*GEN, "-v", "b.st", "-a", "0,300", "-m", str(folder), "--chat", "hi", "--json", "--greedy")
+            found = rows(run(*gen, "--template-arg", f"thinks={thinks}", "--positions", positions))
+            said[thinks, positions] = [record["text"] for record in found]
+    assert len({plain for plain, _ in said.values()}) == 2  # one a template
+    for thinks, steered, other in (
+        ("true", "thinking", "after-thinking"),
+        ("false", "after-thinking", "thinking"),
+    ):
+        plain, everywhere = said[thinks, "answer"]
+        assert everywhere != plain
+        assert said[thinks, steered] == [plain, everywhere]
+        assert said[thinks, other] == [plain, plain]
+    assert refused(*GEN, "-v", "b.st", "--positions", "thinking", "hi").startswith(
+        "error: positions thinking: "
+    )
