@@ -2,28 +2,30 @@
 
 python tests/benchmarks/steering_frontier.py DATA_DIR [...] [--tasks sentiment+] [--pairs happy:sad]
 
-Tasks, halves and judge are those of steering_quality.py. Every method writes at every dose on all
-neutral prompts of the folders and the built-in openings. A method's gain within a bound is how many
-points the judge's mean probability moves up to where the curve of dose against perplexity ratio
-first crosses the bound; its 95 % interval is over prompts. The default's lead over a method is the
-difference of their gains, mean over the bounds, paired by prompt: a task, and over all tasks.
+Tasks, vectors, controls, judges and models are those of steering_tasks.py. Every method writes at every dose
+on all neutral prompts of the folders and the built-in openings. A method's gain within a bound is how many
+points a judge's mean probability moves up to where the curve of dose against perplexity ratio first crosses
+the bound; of several models' ratios the highest counts at every dose. Its 95 % interval is over prompts. The
+default's lead over a method is the difference of their gains, mean over the bounds, paired by prompt: a
+task, and over all tasks; by both judges, and whether they agree.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from record import recorded
-from steering_quality import BOUNDS, DEFAULT, Task, asked, key_of, ready, write
+from steering_quality import agreement
+from steering_tasks import BOUNDS, DEFAULT, Models, Task, asked, key_of, models_of, ready, write
 from torch import Tensor
 
 from neurosteer_cli.data.prompts import prompts_of
 from neurosteer_cli.evaluation.judges.judge import Judge
-from neurosteer_cli.evaluation.measures.likelihood import log_probs
+from neurosteer_cli.evaluation.measures.likelihood import Written, likelihoods
 from neurosteer_cli.evaluation.measures.metrics import Bootstrap, Estimate
-from neurosteer_cli.evaluation.runs.samples import UNSTEERED
+from neurosteer_cli.evaluation.runs.samples import UNSTEERED, Sample
 from neurosteer_cli.generation.prompts import Prompt
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.vectors.vector import SteeringVector
@@ -32,10 +34,10 @@ DOSES = (8.0, 14.0, 20.0)
 
 
 class Dose(NamedTuple):
-    """What a strength does, a prompt: the judge's probability, and negative log-probability a token."""
+    """What a strength does, a prompt, each [2, n_prompts]: total and count."""
 
-    score: Tensor  # [2, n_prompts]: total and count
-    cost: Tensor
+    scores: dict[str, Tensor]  # by judge: its probability
+    costs: list[Tensor]  # by model: negative log-probability a token
 
 
 Curves = dict[str, list[Dose]]  # by method: unsteered, then dose after dose
@@ -44,7 +46,8 @@ Curves = dict[str, list[Dose]]  # by method: unsteered, then dose after dose
 def curves(
     engine: Engine,
     vectors: Mapping[str, SteeringVector],
-    judge: Judge,
+    judges: Sequence[Judge],
+    models: Models,
     prompts: Sequence[Prompt],
     n: int,
     *,
@@ -53,22 +56,40 @@ def curves(
     """What every method does at every dose."""
     doses = [dose if up else -dose for dose in DOSES]
     samples = write(engine, prompts, [], vectors, dict.fromkeys(vectors, doses), n, seed=3)
-    scores = judge.score([one.prompt for one in samples], [one.text for one in samples], lambda _n: None)
+    values = {
+        **{judge.name: judge.score([""] * len(samples), [one.text for one in samples], _quiet).scores
+           for judge in judges},
+        **{name: _costs(load(), samples) for name, load in models.items()},
+    }  # fmt: skip
     unit = {prompt.shown: number for number, prompt in enumerate(prompts)}
-    pairs = []
-    for one in samples:
-        ids = prompts[unit[one.prompt]].ids
-        pairs.append((ids, engine.continuation_ids(one.prompt, ids, one.text, rendered=False)))
-    sums: dict[tuple[str, float], Tensor] = {}  # [2, 2, n_prompts]: score and cost, total and count
-    for one, score, text in zip(samples, scores.scores, log_probs(engine, pairs), strict=True):
-        empty = torch.zeros(2, 2, len(unit), dtype=torch.float64)
-        at = sums.setdefault(key_of(one.condition), empty)[:, :, unit[one.prompt]]
-        if score is not None and len(text):
-            at += torch.tensor([[score, 1.0], [-float(text.double().mean()), 1.0]])
+    sums: dict[tuple[str, float], dict[str, Tensor]] = {}
+    for number, one in enumerate(samples):
+        at = sums.setdefault(key_of(one.condition), {name: _nothing(len(unit)) for name in values})
+        found = {name: of[number] for name, of in values.items()}
+        if None not in found.values():  # an empty text counts for nothing
+            for name, value in found.items():
+                at[name][:, unit[one.prompt]] += torch.tensor([float(value or 0), 1.0])
+    by_key = {
+        key: Dose({judge.name: of[judge.name] for judge in judges}, [of[name] for name in models])
+        for key, of in sums.items()
+    }
     return {
-        name: [Dose(*sums[key]) for key in ((UNSTEERED, 0.0), *((name, dose) for dose in doses))]
+        name: [by_key[key] for key in ((UNSTEERED, 0.0), *((name, dose) for dose in doses))]
         for name in vectors
     }
+
+
+def _costs(model: Engine, samples: Sequence[Sample]) -> list[float | None]:
+    found = likelihoods(model, [Written(one.prompt, one.text, False) for one in samples])
+    return [None if mean is None else -mean for mean in found.means]
+
+
+def _nothing(n_prompts: int) -> Tensor:
+    return torch.zeros(2, n_prompts, dtype=torch.float64)
+
+
+def _quiet(_n: int) -> None:
+    pass
 
 
 def reach(scores: Sequence[Tensor], costs: Sequence[Tensor], bound: float) -> Tensor:
@@ -87,8 +108,14 @@ def reach(scores: Sequence[Tensor], costs: Sequence[Tensor], bound: float) -> Te
     return furthest
 
 
+def highest(costs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Of each dose, [doses][models], how much it costs over the unsteered by the most pessimistic model."""
+    free = torch.stack(list(costs[0]))
+    return [(torch.stack(list(at)) - free).amax(0) for at in costs]
+
+
 def frontier(
-    found: Mapping[Task, Curves], bounds: Sequence[float], first: str, other: str | None
+    found: Mapping[Task, Curves], judge: str, bounds: Sequence[float], first: str, other: str | None
 ) -> Estimate:
     """How much further the first method gets than the other, or than unsteered text: mean over tasks, bounds.
 
@@ -96,40 +123,50 @@ def frontier(
     """
     used = [(task, name) for task in found for name in (first, *([other] if other else []))]
     doses = [dose for task, name in used for dose in found[task][name]]
-    n_doses = 1 + len(DOSES)
 
     def difference(*means: Tensor) -> Tensor:
-        total = torch.zeros_like(means[0])
-        for number, (task, name) in enumerate(used):
-            mine = means[2 * number * n_doses : 2 * (number + 1) * n_doses]
+        each, total = iter(means), torch.zeros_like(means[0])
+        for task, name in used:
+            mine = [(next(each), [next(each) for _ in dose.costs]) for dose in found[task][name]]
             sign = 100.0 if task.up else -100.0
-            moved = [sign * (score - mine[0]) for score in mine[::2]]
-            got = sum(reach(moved, mine[1::2], bound) for bound in bounds)
+            moved = [sign * (score - mine[0][0]) for score, _ in mine]
+            got = sum(reach(moved, highest([costs for _, costs in mine]), bound) for bound in bounds)
             total = total + (got if name == first else -got)
         return total / len(found) / len(bounds)
 
-    n_prompts = doses[0].score.shape[1]
-    lead = Bootstrap(n_prompts).estimate(difference, *(sums for dose in doses for sums in dose))
+    sums = [each for dose in doses for each in (dose.scores[judge], *dose.costs)]
+    lead = Bootstrap(sums[0].shape[1]).estimate(difference, *sums)
     assert lead is not None  # some text was scored
     return lead
 
 
 def show(title: str, found: Mapping[Task, Curves]) -> None:
-    """A line a method: how far it gets at each bound, and the default's lead over all bounds."""
-
-    def shown(one: Estimate) -> str:
-        return f"{one.value:+5.1f} [{one.low:+.1f}, {one.high:+.1f}]"
-
+    """A line a method and judge: how far it gets at each bound, and the default's lead over all bounds."""
     print(f"-- {title}: points gained within {', '.join(map(str, BOUNDS))}; the default's lead", flush=True)
-    for name in next(iter(found.values())):
-        gains = " | ".join(shown(frontier(found, [bound], name, None)) for bound in BOUNDS)
-        lead = "" if name == DEFAULT else f" | lead {shown(frontier(found, BOUNDS, DEFAULT, name))}"
-        print(f"{name:20} {gains}{lead}", flush=True)
+    first = next(iter(found.values()))
+    for name in first:
+        leads: dict[str, Estimate] = {}
+        for judge in first[name][0].scores:
+            gains = " | ".join(shown(frontier(found, judge, [bound], name, None)) for bound in BOUNDS)
+            print(f"{name:25} {judge:6} {gains}{''.join(_lead(found, judge, name, leads))}", flush=True)
+        if name != DEFAULT:
+            print(f"{'':25} {agreement(leads)}", flush=True)
+
+
+def _lead(found: Mapping[Task, Curves], judge: str, name: str, leads: dict[str, Estimate]) -> Iterator[str]:
+    if name != DEFAULT:
+        leads[judge] = frontier(found, judge, BOUNDS, DEFAULT, name)
+        yield f" | lead {shown(leads[judge])}"
+
+
+def shown(one: Estimate) -> str:
+    return f"{one.value:+5.1f} [{one.low:+.1f}, {one.high:+.1f}]"
 
 
 def main() -> None:
     options = asked(__doc__, n="continuations a prompt")
     engine = Engine.load()
+    models = models_of(engine, options.ppl_model)
     sources = [str(file) for folder in options.folder if (file := folder / "prompts.neutral.jsonl").is_file()]
     records = [one.record for source in (*sources, None) for one in prompts_of(source)]
     texts = dict.fromkeys(record["prompt"] for record in records)
@@ -137,9 +174,9 @@ def main() -> None:
     found = {}
     for _, directions in groupby(options.tasks, key=lambda task: task.name):
         both = list(directions)
-        vectors, judge = ready(engine, both[0], options.methods or ())
+        vectors, judges = ready(engine, both[0], options.methods or ())
         for task in both:
-            found[task] = curves(engine, vectors, judge, prompts, options.n, up=task.up)
+            found[task] = curves(engine, vectors, judges, models, prompts, options.n, up=task.up)
             show(str(task), {task: found[task]})
             if len(found) > 1:
                 show(f"{len(found)} tasks together, {len(prompts)} prompts", found)

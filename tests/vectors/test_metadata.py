@@ -131,6 +131,16 @@ def test_what_a_later_program_adds_is_passed_over() -> None:
     assert VectorMetadata.from_json(json.dumps(more), "v.st") == made
 
 
+def test_a_calibration_of_before_was_by_the_model_itself() -> None:
+    metadata = SteeringVector.load(VERSION_2).metadata
+    before = json.loads(metadata.to_json())
+    del before["calibration"]["ppl_models"]
+    for point in before["calibration"]["curve"]:
+        del point["ppl_model"], point["diversity"]
+    assert VectorMetadata.from_json(json.dumps(before), "v.st") == metadata
+    assert metadata.calibration is not None and metadata.calibration.ppl_models == ["tiny"]
+
+
 def test_an_integer_is_a_float_and_nothing_else_is() -> None:
     made = json.loads(VectorMetadata.new("tiny", SHAPE, "pca", POINTS).to_json())
     point = made["points"]["blocks.1.hook_resid_post"]

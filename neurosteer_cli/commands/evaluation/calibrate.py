@@ -121,10 +121,9 @@ def _recommend(path: Path, calibration: "Calibration") -> None:
             )
         if (point.diversity or 1.0) < LEAST_DIVERSITY:
             console.warn(f"alpha {name}: {results.LESS_DIVERSE}")
-        by = f" (by {results.short(point.ppl_model)})" if len(calibration.ppl_models) > 1 else ""
         console.note(
             f"alpha {name} is {point.alpha:g}: expected rate {point.expected_rate:.0%}, "
-            f"perplexity ratio {point.perplexity_ratio:.2f}{by}"
+            f"{results.cost(calibration, point)}"
         )
     low, high = sorted((allowed[0].expected_rate, allowed[-1].expected_rate))
     console.note(f"--level reaches {low:.0%} to {high:.0%}; wrote {path}")

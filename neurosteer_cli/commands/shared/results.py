@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ...evaluation.measures.metrics import Estimate
     from ...evaluation.results import ConditionResult, Diversity, ModelResult
     from ...evaluation.runs.comparison import Comparison
+    from ...vectors.metadata import Calibration, CurvePoint
     from ...vectors.vector import SteeringVector
 
 MARK = "!"
@@ -196,6 +197,12 @@ def short(model: str) -> str:
 def diversity(found: "Diversity | None") -> str:
     """`0.99`; `0.93!` where texts are less diverse."""
     return "" if found is None else f"{value(found.lowest, '.2f')}{MARK if found.is_low else ''}"
+
+
+def cost(calibration: "Calibration", point: "CurvePoint") -> str:
+    """`perplexity ratio 1.22`, of several models with whose it is."""
+    by = f" by {short(point.ppl_model)}" if len(calibration.ppl_models) > 1 else ""
+    return f"perplexity ratio {point.perplexity_ratio:.2f}{by}"
 
 
 def value(found: "Estimate | float | None", form: str) -> str:

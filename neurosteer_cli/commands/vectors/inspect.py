@@ -1,6 +1,7 @@
 """neurosteer inspect: everything a vector file says."""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,8 @@ import typer
 
 from ...data.records import write_record
 from ...errors import InputError, NeurosteerError
-from ..shared import console
+from ..shared import console, results
+from ..shared.acting import what_alpha_does
 from ..shared.options import Json
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from ...models.engine import Engine
     from ...models.hooks import HookPoint
     from ...saes.sae import SparseAutoencoder
-    from ...vectors.metadata import Calibration, PointMetadata, VectorMetadata
+    from ...vectors.kinds import TokenBias
+    from ...vectors.metadata import Calibration, Detector, PointMetadata, VectorMetadata
     from ...vectors.vector import SteeringVector
 
 N_TOKENS = 5  # promoted, and suppressed, a latent
@@ -27,10 +30,12 @@ Row = dict[str, Any]  # a latent, or the whole push, of which some things may be
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="VECTOR", help="Vector file.")],
-    latents: Annotated[int, typer.Option(help="Latents to show at each hook point.")] = 20,
+    latents: Annotated[
+        int, typer.Option(help="Latents to show at each hook point, and tokens that are urged most.")
+    ] = 20,
     json: Json = False,
 ) -> None:
-    """Show a vector's origin, its latents and the tokens they promote and suppress.
+    """Show a vector's origin, how it acts, its latents and the tokens they promote and suppress.
 
     Example: neurosteer inspect polite.st
     """
@@ -46,7 +51,8 @@ def inspect(
             str(point): {"push_norm": float(push.norm()), "latents": tables[point]}
             for point, push in vector.pushes.items()
         }
-        write_record({"vector": str(file), **vector.metadata.model_dump(), "pushes": pushes})
+        bias = _most_urged(vector.bias, latents, engine) if vector.bias else None
+        write_record({"vector": str(file), **vector.metadata.model_dump(), "pushes": pushes, "bias": bias})
         return
     for name, text in _lines(file, vector):
         typer.echo(f"{name}: {text}")
@@ -54,6 +60,8 @@ def inspect(
     for point, rows in tables.items():
         if rows:
             console.table(str(point), headings, [*map(_cells, rows)], stdout=True, only_filled=True)
+    if vector.bias and latents:
+        _show_urged(_most_urged(vector.bias, latents, engine))
 
 
 def _engine(vector: "SteeringVector") -> "Engine | None":
@@ -124,6 +132,35 @@ def _add_tokens(rows: list[Row], engine: "Engine", directions: "Tensor") -> None
         row.update(promoted=promoted, suppressed=suppressed)
 
 
+def _most_urged(bias: "TokenBias", n: int, engine: "Engine | None") -> dict[str, Any]:
+    """The n tokens whose logits are raised most, and as many that are lowered most, strongest first."""
+    ids, nats = bias.ids.tolist(), bias.bias.tolist()
+    strongest = sorted(zip(ids, nats, strict=True), key=lambda each: -abs(each[1]))
+
+    def rows(sign: int) -> list[Row]:
+        some = [each for each in strongest if sign * each[1] > 0][:n]
+        texts = [engine.decode([], [token]) if engine else None for token, _ in some]
+        return [
+            {"token_id": token, "token": text, "bias": number}
+            for (token, number), text in zip(some, texts, strict=True)
+        ]
+
+    return {"n_tokens": len(ids), "raised": rows(1), "lowered": rows(-1)}
+
+
+def _show_urged(found: dict[str, Any]) -> None:
+    """Tokens by weight, those raised beside those lowered."""
+
+    def cells(row: Row | None) -> list[str]:
+        if row is None:
+            return ["", ""]
+        return [str(row["token_id"]) if row["token"] is None else repr(row["token"]), f"{row['bias']:+.3f}"]
+
+    pairs = zip_longest(found["raised"], found["lowered"])
+    rows = [[*cells(raised), *cells(lowered)] for raised, lowered in pairs]
+    console.table("logits, at alpha 1", ["raised", ">nats", "lowered", ">nats"], rows, stdout=True)
+
+
 def _lines(file: Path, vector: "SteeringVector") -> Iterator[tuple[str, str]]:
     """Everything but latents: a name and what there is to say under it."""
     metadata, shape = vector.metadata, vector.metadata.model_shape
@@ -133,6 +170,7 @@ def _lines(file: Path, vector: "SteeringVector") -> Iterator[tuple[str, str]]:
     yield "model", f"{metadata.model_id} ({known})"
     parameters = [f"{key}={value}" for key, value in metadata.parameters.items()]
     yield "method", " ".join([metadata.method, *parameters])
+    yield "kind", f"{metadata.kind}; alpha 1 is {what_alpha_does(vector, 1)}"
     for name, side in (("towards", metadata.positive), ("away", metadata.negative)):
         if side is not None:
             counts = f"{side.n_texts} texts, {side.n_tokens} tokens"
@@ -141,7 +179,12 @@ def _lines(file: Path, vector: "SteeringVector") -> Iterator[tuple[str, str]]:
         hash_ = f" (sha256 {parent['sha256'][:12]}...)" if parent["sha256"] else ""
         yield "parent", f"{parent['weight']:+g} x {parent['name']}{hash_}"
     for point, push in vector.pushes.items():
-        yield str(point), _point_line(metadata.points[str(point)], float(push.norm()))
+        yield str(point), _point_line(vector, metadata.points[str(point)], float(push.norm()))
+    if vector.bias:
+        nats = vector.bias.bias
+        yield "logits", f"alpha 1 adds {nats.min():+.3f} to {nats.max():+.3f} to those of {len(nats)} tokens"
+    if metadata.detector is not None:
+        yield "detector", _detector_line(metadata.detector)
     if metadata.calibration is not None:
         yield "calibration", _calibration_line(metadata.calibration)
 
@@ -154,14 +197,23 @@ def _calibration_line(found: "Calibration") -> str:
             point = points[alpha]
             parts.append(
                 f"alpha {name} is {alpha:g} (expected rate {point.expected_rate:.0%}, "
-                f"perplexity ratio {point.perplexity_ratio:.2f})"
+                f"{results.cost(found, point)})"
             )
     return "; ".join(parts)
 
 
-def _point_line(point: "PointMetadata", length: float) -> str:
+def _detector_line(found: "Detector") -> str:
+    return (
+        f"z is a text's projection less {found.middle:.4g}, over {found.spread:.4g}; the probability of the "
+        f"first side is sigmoid({found.slope:.3g} z {found.intercept:+.3g}); by {found.n_texts} texts held out"
+    )
+
+
+def _point_line(vector: "SteeringVector", point: "PointMetadata", length: float) -> str:
     share = f"{length / point.resid_norm:.2%} of the median residual norm {point.resid_norm:.1f}"
-    parts = [f"alpha 1 adds {length:.2f}, {share}"]
+    parts = [f"{'alpha 1 adds' if vector.adds else 'its length is'} {length:.2f}, {share}"]
+    if point.middle is not None:
+        parts.append(f"the middle of the sides is at {point.middle:.2f} along it")
     if point.auroc is not None:
         parts.append(f"held-out AUROC {point.auroc:.2f}")
     if point.shift_norm is not None:

@@ -64,6 +64,8 @@ def test_of_several_models_the_highest_ratio_decides(tmp_path: Path, folder: Pat
         run("calibrate", str(path), "--prompts", "prompts.jsonl", *JUDGE, *SHORT, "--alpha", "-200,200",
             "--max-ppl-ratio", "1000", *asked)  # fmt: skip
         found[models] = calibration_of(path)
+        shown = run("inspect", str(path)).output
+        assert (" by tiny" in shown or " by second" in shown) == (len(models) == 2)
     both = found["tiny", "second"]
     assert both.ppl_models == [str(folder / "tiny"), str(folder / "second")]
     for point, *single in zip(both.curve, found["tiny",].curve, found["second",].curve, strict=True):
