@@ -98,12 +98,13 @@ def edit_of(vector: SteeringVector, point: HookPoint, alpha: float) -> Edit:
     direction = push / push.norm()
     if vector.metadata.kind == "ablate":
         return Ablation(direction, alpha)
-    if latents := vector.latents.get(point):
-        sae = vector.sae_at(point)
-        return LatentClamp(sae, latents.ids, alpha * latents.scaled_to(push, sae))
-    if (middle := vector.metadata.points[str(point)].middle) is None:
+    if (middle := vector.metadata.points[str(point)].middle) is not None:
+        return Clamp(direction, middle + alpha * float(push.norm()))
+    latents = vector.latents.get(point)
+    if latents is None or vector.metadata.positive is not None:  # those of a fit stand for a direction
         raise InputError(
             f"the kind clamp sets a component to a level between its two sides, and nothing is known of "
             f"sides at {point}: fit the vector on texts, or name SAE latents with `fit --latent`"
         )
-    return Clamp(direction, middle + alpha * float(push.norm()))
+    sae = vector.sae_at(point)
+    return LatentClamp(sae, latents.ids, alpha * latents.scaled_to(push, sae))

@@ -5,11 +5,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from support.cli import rows, run
+from support.cli import refused, rows, run
 from support.tiny import save_tiny_sae
 
 from neurosteer_cli.vectors.fitting.report import FitReport, LatentRow
+from neurosteer_cli.vectors.kinds import Ablation, Clamp, LatentClamp
 from neurosteer_cli.vectors.metadata import VectorMetadata
+from neurosteer_cli.vectors.steering import Steering
 from neurosteer_cli.vectors.vector import SteeringVector
 
 pytestmark = pytest.mark.usefixtures("in_fitted_folder")
@@ -23,16 +25,20 @@ def test_fit_writes_the_file_and_tells_the_rest_on_stderr(tmp_path: Path) -> Non
     assert result.stdout == ""
     vector = SteeringVector.load(tmp_path / "v.st")
     assert [str(point) for point in vector.pushes] == [POINT]
-    lines = result.stderr.splitlines()
-    assert lines[:2] == [
-        f"warning: {side}: 20 texts; 50 or more a side give a more dependable vector"
-        for side in ("up", "down")
+    told = result.stderr.splitlines()
+    warnings = [line.removeprefix("warning: ") for line in told if line.startswith("warning: ")]
+    assert warnings[:2] == [
+        f"{side}: 20 texts; 50 or more a side give a more dependable vector" for side in ("up", "down")
     ]
-    assert lines[2].startswith("up 20 texts, 600 tokens; down 20 texts, 600 tokens; ")
-    assert lines[3].startswith(f"{POINT}: held-out AUROC 1.00 on 4 + 4 texts; the sides differ by ")
-    assert lines[4].strip() == "strongest latents"
-    assert " ".join(lines[6].split()) == "fires fires"
-    assert " ".join(lines[7].split()) == "latent weight t up down fires most at"
+    assert [line.split(" stands in ")[0] for line in warnings[2:]] == [
+        f"marker: {word!r}" for word in ("aaa", "aab", "bbb", "yyy", "zzy", "zzz")
+    ]
+    lines = told[len(warnings) :]
+    assert lines[0].startswith("up 20 texts, 600 tokens; down 20 texts, 600 tokens; ")
+    assert lines[1].startswith(f"{POINT}: held-out AUROC 1.00 on 4 + 4 texts; the sides differ by ")
+    assert lines[2].strip() == "strongest latents"
+    assert " ".join(lines[4].split()) == "fires fires"
+    assert " ".join(lines[5].split()) == "latent weight t up down fires most at"
     assert lines[-1] == f"wrote {tmp_path / 'v.st'}"
 
 
@@ -116,3 +122,139 @@ def test_an_sae_of_a_model_of_another_name_is_warned_of(tmp_path: Path) -> None:
         f"warning: SAE '{tmp_path / 'sae'}' was trained on 'gpt2-small', the model is 'tiny': "
         "its latents may mean something else there\n"
     )
+
+
+# --- kinds -------------------------------------------------------------------------------------
+
+METHODS: dict[str, list[str]] = {
+    "neurosteer": ["--sae", "sae", "--top-k", "8"],
+    "paper": ["--method", "paper", "--sae", "sae", "--top-k", "8"],
+    "diffmean": ["--method", "diffmean"],
+    "pca": ["--method", "pca"],
+    "mixed": ["--method", "diffmean", "--logits-share", "0.5"],
+    "logodds": ["--method", "logodds"],
+}
+PUSHING = ("neurosteer", "paper", "diffmean", "pca")
+
+
+@pytest.mark.parametrize(("kind", "edit"), [("ablate", Ablation), ("clamp", Clamp)])
+@pytest.mark.parametrize("method", PUSHING)
+def test_a_vector_of_every_method_that_pushes_can_act_as_every_kind(
+    tmp_path: Path, method: str, kind: str, edit: type
+) -> None:
+    out = tmp_path / "v.st"
+    told = run(*FIT, *METHODS[method], "--kind", kind, "-o", str(out)).stderr
+    vector = SteeringVector.load(out)
+    assert vector.metadata.kind == kind
+    (found,) = Steering.of([vector], [vector.default_alpha]).edits.values()
+    assert [type(each) for each in found] == [edit]
+    does = {
+        "ablate": "alpha 1 takes the whole component away",
+        "clamp": "alpha 8 holds the component as far from the middle of the sides as a push would take it",
+    }[kind]
+    assert told.splitlines()[-2:] == [
+        f"wrote {out}: {does}",
+        f"next: neurosteer gen 'Once upon a time' -v {out} -a {vector.default_alpha:g}",
+    ]
+
+
+def test_latents_that_were_chosen_are_clamped_themselves(tmp_path: Path) -> None:
+    out = tmp_path / "v.st"
+    run("fit", "up.jsonl", "--latent", "3:2", "--sae", "sae", "-m", "tiny", "--kind", "clamp", "-o", str(out))
+    (found,) = Steering.of([SteeringVector.load(out)], [8.0]).edits.values()
+    assert [type(each) for each in found] == [LatentClamp]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_vector_adds_unless_it_is_told_otherwise(tmp_path: Path, method: str) -> None:
+    out = tmp_path / "v.st"
+    run(*FIT, *METHODS[method], "-o", str(out))
+    assert SteeringVector.load(out).metadata.kind == ("logits" if method == "logodds" else "add")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--kind", "logits"], "--kind must be one of add, ablate, clamp, got 'logits'"),
+        (["--method", "logodds", "--kind", "add"],
+         "--method logodds acts on logits; leave out --kind, or choose another method"),
+        (["--logits-share", "0.5", "--kind", "clamp"],
+         "--kind clamp: does without --logits-share, which is for what is added"),
+        (["--shuffle-labels", "-1"], "--shuffle-labels must be at least 0, got -1"),
+        (["--latent", "3:1", "--shuffle-labels", "0"],
+         "--latent: goes with --sae, --layers, --kind and -o, not with options for texts"),
+        (["--latent", "3:1", "--logits-share", "0.5"],
+         "--latent: goes with --sae, --layers, --kind and -o, not with options for texts"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused_before_texts_are_read(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    out = tmp_path / "v.st"
+    assert refused("fit", "none.jsonl", "none.jsonl", "-m", "tiny", *options, "-o", str(out)) == (
+        f"error: {message}"
+    )
+    assert not out.exists()
+
+
+def test_fit_tells_what_a_bias_urges_and_how_to_try_it(tmp_path: Path) -> None:
+    out = tmp_path / "v.st"
+    result = run(*FIT, *METHODS["logodds"], "-o", str(out), "--json")
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning: ")]
+    bias = SteeringVector.load(out).bias
+    assert bias is not None
+    assert " s" in lines[0] and "tokens/s" not in lines[0]  # no pass is made
+    assert lines[1] == f"logits: held-out AUROC 1.00 on 4 + 4 texts; a bias of {len(bias.ids)} tokens"
+    assert lines[2].strip() == "strongest tokens"
+    assert " ".join(lines[5].split()) == "token alpha 8 up down"
+    nats = 8 * float(bias.bias.abs().max())
+    assert lines[-2:] == [
+        f"wrote {out}: alpha 8 adds up to {nats:.1f} nats to a token's logit",
+        f"next: neurosteer gen 'Once upon a time' -v {out} -a 8",
+    ]
+    (record,) = rows(result)
+    strongest = record["report"]["tokens"]
+    assert {row["token"] for row in strongest if row["bias"] > 0} == {"u", "a", "b"}
+    assert {row["token"] for row in strongest if row["bias"] < 0} >= {"d", "y", "z"}
+    assert record["report"]["tokens_auroc"] == 1.0
+    run("gen", "Once upon a time", "-v", str(out), "-a", "8", "--max-new-tokens", "2")
+
+
+def test_fit_tells_of_both_parts_of_a_mixed_vector(tmp_path: Path) -> None:
+    out = tmp_path / "v.st"
+    told = run(*FIT, *METHODS["mixed"], "-o", str(out)).stderr
+    bias = SteeringVector.load(out).bias
+    assert bias is not None
+    nats = 8 * float(bias.bias.abs().max())
+    assert f"\n{POINT}: held-out AUROC 1.00 on 4 + 4 texts; " in told
+    assert "\nlogits: held-out AUROC 1.00 on 4 + 4 texts; " in told
+    assert (
+        f"wrote {out}: alpha 8 is a dose of 4.00% and adds up to {nats:.1f} nats to a token's logit\n" in told
+    )
+
+
+# --- controls ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_control_says_that_it_is_one_and_is_named_so(
+    fitted_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = [str(fitted_folder / name) for name in ("up.jsonl", "down.jsonl")]
+    options = [str(fitted_folder / "sae") if each == "sae" else each for each in METHODS[method]]
+    result = run("fit", *files, "-m", str(fitted_folder / "tiny"), *options, "--shuffle-labels", "5")
+    assert "a control: the texts of up and down were dealt out at random (seed 5)\n" in result.stderr
+    assert "marker" not in result.stderr and "hardly separate" not in result.stderr
+    vector = SteeringVector.load(Path("up-shuffled.st"))
+    assert vector.metadata.parameters["shuffle_labels"] == 5
+    assert vector.metadata.positive is not None and vector.metadata.positive.n_texts == 20
+    shown = run("inspect", "up-shuffled.st").stdout
+    assert "shuffle_labels=5" in shown
+
+
+def test_a_control_is_a_vector_like_any_other(tmp_path: Path) -> None:
+    out = tmp_path / "v.st"
+    run(*FIT, "--method", "diffmean", "--shuffle-labels", "0", "-o", str(out))
+    gen = ("gen", "hello", "-v", str(out), "--max-new-tokens", "12", "--dtype", "float32")
+    assert run(*gen, "-a", "3000").stdout != run(*gen, "-a", "0").stdout
