@@ -21,12 +21,13 @@ from ..vectors.metadata import Kind
 from ..vectors.steering import Steering
 from ..vectors.vector import SteeringVector, total_dose
 from .computing.gating import Gated, Gating
+from .computing.scoring import Scoring
 from .protocol.chat import ChatRequest
 from .protocol.completions import CompletionRequest
 from .protocol.fields import Json, places
 from .protocol.ollama import GenerateRequest, OllamaChatRequest
 from .protocol.responses import ResponsesRequest
-from .protocol.text import Answer, TextRequest
+from .protocol.text import Answer, Scorer, TextRequest
 from .registry import UnknownVectorError, VectorRegistry
 from .scheduler import Scheduler, TooLongError
 
@@ -104,6 +105,7 @@ class Completions:
                 for ids, sample, steering in _samples(prompts, request.n_samples, steered.steerings)
             ],
             bytes_of=partial(token_bytes, self.engine.tokenizer),
+            scorer=self._scorer(request.scored_by),
         )
 
     def _steered(self, request: TextRequest, alphas: dict[str, float], prompts: list[list[int]]) -> Gated:
@@ -111,12 +113,20 @@ class Completions:
         vectors, strengths = self._vectors(alphas, request.kind)
         if request.when and not vectors:
             raise InputError("when: nothing is to be steered; name vectors and their alphas")
-        gated = self._gating.gated(request.when, request.when_each, Steering.of(vectors, strengths), prompts)
+        steering = Steering.of(vectors, strengths)
+        if steering.bias and request.echoes and request.n_log_probs is not None:
+            raise InputError("echo with logprobs: not with vectors that act on logits; leave these out")
+        gated = self._gating.gated(request.when, request.when_each, steering, prompts)
         told: Json = {"alphas": alphas, "dose": _dose(vectors, strengths)}
         if not all(vector.adds for vector in vectors):
             named = zip((name for name, alpha in alphas.items() if alpha), vectors, strict=True)
             told["kinds"] = {name: vector.metadata.kind for name, vector in named}
         return Gated(gated.steerings, {**told, **gated.told})
+
+    def _scorer(self, names: Sequence[str]) -> Scorer | None:
+        if not names:
+            return None
+        return Scoring(self.engine, self.scheduler, {name: self.registry[name] for name in names}).submit
 
     def _constraint(self, request: TextRequest) -> Constraint | None:
         """What texts have to come out as; each goes on from a copy."""

@@ -93,7 +93,15 @@ class Writing:
         async for arrival in self.deltas():
             if arrival:
                 found[arrival[0]].append(arrival[1])
+        await self.score()
         return found
+
+    async def score(self) -> None:
+        """Have all that is written scored, where that is asked for."""
+        if self.answer.scorer:
+            texts = [each.text for each in self.answer.continuations]
+            found = await asyncio.wrap_future(self.answer.scorer(texts))
+            self.answer.scores.extend(found)
 
     def end(self) -> None:
         """Write it no further, and count it."""
@@ -136,6 +144,7 @@ class _Stream(StreamingResponse):
                 choices[arrival[0]].append(arrival[1])
                 for body in answer.part(*arrival):
                     yield frame(body)
+            await self._writing.score()
             for body in answer.closing(choices):
                 yield frame(body)
             yield answer.framing.end

@@ -7,7 +7,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ...generation.continuation import Delta
 from .fields import Json, Texts, listed, refuse
-from .text import MAX_LOG_PROBS, Answer, Choices, OpenAIRequest, StreamOptions, ended_by, joined, spelled
+from .text import (
+    MAX_LOG_PROBS,
+    Answer,
+    Choices,
+    OpenAIRequest,
+    StreamOptions,
+    ended_by,
+    joined,
+    score_of,
+    spelled,
+)
 
 
 class ChoicesAnswer(Answer):
@@ -18,15 +28,21 @@ class ChoicesAnswer(Answer):
 
     def whole(self, choices: Choices) -> Json:
         parts = [
-            self._choice(index, self._said(joined(deltas)), deltas) for index, deltas in enumerate(choices)
+            {**self._choice(index, self._said(joined(deltas)), deltas), **score_of(self, index)}
+            for index, deltas in enumerate(choices)
         ]
         return {**self._head(self.kind), "choices": parts, "usage": self.usage}
 
     def part(self, index: int, delta: Delta) -> list[Json]:
         return [self._chunk(self._choice(index, self._added(delta.text), [delta]))]
 
-    def closing(self, _choices: Choices) -> list[Json]:
-        return [{**self._chunk(), "usage": self.usage}] if self._tells_usage else []
+    def closing(self, choices: Choices) -> list[Json]:
+        """Scores, in a chunk that adds no text to its choice, and usage."""
+        scores = [
+            self._chunk({**self._choice(index, self._added(""), [Delta()]), **score_of(self, index)})
+            for index in range(len(choices) if self.scores else 0)
+        ]
+        return [*scores, *([{**self._chunk(), "usage": self.usage}] if self._tells_usage else [])]
 
     def _said(self, text: str) -> Json:
         """A choice's text, whole."""

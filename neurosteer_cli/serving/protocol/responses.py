@@ -15,7 +15,7 @@ from ...generation.continuation import Delta
 from .chat import Message, TemplateRequest
 from .fields import Form, Json, kind, one_of, refuse, text_or_list
 from .formats import FlatFormat
-from .text import MAX_LOG_PROBS, NAMED_EVENTS, Answer, Choices, ended_by, joined
+from .text import MAX_LOG_PROBS, NAMED_EVENTS, Answer, Choices, ended_by, joined, score_of
 from .unserved import IGNORED, UNSERVED, only
 
 LOG_PROBS = "message.output_text.logprobs"
@@ -64,7 +64,7 @@ class ResponsesAnswer(Answer):
     def whole(self, choices: Choices) -> Json:
         (deltas,) = choices
         found = self._response(self._status(choices), [self._message(deltas)], self._usage)
-        return {**found, **ended_by(deltas[-1])}
+        return {**found, **ended_by(deltas[-1]), **score_of(self, 0)}
 
     def opening(self) -> list[Json]:
         begun, place = self._response("in_progress", []), self._place

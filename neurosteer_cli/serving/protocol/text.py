@@ -6,7 +6,8 @@ Knows sampling's fields, steering, and continuations as they grow; each protocol
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model_validator
@@ -23,6 +24,7 @@ from .unserved import IGNORED, UNSERVED
 
 MAX_LOG_PROBS = 20
 BytesOf = Callable[[int], bytes]  # of a token
+Scorer = Callable[[Sequence[str]], "Future[list[Json]]"]  # of texts, what vectors say of each
 Alphas = Annotated[dict[Name, float], Field(max_length=64)]
 
 
@@ -152,11 +154,23 @@ class TextRequest(Form):
         """How many tokens at each step to tell the log-probabilities of; None: none, not the chosen one's."""
         return None
 
+    @property
+    def scored_by(self) -> list[str]:
+        """The vectors, by name, that are to say something of what is written."""
+        return []
+
 
 class OpenAIRequest(TextRequest, Sampled):
     """Sampling's fields are the request's own."""
 
     response_format: Format = Format()
+    score: Annotated[
+        OneOrMore[Name], Field(description="Vectors by name: how far each answer is on the side of each.")
+    ] = []
+
+    @property
+    def scored_by(self) -> list[str]:
+        return list(dict.fromkeys([self.score] if isinstance(self.score, str) else self.score))
 
     @property
     def schema_asked(self) -> Json | None:
@@ -203,6 +217,8 @@ class Answer:
     steering: Json  # what it is written with: alphas, their dose, and what else was asked
     continuations: list[Continuation]
     bytes_of: BytesOf
+    scorer: Scorer | None = None  # of what is written, where scores are asked for
+    scores: list[Json] = field(default_factory=list)  # of each choice, by vector, once all is written
 
     @property
     def n_read(self) -> int:
@@ -257,6 +273,11 @@ def ended_by(last: Delta) -> Json:
     """Which limit ended a choice, by its last delta; nothing where none has."""
     limit = last.limit
     return {"limit": {"name": limit.name, limit.unit: limit.number}} if limit else {}
+
+
+def score_of(answer: Answer, index: int) -> Json:
+    """What vectors say of a choice; nothing where none was asked."""
+    return {"score": answer.scores[index]} if answer.scores else {}
 
 
 def joined(deltas: Sequence[Delta]) -> str:
