@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import evaluations
+from support.html import NO_ICON, Page
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.evaluation.results import Evaluation
@@ -27,6 +27,7 @@ EVALUATIONS = (
     evaluations.two_vectors,
     evaluations.published,
     evaluations.failed,
+    evaluations.priced_twice,
     evaluations.hostile,
 )
 COMMAND = "neurosteer eval -v polite.st --alpha=-8,4,8,16,24"
@@ -47,49 +48,6 @@ PAGES: dict[str, Callable[[], str]] = {
 def made(name: str) -> str:
     """A page, made once for all tests that read it."""
     return PAGES[name]()
-
-
-NO_ICON = {"rel": "icon", "href": "data:,"}
-VOID = {"meta", "br", "img", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements with their attributes, texts, and the cells of tables."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.cells: list[list[str]] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.cells.append([])
-        elif tag in ("td", "th"):
-            self.cells[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-        if {"td", "th"} & set(self.open):
-            self.cells[-1][-1] += data
-
-    def row(self, label: str) -> list[str]:
-        """The cells of a table's row, blanks made plain, the interval behind the number."""
-        (found,) = [cells for cells in self.cells if cells[0] == label]
-        return [" ".join(cell.replace("[", " [").split()) for cell in found]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
 
 
 # --- safe and self-contained --------------------------------------------------------------------
@@ -151,6 +109,16 @@ def test_hostile_texts_are_shown_and_not_obeyed() -> None:
 def test_a_sample_s_text_stands_there_whole() -> None:
     page = Page(made("seven"))
     assert (" and again, and again" * 120).strip() in page.text
+
+
+def test_whether_judges_agree_is_said() -> None:
+    page = Page(made("priced_twice"))
+    together = (
+        "The judges together: with polite -8, polite +4, polite +8, polite +16, polite +24 only some find an "
+        "effect beyond its interval."
+    )
+    assert together in " ".join(page.text.split())
+    assert "The judges together" not in made("working")
 
 
 # --- every number is in the table ---------------------------------------------------------------

@@ -1,6 +1,7 @@
 """neurosteer score: what a vector, as a detector, says of texts."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -11,13 +12,15 @@ from ...data.records import Located, as_passage, label_names, write_record
 from ...data.sides import LABEL_KEY
 from ...data.sources import read_records
 from ...errors import InputError
-from ..shared import console
+from ..shared import console, results
 from ..shared.load import load_engine_with
 from ..shared.options import Json, LabelKey, ModelOptions, TextKey, chat_model_options
 
 if TYPE_CHECKING:
+    from ...evaluation.measures.metrics import Estimate
     from ...models.engine import Engine
     from ...models.tokenizer import Tokens
+    from ...reports.scores import ScoredText
     from ...vectors.detector import Score
     from ...vectors.vector import SteeringVector
 
@@ -45,6 +48,9 @@ def score_(
     text_key: TextKey = None,
     label_key: LabelKey = LABEL_KEY,
     tokens: Annotated[bool, typer.Option("--tokens", help="Also the score of each token.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page there, tokens coloured by their scores.")
+    ] = None,
     *,
     where: ModelOptions,
     json: Json = False,
@@ -59,18 +65,20 @@ def score_(
     from ...vectors.detector import known_detector
     from ...vectors.vector import SteeringVector
 
+    results.check_targets(report)
     found = SteeringVector.load(vector)
     known_detector(found, str(vector))
     where = ModelOptions(**{**vars(where), "model": where.model or found.own_model(str(vector))})
     engine, _ = load_engine_with({}, where, list(found.pushes))
     found.check_fits(engine.shape, engine.model_id, str(vector), console.warn)
     first = target or (found.metadata.positive and found.metadata.positive.label)
-    sides: tuple[list[float], list[float]] = [], []
+    tally = _Tally(str(first), label_key)
     for scored in _scored(engine, found, texts, text_key):
         _show(engine, scored, tokens=tokens, json=json)
-        if scored.score and label_key in scored.located.record:
-            sides[first not in label_names(scored.located, label_key)].append(scored.score.z)
-    _tell_auroc(sides, str(first))
+        tally.add(engine, scored, keeps=report is not None)
+    auroc = tally.auroc()
+    if report is not None:
+        _write_page(report, (str(vector), found), texts, tally, auroc)
 
 
 def _scored(
@@ -107,28 +115,107 @@ def _show(engine: "Engine", scored: _Scored, *, tokens: bool, json: bool) -> Non
 
 
 def _pieces(engine: "Engine", scored: _Scored) -> list[tuple[str, float | None]]:
-    """Each token's text and its score; none of those that do not count."""
-    values = scored.score.tokens if scored.score else [None] * len(scored.tokens.ids)
+    """Each token's text and its score; none of those that do not count.
+
+    The texts add up to the whole: the parts of a character come with the last of them.
+    """
+    from ...generation.text import TextStream
+
+    stream = TextStream(engine, [])
+    pieces = [stream.take(token) for token in scored.tokens.ids]
+    if pieces:
+        pieces[-1] += stream.finish()
+    values = scored.score.tokens if scored.score else [None] * len(pieces)
     return [
-        (engine.decode([], [token]), None if value is None else round(value, 4))
-        for token, value in zip(scored.tokens.ids, values, strict=True)
+        (text, None if value is None else round(value, 4)) for text, value in zip(pieces, values, strict=True)
     ]
 
 
-def _tell_auroc(sides: tuple[list[float], list[float]], first: str) -> None:
-    if not any(sides):
-        return
-    if not all(sides):
-        raise InputError(
-            f"{'all' if sides[0] else 'no'} texts are labelled {first!r}; --target names the label of "
-            "the first side"
-        )
-    from ...evaluation.measures.metrics import auroc_interval
-    from ...vectors.fitting.statistics import auroc
+@dataclass
+class _Tally:
+    """What is kept of texts that have been shown: scores by side, and the first of them for a page."""
 
-    value = auroc(*sides)
-    low, high = auroc_interval(value, *map(len, sides))
-    console.note(
-        f"AUROC {value:.3f} [{low:.3f}, {high:.3f}]: {first!r} ({len(sides[0])} texts) against the others "
-        f"({len(sides[1])})"
+    first: str
+    label_key: str
+    sides: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))  # of labelled texts
+    unlabelled: list[float] = field(default_factory=list)
+    n: int = 0
+    shown: "list[ScoredText]" = field(default_factory=list)
+
+    def add(self, engine: "Engine", scored: _Scored, *, keeps: bool) -> None:
+        """Count a text in; `keeps`: for a page, if it holds more."""
+        record = scored.located.record
+        labels = label_names(scored.located, self.label_key) if self.label_key in record else ()
+        if scored.score:
+            side = self.sides[self.first not in labels] if labels else self.unlabelled
+            side.append(scored.score.z)
+        self.n += 1
+        if keeps:
+            self._keep(engine, scored, labels)
+
+    def _keep(self, engine: "Engine", scored: _Scored, labels: Sequence[str]) -> None:
+        from ...reports.scores import N_SHOWN, ScoredText
+
+        if len(self.shown) < N_SHOWN:
+            z, probability = (scored.score.z, scored.score.probability) if scored.score else (None, None)
+            pieces, label = _pieces(engine, scored), ", ".join(labels) or None
+            self.shown.append(ScoredText(scored.located.where, label, z, probability, pieces))
+
+    @property
+    def by_side(self) -> dict[str, list[float]]:
+        """Scores by what labels say of their texts."""
+        named = {self.first: self.sides[0], "others": self.sides[1], "without label": self.unlabelled}
+        return {name: scores for name, scores in named.items() if scores}
+
+    def auroc(self) -> "Estimate | None":
+        """Of the first side's texts against the others, if there are labels; it is told."""
+        if not any(self.sides):
+            return None
+        if not all(self.sides):
+            raise InputError(
+                f"{'all' if self.sides[0] else 'no'} texts are labelled {self.first!r}; --target names the "
+                "label of the first side"
+            )
+        from ...evaluation.measures.metrics import Estimate, auroc_interval
+        from ...vectors.fitting.statistics import auroc
+
+        n_first, n_others = map(len, self.sides)
+        value = auroc(*self.sides)
+        low, high = auroc_interval(value, n_first, n_others)
+        console.note(
+            f"AUROC {value:.3f} [{low:.3f}, {high:.3f}]: {self.first!r} ({n_first} texts) against the others "
+            f"({n_others})"
+        )
+        return Estimate(value, low, high)
+
+
+def _write_page(
+    path: Path,
+    named: "tuple[str, SteeringVector]",
+    sources: list[str],
+    tally: _Tally,
+    auroc: "Estimate | None",
+) -> None:
+    from ...evaluation.evaluate import stamp
+    from ...evaluation.runs.provenance import of_vector
+    from ...reports.scores import ScoredTexts, scores_page
+    from ...vectors.detector import known_detector
+
+    name, vector = named
+    metadata = vector.metadata
+    found = ScoredTexts(
+        title=f"{tally.n} texts scored by {Path(name).name}",
+        first=metadata.positive.label if metadata.positive else "the first side",
+        second=metadata.negative.label if metadata.negative else "the second side",
+        texts=tally.shown,
+        n=tally.n,
+        scores=tally.by_side,
+        auroc=auroc,
+        provenance={
+            "vector": of_vector(name, vector),
+            "detector": known_detector(vector, name).model_dump(),
+            "texts": sources,
+            **stamp(),
+        },
     )
+    results.write_page(path, scores_page(found, results.command_line()))
