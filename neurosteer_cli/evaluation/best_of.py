@@ -33,10 +33,9 @@ class BestOf:
         for chosen in BestOf(judge=judge).choose(plan):
             print(chosen.score, chosen.completion.text)
 
-    What is kept are samples of the model as it is steered, or not; only their share is another. Source:
-    Stiennon et al. 2020, "Learning to summarize from human feedback", arXiv 2009.01325; that it moves a
-    score about as far as anything can at a divergence of at most log n - (n - 1) / n: Beirami et al. 2024,
-    arXiv 2401.01879.
+    What is kept is text that the model writes anyway, only more often: its distribution is at most
+    log n - (n - 1) / n nats from the model's own (Beirami et al. 2024, arXiv 2401.01879). Source of the
+    method: Stiennon et al. 2020, "Learning to summarize from human feedback", arXiv 2009.01325.
     """
 
     judge: Judge

@@ -7,7 +7,9 @@ import pytest
 from support import evaluations
 from support.browser import IS_THERE, Page
 
+from neurosteer_cli.evaluation.measures.metrics import Estimate
 from neurosteer_cli.reports.pages import calibration_page, evaluation_page, latents_page, layers_page
+from neurosteer_cli.reports.scores import ScoredText, ScoredTexts, scores_page
 from neurosteer_cli.saes.descriptions import About, Context, Description, Descriptions
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason="needs chromium and chromedriver")
@@ -33,12 +35,30 @@ def latents() -> Descriptions:
     return Descriptions(about, found)
 
 
+def scored() -> ScoredTexts:
+    tokens = [
+        ("The", None),
+        *((f" word{n}" * (1 + n % 5), (n % 13 - 6) / 2) for n in range(90)),
+        ("x" * 300, 9.0),
+    ]
+    texts = [
+        ScoredText(f"a/folder/of/texts.jsonl:{n}", f"label {n}", n - 2.0, n / 5, tokens) for n in range(5)
+    ]
+    texts.append(ScoredText("texts.jsonl:9", None, None, None, []))
+    sides = {"polite": [0.5, 1.0, 2.5], "others": [-2.0, -0.5, 0.75]}
+    auroc = Estimate(0.875, 0.75, 1.0)
+    return ScoredTexts(
+        "6 texts scored by polite.st", "polite", "rude", texts, 6, sides, auroc, {"texts": ["a"]}
+    )
+
+
 MAKES: dict[str, Any] = {
     "evaluation": lambda: evaluation_page(evaluations.seven(), COMMAND),
     "published": lambda: evaluation_page(evaluations.published(), COMMAND),
     "calibration": lambda: calibration_page(evaluations.working(), evaluations.calibration(), COMMAND),
     "layers": lambda: layers_page(evaluations.layers(), COMMAND),
     "latents": lambda: latents_page([latents()]),
+    "scores": lambda: scores_page(scored(), COMMAND),
 }
 
 

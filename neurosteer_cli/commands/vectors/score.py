@@ -205,7 +205,7 @@ def _write_page(
     metadata = vector.metadata
     found = ScoredTexts(
         title=f"{tally.n} texts scored by {Path(name).name}",
-        first=metadata.positive.label if metadata.positive else "the first side",
+        first=tally.first,
         second=metadata.negative.label if metadata.negative else "the second side",
         texts=tally.shown,
         n=tally.n,

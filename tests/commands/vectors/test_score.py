@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.cli import refused, rows, run
+from support.html import Page
 
 from neurosteer_cli.data.records import Passage
 from neurosteer_cli.models.engine import Engine
@@ -120,3 +121,31 @@ def test_what_has_no_detector_is_refused_by_name(tmp_path: Path, texts: str) -> 
         "it again, on some twenty texts a side or more"
     )
     assert refused(*SCORE, "none.jsonl") == "error: none.jsonl: No such file or directory"
+
+
+def test_a_page_holds_the_texts_their_scores_and_the_auroc(tmp_path: Path, texts: str) -> None:
+    page = tmp_path / "page.html"
+    result = run(*SCORE, texts, "--report", str(page))
+    assert result.stdout == run(*SCORE, texts).stdout
+    assert result.stderr.endswith(f"wrote {page}\n")
+    seen = Page(page.read_text(encoding="utf-8"))
+    assert "12 texts scored by b.st" in seen.text
+    assert f"AUROC {auroc_by_hand(rows(run(*SCORE, texts, '--json'))):.2f}" in seen.text
+    assert "others (6)" in seen.text
+    assert "a text labelled up scores above another" in seen.text
+    n_scored = sum(len(row["tokens"]) for row in rows(run(*SCORE, texts, "--tokens", "--json"))) - 12
+    coloured = [
+        attrs for tag, attrs in seen.elements if tag == "span" and "--depth" in (attrs.get("style") or "")
+    ]
+    assert len(coloured) == n_scored
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    said = refused("score", "nowhere.st", "none.jsonl", "--report", str(tmp_path / "no" / "page.html"))
+    assert said.startswith(f"error: {tmp_path}/no/page.html: no folder")
+
+
+def test_a_character_of_several_tokens_comes_whole(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": "né \u20ac"}))
+    (row,) = rows(run(*SCORE, str(tmp_path / "t.jsonl"), "--tokens", "--json"))
+    assert [token["text"] for token in row["tokens"]] == ["n", "", "é", " ", "", "", "\u20ac"]
