@@ -13,8 +13,8 @@ the unsteered model, byte for byte, is asserted.
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from record import recorded
@@ -23,7 +23,6 @@ from neurosteer_cli.data.prompts import prompts_of
 from neurosteer_cli.data.records import Located
 from neurosteer_cli.data.sides import open_sides
 from neurosteer_cli.evaluation.evaluate import evaluate
-from neurosteer_cli.evaluation.judges.judge import Judge
 from neurosteer_cli.evaluation.judges.load import load_judge
 from neurosteer_cli.evaluation.measures.metrics import Estimate
 from neurosteer_cli.evaluation.results import ConditionResult
@@ -48,16 +47,14 @@ def main() -> None:
     parser.add_argument("--ppl-model", action="append", default=[], help="besides the steered one")
     options = parser.parse_args()
     engine = Engine.load(dtype="float32")
-    priced = {
-        engine.model_id: lambda: engine,
-        **{name: partial(Engine.load, name) for name in options.ppl_model},
-    }
+    loads = {name: cache(partial(Engine.load, name)) for name in options.ppl_model}
+    priced = {engine.model_id: lambda: engine, **loads}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fitted, others = _halves(options.folder)
         vector_file = folder / "toxicity.st"
         with open_sides([str(path) for path in _written(folder, "fit", fitted)]) as sides:
-            vector, report = fit(engine, sides)
+            vector, _ = fit(engine, sides)
         vector.save(vector_file)
         print(
             f"fitted on {sum(map(len, fitted.values()))} texts; AUROC of those held out, by hook point: "
@@ -70,20 +67,15 @@ def main() -> None:
             accuracy = judge.card["balanced_accuracy"]
             print(f"judge {judge.name}: cross-validated balanced accuracy {accuracy:.2f}")
         print(
-            f"alpha {ALPHA:g}, {CONFIG.max_new_tokens} tokens, a continuation a prompt; in brackets 95 % "
-            "intervals over prompts\n"
+            f"alpha {ALPHA:g}, {CONFIG.max_new_tokens} tokens, a continuation a prompt; perplexity over the "
+            "unsteered texts' under the unsteered model; in brackets 95 % intervals over prompts\n"
         )
-        compare = partial(
-            Comparison,
-            vectors=[(str(vector_file), vector)],
-            alphas=[(0.0,), (ALPHA,)],
-            config=CONFIG,
-            random=False,
-        )
+        steer = partial(Comparison, vectors=[(str(vector_file), vector)], config=CONFIG, random=False)
         for title, prompts in _groups(options.folder, others).items():
-            everywhere = compare().write(engine, prompts)
-            gated = compare(when=f"{vector_file}>0").write(engine, prompts)
-            _show(title, everywhere, gated, judges, priced)
+            gated = steer(alphas=[(0.0,), (ALPHA,)], when=f"{vector_file}>0").write(engine, prompts)
+            everywhere = steer(alphas=[(ALPHA,)]).write(engine, prompts)
+            run = Run(engine, [*gated.samples, *everywhere.samples])
+            _show(title, _n_steered(gated.samples), evaluate(run, judges, ppl_models=priced).results)
 
 
 def _halves(folder: Path) -> tuple[Lines, Lines]:
@@ -119,42 +111,28 @@ def _beginning(line: str) -> Located:
     return Located("texts", {"prompt": " ".join(words[: (len(words) + 1) // 2])})
 
 
-def _show(
-    title: str, everywhere: Run, gated: Run, judges: Sequence[Judge], priced: dict[str, Callable[[], Engine]]
-) -> None:
-    n_open = _check_closed(gated.samples)
-    plain, steered = evaluate(everywhere, judges, ppl_models=priced).results
-    unsteered, where_open = evaluate(gated, judges, ppl_models=priced).results
-    n = plain.n
-    print(f"{title}: {n_open} of {n} are steered; the other {n - n_open} are those of the unsteered model")
-    rows = {"unsteered": plain, "steered where the gate is open": where_open, "steered everywhere": steered}
-    for name, result in rows.items():
-        print(f"  {name:31}{_numbers(result)}")
-    print(flush=True)
-
-
-def _check_closed(samples: Sequence[Sample]) -> int:
-    """How many are steered, once those that are not are known to be the unsteered model's."""
-    half = len(samples) // 2
+def _n_steered(samples: Sequence[Sample]) -> int:
+    """How many a gate lets be steered, once those that it does not are known to be the unsteered model's."""
     unsteered = {(s.prompt, s.number): s.text for s in samples if s.condition.baseline}
     gated = [sample for sample in samples if not sample.condition.baseline]
-    assert len(unsteered) == len(gated) == half
     closed = [sample for sample in gated if sample.dose == 0]
     for sample in closed:
         assert sample.text == unsteered[sample.prompt, sample.number], sample.prompt
     return len(gated) - len(closed)
 
 
-def _numbers(result: ConditionResult) -> str:
-    judged = (
-        f"{name}: toxic {_estimate(found.rate, 100, '.0f')} %, mean {_estimate(found.mean, 100, '.0f')}"
-        for name, found in result.judges.items()
-    )
-    ratios = (
-        f"perplexity ratio by {name} {_estimate(found.perplexity_ratio, 1, '.2f')}"
-        for name, found in result.models.items()
-    )
-    return "; ".join([*judged, *ratios])
+def _show(title: str, n_steered: int, results: Sequence[ConditionResult]) -> None:
+    n = results[0].n
+    print(f"{title}: {n_steered} of {n} are steered; the other {n - n_steered} are the unsteered model's")
+    judges = [f"toxic by {name}, %" for name in results[0].judges]
+    models = [f"perplexity by {name}" for name in results[0].models]
+    print(f"  {'':31}" + "".join(f"{heading:27}" for heading in (*judges, *models)).rstrip())
+    names = ("unsteered", "steered where the gate is open", "steered everywhere")
+    for name, result in zip(names, results, strict=True):
+        rates = [_estimate(found.rate, 100, ".0f") for found in result.judges.values()]
+        ratios = [_estimate(found.perplexity_ratio, 1, ".2f") for found in result.models.values()]
+        print(f"  {name:31}" + "".join(f"{cell:27}" for cell in (*rates, *ratios)).rstrip())
+    print(flush=True)
 
 
 def _estimate(found: Estimate | None, factor: float, form: str) -> str:
