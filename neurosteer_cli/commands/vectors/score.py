@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from ...data.records import Located, as_passage, label_names, write_record
-from ...data.sides import LABEL_KEY
+from ...data.sides import LABEL_KEY, text_hash
 from ...data.sources import read_records
-from ...errors import InputError
 from ..shared import console, results
 from ..shared.load import load_engine_with
 from ..shared.options import Json, LabelKey, ModelOptions, TextKey, chat_model_options
@@ -72,10 +71,11 @@ def score_(
     engine, _ = load_engine_with({}, where, list(found.pushes))
     found.check_fits(engine.shape, engine.model_id, str(vector), console.warn)
     first = target or (found.metadata.positive and found.metadata.positive.label)
-    tally = _Tally(str(first), label_key)
+    tally = _Tally(str(first), label_key, {*found.text_hashes.tolist()})
     for scored in _scored(engine, found, texts, text_key):
         _show(engine, scored, tokens=tokens, json=json)
         tally.add(engine, scored, keeps=report is not None)
+    tally.tell_of_own_texts(str(vector))
     auroc = tally.auroc()
     if report is not None:
         _write_page(report, (str(vector), found), texts, tally, auroc)
@@ -137,9 +137,11 @@ class _Tally:
 
     first: str
     label_key: str
+    fitted_on: set[int]  # hashes of the texts that the vector was fitted on
     sides: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))  # of labelled texts
     unlabelled: list[float] = field(default_factory=list)
     n: int = 0
+    n_own: int = 0  # of those that the vector was fitted on
     shown: "list[ScoredText]" = field(default_factory=list)
 
     def add(self, engine: "Engine", scored: _Scored, *, keeps: bool) -> None:
@@ -150,6 +152,7 @@ class _Tally:
             side = self.sides[self.first not in labels] if labels else self.unlabelled
             side.append(scored.score.z)
         self.n += 1
+        self.n_own += text_hash(scored.text) in self.fitted_on
         if keeps:
             self._keep(engine, scored, labels)
 
@@ -160,6 +163,14 @@ class _Tally:
             z, probability = (scored.score.z, scored.score.probability) if scored.score else (None, None)
             pieces, label = _pieces(engine, scored), ", ".join(labels) or None
             self.shown.append(ScoredText(scored.located.where, label, z, probability, pieces))
+
+    def tell_of_own_texts(self, name: str) -> None:
+        """Warn of scores that flatter the vector."""
+        if self.n_own:
+            console.warn(
+                f"{self.n_own} of {self.n} texts are among those that {name} was fitted on: they are told "
+                "apart better than others would be"
+            )
 
     @property
     def by_side(self) -> dict[str, list[float]]:
@@ -172,10 +183,12 @@ class _Tally:
         if not any(self.sides):
             return None
         if not all(self.sides):
-            raise InputError(
-                f"{'all' if self.sides[0] else 'no'} texts are labelled {self.first!r}; --target names the "
-                "label of the first side"
+            which = "all" if self.sides[0] else "no"
+            console.note(
+                f"no AUROC: {which} texts are labelled {self.first!r}; --target names the label of the first "
+                "side"
             )
+            return None
         from ...evaluation.measures.metrics import Estimate, auroc_interval
         from ...vectors.fitting.statistics import auroc
 

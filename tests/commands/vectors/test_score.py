@@ -99,6 +99,21 @@ def test_texts_without_labels_have_no_auroc(tmp_path: Path) -> None:
     assert len(result.stdout.splitlines()) == 2
 
 
+def test_labels_of_one_side_alone_give_scores_and_say_why_no_auroc(texts: str) -> None:
+    result = run(*SCORE, texts, "--target", "upwards", "--json")
+    assert len(rows(result)) == 12
+    assert result.stderr == (
+        "no AUROC: no texts are labelled 'upwards'; --target names the label of the first side\n"
+    )
+    one = json.dumps({"text": "aaa bbb", "label": "up"}) + "\n"
+    assert run(*SCORE, "-", input=one).stderr.startswith("no AUROC: all texts are labelled 'up'; ")
+
+
+def test_texts_of_the_fit_are_warned_of(texts: str) -> None:
+    warning = "20 of 32 texts are among those that b.st was fitted on: they are told apart better"
+    assert run(*SCORE, "up.jsonl", texts, "--json").stderr.startswith(f"warning: {warning}")
+
+
 def test_a_mixed_vector_scores_by_its_push(tmp_path: Path, texts: str) -> None:
     fit = ("fit", "up.jsonl", "down.jsonl", "-m", "tiny", "--method", "diffmean", "--layers", "1")
     run(*fit, "--logits-share", "0.75", "-o", str(tmp_path / "mixed.st"))
