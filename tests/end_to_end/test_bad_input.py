@@ -554,7 +554,24 @@ GENERATING: list[Case] = [
     ("gen hi --compare", 2, "error: --compare without --vector: there is nothing to compare with"),
     ("gen hi -a 4", 2, "error: --alpha without --vector: name the vector to add"),
     (f"{GEN} hi --positions last", 2,
-     "error: --positions must be one of all, prompt, generated, got 'last'"),
+     "error: --positions must be one of all, prompt, generated, answer, thinking, after-thinking, "
+     "first:N or after:N, got 'last'"),
+    (f"{GEN} hi --positions first:0", 2, "error: --positions first:0 steers nothing: N counts from 1"),
+    (f"{GEN} hi --positions thinking", 2, like(
+        r"error: positions thinking: the tokenizer of '[^\n]+' has none of the known marks of thinking "
+        r"\([^\n]+\); choose other positions")),
+    (f"{GEN} hi --kind subtract", 2,
+     "error: --kind must be one of add, ablate, clamp, logits, got 'subtract'"),
+    (f"{GEN} hi --kind logits", 2, like(
+        r"error: [^\n]+: a vector of the kind add cannot act as logits: [^\n]+")),
+    ("gen hi --kind ablate", 2, "error: --kind without --vector: name what is to act"),
+    (f"{GEN} hi --when good.st", 2,
+     "error: gate 'good.st': write a vector or a latent, < or >, and a number: 'polite.st<0', '20/1234>0.5'"),
+    (f"{GEN} hi --when no.st<0", 2, "error: no.st: no such file; `neurosteer fit` writes one"),
+    (f"{GEN} hi --when 1/2>0", 2, like(
+        r"error: gate: no SAE of block 1 comes along for '[^\n]+' \(blocks: none\); name a latent of "
+        r"another block, or a vector")),
+    (f"{GEN} hi --when-each token", 2, "error: --when-each without --when: name the gate"),
     (f"{GEN} hi --temperature -1", 2,
      "error: --temperature must be a finite number >= 0, got -1.0"),
     (f"{GEN} hi --temperature nan", 2,
@@ -950,7 +967,7 @@ TRAINING: list[Case] = [
     ("fit --sae sae --latent x -m tiny -o kept.st", 2,
      "error: --latent x: not ID:WEIGHT such as 960:-1, or BLOCK/ID:WEIGHT"),
     ("fit --sae sae --latent 3 --method diffmean -m tiny -o kept.st", 2,
-     "error: --latent: goes with --sae, --layers and -o, not with options for texts"),
+     "error: --latent: goes with --sae, --layers, --kind and -o, not with options for texts"),
     ("fit --sae family --layers 1,2 --latent 3 -m tiny -o kept.st", 2,
      "error: --latent: with several blocks, say whose latent it is: BLOCK/ID:WEIGHT, 20/960:-1"),
     ("fit --sae family --layers 1,2 --latent 1/3 -m tiny -o kept.st", 2,
