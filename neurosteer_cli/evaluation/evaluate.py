@@ -20,7 +20,7 @@ from .measures.metrics import Bootstrap, Estimate, distinct, known, n_grams, rar
 from .results import ConditionResult, Diversity, Evaluation, JudgeResult, ModelResult
 from .runs.comparison import Run
 from .runs.plan import Progress, no_progress
-from .runs.samples import UNSTEERED, Condition, Sample
+from .runs.samples import UNSTEERED, Condition, Sample, short
 
 N_NEUTRAL = 16  # texts on which damage is measured
 Values = Sequence[float | None]  # one a sample
@@ -75,7 +75,7 @@ def evaluate(
     for judge in judges:
         with progress(f"judge {judge.name}", len(written)) as advance:
             scores[judge.name] = judge.score(prompts, written, advance)
-    names = ", ".join(name.rsplit("/", 1)[-1] for name in run.vectors) or "generations"
+    names = ", ".join(map(short, run.vectors)) or "generations"
     return Evaluation(
         title=f"{names} on {own}",
         results=_Table(run.samples, {name: priced[name] for name in models}).results(scores, kl),

@@ -26,10 +26,9 @@ class JudgeResult:
     @property
     def direction(self) -> int | None:
         """+1 or -1 where the rate moved, 0 where it may not have; None without an unsteered rate."""
-        if self.rate_difference is None:
+        if (found := self.rate_difference) is None:
             return None
-        low, high = self.rate_difference.ends
-        return int(low > 0) - int(high < 0)
+        return 0 if found.low is None or found.high is None else int(found.low > 0) - int(found.high < 0)
 
 
 @dataclass(frozen=True)

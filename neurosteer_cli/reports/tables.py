@@ -11,7 +11,7 @@ from ..evaluation.judges.judge import Judge
 from ..evaluation.layers import Layer, LayerSweep, Steered
 from ..evaluation.measures.metrics import Estimate, known
 from ..evaluation.results import Agreement, ConditionResult, Diversity, Evaluation, JudgeResult
-from ..evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED
+from ..evaluation.runs.samples import PROMPTING, RANDOM, UNSTEERED, short
 from ..vectors.metadata import CurvePoint
 from .text import fixed, interval, percent
 
@@ -140,11 +140,6 @@ def _diversity(found: Diversity | None) -> Cell | None:
     if found is None or found.lowest is None:
         return None
     return Cell(fixed(found.lowest), "less diverse" if found.is_low else "")
-
-
-def short(model: str) -> str:
-    """A model without the folder it is in."""
-    return model.rsplit("/", 1)[-1]
 
 
 def agreement(results: Sequence[ConditionResult]) -> dict[Agreement, list[str]]:

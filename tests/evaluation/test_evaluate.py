@@ -272,6 +272,8 @@ def test_whether_judges_agree(
     judged = replace(steered, judges={"a": moved(*first), "b": moved(*second)})
     assert judged.agreement == judged.to_json()["judges_agree"] == agreement
     assert replace(steered, judges={"a": moved(*first)}).agreement is None
+    one_prompt = JudgeResult(None, None, Estimate(0.5), None, 0)  # nothing is known of how sure it is
+    assert replace(steered, judges={"a": one_prompt, "b": one_prompt}).agreement == "none"
     unknown = JudgeResult(None, None, None, None, 0)
     assert replace(steered, judges={"a": moved(*first), "b": unknown}).agreement is None
 

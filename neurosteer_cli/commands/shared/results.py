@@ -15,7 +15,7 @@ import typer
 
 from ...data.records import write_record
 from ...errors import InputError
-from ...evaluation.runs.samples import FEW_PROMPTS, LEAST_DIVERSITY
+from ...evaluation.runs.samples import FEW_PROMPTS, LEAST_DIVERSITY, short
 from ...files import check_read_once, check_target, replace_file
 from . import console, options
 from .acting import ActingOptions
@@ -187,11 +187,6 @@ def _show_models(results: "Sequence[ConditionResult]") -> None:
 def _of_model(found: "ModelResult") -> tuple[str, str, str]:
     ratio = interval(found.perplexity_ratio, ".2f")
     return value(found.perplexity, ".1f"), ratio, value(found.bits_per_byte, ".2f")
-
-
-def short(model: str) -> str:
-    """A model as tables name it, without the folder it is in."""
-    return model.rsplit("/", 1)[-1]
 
 
 def diversity(found: "Diversity | None") -> str:

@@ -23,6 +23,11 @@ LEAST_DIVERSITY = 0.97  # of words, over that of the unsteered texts; a conditio
 FEW_PROMPTS = 20  # below it, intervals are not to be depended on
 
 
+def short(name: str) -> str:
+    """A file or a model as tables name it, without the folder it is in."""
+    return name.rsplit("/", 1)[-1]
+
+
 @dataclass(frozen=True)
 class Condition:
     """One way to write that is compared with others."""
@@ -50,7 +55,7 @@ class Condition:
             return self.source or "generations"
         kinds = [f" {kind}" if kind != ADD else "" for kind in self.kinds] or [""] * len(self.vectors)
         steered = ", ".join(
-            f"{name.rsplit('/', 1)[-1].removesuffix('.st')}{kind} {alpha:+g}"
+            f"{short(name).removesuffix('.st')}{kind} {alpha:+g}"
             for name, kind, alpha in zip(self.vectors, kinds, self.alphas, strict=True)
         )
         if self.baseline is not None:
