@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from support.serving import served
-from support.tiny import D_MODEL, tiny_vector
+from support.tiny import D_MODEL, detecting, tiny_vector
 
 from neurosteer_cli.models.engine import Engine
 from neurosteer_cli.models.hooks import HookPoint
@@ -47,7 +47,7 @@ FOREIGN = ("Input should", "Extra inputs", "after validation", "Field required",
 
 @pytest.fixture(scope="module")
 def schema(engine: Engine) -> Iterator[Any]:
-    vectors = {"polite": tiny_vector(engine.shape, {HookPoint(1): torch.ones(D_MODEL)})}
+    vectors = {"polite": detecting(tiny_vector(engine.shape, {HookPoint(1): torch.ones(D_MODEL)}))}
     limits = Limits(max_new_tokens=64, seconds=20)
     with served(engine, vectors, limits=limits, fitting=True) as (address, _):
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
@@ -67,8 +67,8 @@ def test_whatever_the_schema_gives_is_answered_or_refused(
     def ask(case: Case) -> None:
         if mode == RIGHT and isinstance(case.body, dict) and "model" in case.body:
             case.body["model"] = ("tiny", "tiny+polite:3")[sum(answered.values()) % 2]  # else all are unknown
-            if "steering" in case.body:
-                case.body["steering"] = {}
+            known = {"steering": {}, "positions": "first:3", "when": "polite<0"}
+            case.body.update({name: value for name, value in known.items() if name in case.body})
         answer = case.call()
         answered[answer.status_code] += 1
         assert answer.status_code < 500, answer.content
