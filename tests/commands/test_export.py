@@ -172,3 +172,113 @@ def test_the_texts_that_are_given_may_stand_under_any_key(folder: Path, tmp_path
         metadata = SteeringVector.load(tmp_path / "up.st").metadata
         norms.append({name: point.resid_norm for name, point in metadata.points.items()})
     assert norms[0] == norms[1]
+
+
+# --- kinds -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def words(folder: Path) -> Path:
+    """A vector for the same model that adds to logits."""
+    sides = (folder / "up.jsonl", folder / "down.jsonl")
+    run("fit", *sides, "--method", "logodds", "-m", folder / "tiny", "-o", folder / "words.st")
+    return folder / "words.st"
+
+
+@pytest.fixture(scope="module")
+def mixed(folder: Path) -> Path:
+    """A vector for the same model that pushes at block 2 and adds to logits."""
+    sides, share = (folder / "up.jsonl", folder / "down.jsonl"), ("--layers", "2", "--logits-share", "0.5")
+    run("fit", *sides, "--method", "diffmean", *share, "-m", folder / "tiny", "-o", folder / "mixed.st")
+    return folder / "mixed.st"
+
+
+def told_of(*arguments: object) -> list[str]:
+    lines: list[str] = run("export", *arguments).stderr.splitlines()
+    return lines
+
+
+def refusal(*arguments: object, code: int = 1) -> str:
+    result = CliRunner().invoke(app, ["export", *map(str, arguments)])
+    assert result.exit_code == code, result.stderr
+    return result.stderr.strip()
+
+
+def test_a_logit_bias_is_what_the_vector_adds_to_its_strongest_tokens(words: Path, tmp_path: Path) -> None:
+    vector, out = SteeringVector.load(words), tmp_path / "b.json"
+    assert vector.bias is not None
+    told = told_of(words, "--to", "logit_bias", "--alpha", "8", "--tokens", "3", "-o", out)
+    numbers = json.loads(out.read_text())
+    assert len(numbers) == 3
+    dense = (vector.bias * 8.0).dense(300)
+    assert all(nats == pytest.approx(float(dense[int(token)]), rel=1e-5) for token, nats in numbers.items())
+    assert min(map(abs, numbers.values())) >= float(dense.abs().sort(descending=True).values[3]) - 1e-6
+    share = sum(map(abs, numbers.values())) / float(dense.abs().sum())
+    low, high = min(numbers.values()), max(numbers.values())
+    assert told == [
+        f"wrote {out}: 3 tokens at alpha 8, {low:+.2f} to {high:+.2f} nats, {share:.0%} of all that is added",
+        "a server adds them at every step; `gen` only to likely tokens, and to none that the text has used",
+    ]
+
+
+def test_of_a_vector_that_does_both_each_form_takes_its_part_and_tells_what_is_left(
+    mixed: Path, tmp_path: Path
+) -> None:
+    vector = SteeringVector.load(mixed)
+    assert vector.bias is not None
+    left = (
+        f"warning: what {mixed} adds to the logits of {len(vector.bias.ids)} tokens is left out: "
+        "--to logit_bias writes it"
+    )
+    assert told_of(mixed, "--to", "gguf", "-o", tmp_path / "m.gguf")[-1] == left
+    written, last = told_of(mixed, "--to", "model", "--alpha", "8", "-o", tmp_path / "model")
+    assert written.endswith("at alpha 8, a dose of 4.00%") and last == left
+    assert told_of(mixed, "--to", "logit_bias", "-a", "8", "-o", tmp_path / "m.json")[-1] == (
+        f"warning: the push of {mixed} is left out: --to gguf and --to model write it"
+    )
+    run("import", tmp_path / "m.gguf", "-o", tmp_path / "back.st")
+    back = SteeringVector.load(tmp_path / "back.st")
+    assert back.bias is not None and torch.equal(back.bias.bias, vector.bias.bias)
+
+
+def test_an_ablation_is_baked_in_whole_unless_a_share_is_named(folder: Path, tmp_path: Path) -> None:
+    v = folder / "v.st"
+    (told,) = told_of(v, "--to", "model", "--kind", "ablate", "-o", tmp_path / "gone")
+    assert told == (
+        f"wrote {tmp_path / 'gone'}: {folder / 'tiny'} with {v} at alpha 1, 100% of the component taken away"
+    )
+    note = json.loads((tmp_path / "gone" / "neurosteer.json").read_text())
+    assert (note["alpha"], note["dose"], note["vector_metadata"]["kind"]) == (1.0, None, "ablate")
+    told_of(v, "--to", "model", "--kind", "ablate", "--alpha", "0.5", "-o", tmp_path / "half")
+    ids = torch.tensor([list(b"a prompt of many bytes")])
+    directions = torch.stack([push / push.norm() for push in SteeringVector.load(v).pushes.values()])
+    found = []
+    for name in ("gone", "half"):
+        engine = Engine.load(str(tmp_path / name), dtype="float32", device="cpu")
+        found.append(float((engine.read(ids, [HookPoint(3)])[HookPoint(3)] @ directions.T).abs().max()))
+    assert found[0] < 1e-3 < found[1]
+
+
+def test_what_a_form_cannot_hold_is_refused_by_name(folder: Path, words: Path, tmp_path: Path) -> None:
+    v, out = folder / "v.st", tmp_path / "out"
+    assert refusal(v, "--to", "gguf", "--kind", "clamp", "-o", out) == (
+        f"error: {v} is of the kind clamp, and llama.cpp adds control vectors: `neurosteer gen` and "
+        "`serve` clamp"
+    )
+    assert refusal(v, "--to", "model", "--kind", "clamp", "-a", "8", "-o", out) == (
+        "error: a vector of the kind clamp cannot be baked into a model: `neurosteer gen` and `serve` clamp"
+    )
+    assert "its head has no bias" in refusal(words, "--to", "model", "-a", "8", "-o", out)
+    assert "adds nothing to logits" in refusal(v, "--to", "logit_bias", "-a", "8", "-o", out)
+    assert "--to logit_bias bakes one strength in" in refusal(words, "--to", "logit_bias", "-o", out, code=2)
+    assert "--tokens: a number of at least 1, with --to logit_bias" in refusal(
+        v, "--to", "gguf", "--tokens", "3", "-o", out, code=2
+    )
+    assert not out.exists()
+
+
+def test_directions_that_are_projected_out_come_in_as_an_ablation(folder: Path, tmp_path: Path) -> None:
+    source, out = write_foreign(tmp_path / "f.gguf"), tmp_path / "f.st"
+    run("import", source, "--gguf-origin", "repeng", "--kind", "ablate", "-m", folder / "tiny", "-o", out)
+    assert SteeringVector.load(out).metadata.kind == "ablate"
+    assert run_gen(out, folder / "tiny")

@@ -297,6 +297,32 @@ def test_an_altered_tensor_is_named_with_what_it_should_be(
     assert rewrite(tensors=tensors) == f"v.st: {message}"
 
 
+URGED: dict[str, Tensor | None] = {
+    "logits/token_ids": torch.tensor([7, 299]),
+    "logits/token_bias": torch.tensor([0.5, -0.5]),
+}
+
+
+@pytest.mark.parametrize("kind", ["ablate", "clamp"])
+def test_a_kind_that_adds_nothing_to_logits_has_no_bias(rewrite: Callable[..., str], kind: str) -> None:
+    assert rewrite({"kind": kind}, tensors=URGED) == (
+        f"v.st: its tensors are not those of a vector of the kind {kind}; fit the vector again"
+    )
+
+
+def test_a_vector_that_acts_on_logits_alone_has_no_hook_point(rewrite: Callable[..., str]) -> None:
+    message = "v.st: its tensors are not those of a vector of the kind logits; fit the vector again"
+    assert rewrite({"kind": "logits"}, tensors=URGED) == message
+    assert rewrite({"kind": "logits"}) == message
+
+
+@pytest.mark.parametrize("ids", [[7, 300], [-1, 7], [7, 7]])
+def test_token_ids_that_are_not_the_models_are_refused(rewrite: Callable[..., str], ids: list[int]) -> None:
+    assert rewrite(tensors={**URGED, "logits/token_ids": torch.tensor(ids)}) == (
+        "v.st: tensor 'logits/token_ids' does not name tokens of its model, each once; fit the vector again"
+    )
+
+
 def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"weight": torch.zeros(4)}, path, metadata={"format": "pt"})

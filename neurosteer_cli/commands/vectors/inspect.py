@@ -205,7 +205,7 @@ def _calibration_line(found: "Calibration") -> str:
 def _detector_line(found: "Detector") -> str:
     return (
         f"z is a text's projection less {found.middle:.4g}, over {found.spread:.4g}; the probability of the "
-        f"first side is sigmoid({found.slope:.3g} z {found.intercept:+.3g}); by {found.n_texts} texts held out"
+        f"first side is sigmoid({found.slope:.3g} z {found.intercept:+.3g}); {found.n_texts} texts held out"
     )
 
 

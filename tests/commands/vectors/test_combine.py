@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cli import run
+from support.cli import refused, run
 
 from neurosteer_cli.vectors.vector import SteeringVector
 
@@ -52,3 +52,20 @@ def test_gen_with_a_sum_writes_what_its_parts_would_write(tmp_path: Path) -> Non
     gen = (*GEN, "hello", "--dtype", "float32")
     parts = run(*gen, "-v", "a.st", "-a", "20", "-v", "b.st", "-a", "-5").stdout
     assert run(*gen, "-v", str(tmp_path / "sum.st"), "-a", "10").stdout == parts
+
+
+def test_a_push_and_what_is_added_to_logits_are_one_vector(tmp_path: Path) -> None:
+    words, out = tmp_path / "words.st", tmp_path / "sum.st"
+    run("fit", "up.jsonl", "down.jsonl", "-m", "tiny", "--method", "logodds", "-o", str(words))
+    told = run("combine", "a.st:0.5", f"{words}:0.5", f"{words}:0.5", "-o", str(out)).stderr.splitlines()
+    assert told[2] == f"{words} and {words}: cosine of what they add to logits +1.000"
+    assert told[3].startswith(f"wrote {out}: alpha 1 is a dose of 0.50% and up to ")
+    gen = (*GEN, "hello", "--dtype", "float32")
+    apart = run(*gen, "-v", "a.st", "-a", "20", "-v", str(words), "-a", "40").stdout
+    assert run(*gen, "-v", str(out), "-a", "40").stdout == apart
+
+
+def test_vectors_that_do_not_act_alike_are_refused_by_name(tmp_path: Path) -> None:
+    SteeringVector.load(Path("a.st")).acting("ablate").save(tmp_path / "gone.st")
+    said = refused("combine", "b.st", str(tmp_path / "gone.st"), "-o", str(tmp_path / "sum.st"), code=1)
+    assert f"b.st is of the kind add, {tmp_path / 'gone.st'} of the kind ablate: only vectors that" in said

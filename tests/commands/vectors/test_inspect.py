@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from support.cli import rows, run
-from support.tiny import save_tiny, save_tiny_sae
+from support.tiny import save_tiny, save_tiny_sae, tiny_tokenizer
 from typer.testing import Result
 
 from neurosteer_cli import __version__
-from neurosteer_cli.vectors.metadata import VectorMetadata
+from neurosteer_cli.vectors.metadata import Kind, VectorMetadata
 from neurosteer_cli.vectors.vector import SteeringVector
 
 pytestmark = pytest.mark.usefixtures("in_fitted_folder")
@@ -22,13 +22,17 @@ def test_inspect_shows_origin_and_latents_on_stdout() -> None:
     result = run("inspect", "a.st")
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"vector: a.st (format 2, neurosteer {__version__}, ")
+    assert lines[0].startswith(f"vector: a.st (format 3, neurosteer {__version__}, ")
     assert lines[1] == f"model: {Path('tiny').resolve()} (LlamaForCausalLM, d_model 16, 4 blocks)"
     assert lines[2] == "method: neurosteer top_k=8"
-    assert lines[3].startswith("towards: up: 20 texts, 600 tokens, sha256 ")
-    assert lines[4].startswith("away: down: 20 texts, 600 tokens, sha256 ")
-    assert lines[5].startswith(f"{POINT}: alpha 1 adds ")
-    assert lines[6].strip() == POINT
+    assert lines[3] == "kind: add; alpha 1 is a dose of 1.00%"
+    assert lines[4].startswith("towards: up: 20 texts, 600 tokens, sha256 ")
+    assert lines[5].startswith("away: down: 20 texts, 600 tokens, sha256 ")
+    assert lines[6].startswith(f"{POINT}: alpha 1 adds ")
+    middle = SteeringVector.load(Path("a.st")).metadata.points[POINT].middle
+    assert f"; the middle of the sides is at {middle:.2f} along it; " in lines[6]
+    assert lines[7].startswith("detector: z is a text's projection less ")
+    assert lines[8].strip() == POINT
     ids = SteeringVector.load(Path("a.st")).latents
     (latents,) = ids.values()
     shown = [line.split()[0] for line in lines if line.strip()[:1].isdigit()]
@@ -37,7 +41,8 @@ def test_inspect_shows_origin_and_latents_on_stdout() -> None:
 
 def test_inspect_json_is_the_metadata_and_the_pushes() -> None:
     (record,) = rows(run("inspect", "a.st", "--json", "--latents", "3"))
-    assert set(record) == {"vector", "pushes"} | METADATA_KEYS
+    assert set(record) == {"vector", "pushes", "bias"} | METADATA_KEYS
+    assert record["bias"] is None
     push = record["pushes"][POINT]
     assert set(push) == {"push_norm", "latents"}
     whole, *shown = push["latents"]
@@ -60,10 +65,54 @@ def test_inspect_names_the_parents_of_a_sum(tmp_path: Path) -> None:
     run("combine", "a.st:2", "b.st:-0.5", "-o", str(tmp_path / "sum.st"))
     lines = run("inspect", str(tmp_path / "sum.st")).stdout.splitlines()
     assert lines[2] == "method: combine"
-    assert lines[3].startswith("parent: +2 x a.st (sha256 ")
-    assert lines[4].startswith("parent: -0.5 x b.st (sha256 ")
+    assert lines[4].startswith("parent: +2 x a.st (sha256 ")
+    assert lines[5].startswith("parent: -0.5 x b.st (sha256 ")
     (record,) = rows(run("inspect", str(tmp_path / "sum.st"), "--json"))
     assert list(record["pushes"]) == ["blocks.1.hook_resid_post", POINT]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """A vector that adds to logits."""
+    out = tmp_path / "words.st"
+    run("fit", "up.jsonl", "down.jsonl", "-m", "tiny", "--method", "logodds", "-o", str(out))
+    return out
+
+
+def test_inspect_shows_tokens_by_what_is_added_to_their_logits(words: Path) -> None:
+    bias = SteeringVector.load(words).bias
+    assert bias is not None
+    dense = bias.dense(300)
+    high, low = int(dense.argmax()), int(dense.argmin())
+    (record,) = rows(run("inspect", str(words), "--json", "--latents", "2"))
+    found = record["bias"]
+    assert found["n_tokens"] == len(bias.ids)
+    assert [len(found[side]) for side in ("raised", "lowered")] == [2, 2]
+    text = tiny_tokenizer().decode([high])
+    assert found["raised"][0] == {"token_id": high, "token": text, "bias": pytest.approx(float(dense[high]))}
+    assert found["lowered"][0]["bias"] == pytest.approx(float(dense[low]))
+    lines = run("inspect", str(words), "--latents", "2").stdout.splitlines()
+    assert f"kind: logits; alpha 1 is up to {dense.abs().max():.2f} nats on the logit of a token" in lines
+    shown = (
+        f"logits: alpha 1 adds {dense.min():+.3f} to {dense.max():+.3f} to those of {len(bias.ids)} tokens"
+    )
+    assert shown in lines
+    table = [line for line in lines if repr(text) in line]
+    assert len(table) == 1 and f"{dense[high]:+.3f}" in table[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "does"),
+    [
+        ("ablate", "ablate; alpha 1 is 100% of the component taken away"),
+        ("clamp", "clamp; alpha 1 is latents held at what a push of +1.00% is made of"),
+    ],
+)
+def test_inspect_says_how_a_vector_acts(tmp_path: Path, kind: Kind, does: str) -> None:
+    SteeringVector.load(Path("a.st")).acting(kind).save(tmp_path / "v.st")
+    lines = run("inspect", str(tmp_path / "v.st"), "--latents", "0").stdout.splitlines()
+    assert f"kind: {does}" in lines
+    assert any(line.startswith(f"{POINT}: its length is ") for line in lines)
 
 
 @pytest.fixture
