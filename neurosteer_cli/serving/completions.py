@@ -6,9 +6,10 @@ Knows requests, the engine and vectors by name; knows nothing of HTTP.
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from ..errors import InputError
 from ..generation.constraints import Constraint, JSONConstraints
@@ -30,6 +31,8 @@ from .protocol.responses import ResponsesRequest
 from .protocol.text import Answer, Scorer, TextRequest
 from .registry import UnknownVectorError, VectorRegistry
 from .scheduler import Scheduler, TooLongError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +75,11 @@ class Completions:
 
     def _answer(self, request: TextRequest, prompts: list[list[int]]) -> Answer:
         model = request.model or self.registry.model_id
-        steered = self._steered(request, self.registry.alphas(model, request.steering), prompts)
-        sampling, positions = request.sampled.sampling, Positions.parse(request.positions)
-        check_tokens(self.engine, (token for token, _ in sampling.logit_bias), "logit_bias")
+        alphas = self.registry.alphas(model, request.steering)
         self._check_number(len(prompts), request.n_samples)
-        settings = partial(
-            GenerationConfig, sampling=sampling, positions=request.positions, stops=request.sampled.stops
-        )
+        rooms = [self._room(ids, request.max_new_tokens) for ids in prompts]
+        steered = self._steered(request, alphas, prompts)  # a gate reads them
+        positions, settings = Positions.parse(request.positions), self._settings(request)
         continuation = partial(
             Continuation,
             marks=thinking_marks(self.engine.tokenizer, self.registry.model_id, positions),
@@ -100,13 +101,21 @@ class Completions:
                     echo=Echo.of(self.engine, ids) if request.echoes else None,
                     key=self.engine.decode([], ids),
                     sample=sample,
-                    config=settings(max_new_tokens=self._room(ids, request.max_new_tokens)),
+                    config=settings(max_new_tokens=room),
                 )
-                for ids, sample, steering in _samples(prompts, request.n_samples, steered.steerings)
+                for ids, sample, (room, steering) in _samples(
+                    prompts, request.n_samples, zip(rooms, steered.steerings, strict=True)
+                )
             ],
             bytes_of=partial(token_bytes, self.engine.tokenizer),
             scorer=self._scorer(request.scored_by),
         )
+
+    def _settings(self, request: TextRequest) -> partial[GenerationConfig]:
+        """How texts are written, but for how long."""
+        sampling, stops = request.sampled.sampling, request.sampled.stops
+        check_tokens(self.engine, (token for token, _ in sampling.logit_bias), "logit_bias")
+        return partial(GenerationConfig, sampling=sampling, positions=request.positions, stops=stops)
 
     def _steered(self, request: TextRequest, alphas: dict[str, float], prompts: list[list[int]]) -> Gated:
         """What is done to each prompt's texts, and what an answer says of it."""
@@ -177,11 +186,14 @@ def _dose(vectors: Sequence[SteeringVector], alphas: Sequence[float]) -> float |
 
 
 def _samples(
-    prompts: Sequence[list[int]], n: int, steerings: Sequence[Steering]
-) -> Iterator[tuple[list[int], int, Steering]]:
-    """Each prompt n times, its samples numbered on where it comes again, so that no two are alike."""
+    prompts: Sequence[list[int]], n: int, of_prompts: Iterable[T]
+) -> Iterator[tuple[list[int], int, T]]:
+    """Each prompt n times, its samples numbered on where it comes again, so that no two are alike.
+
+    With each what there is of its prompt.
+    """
     n_samples: Counter[tuple[int, ...]] = Counter()
-    for ids, steering in zip(prompts, steerings, strict=True):
+    for ids, of_prompt in zip(prompts, of_prompts, strict=True):
         for _ in range(n):
-            yield ids, n_samples[tuple(ids)], steering
+            yield ids, n_samples[tuple(ids)], of_prompt
             n_samples[tuple(ids)] += 1

@@ -248,8 +248,13 @@ def test_a_chat_and_ollamas_clients_have_gates_and_kinds(server: tuple[str, Comp
             "when_each: must be 'prompt' or 'token', got 'word'",
         ),
         ({"when_each": "token"}, 400, "when_each: only with when"),
+        ({"when": "detects<0", "prompt": "x" * 200}, 400, "200 tokens leave no room in the model's context"),
         ({"when": "detects<0", "steering": {}}, 400, "when: nothing is to be steered"),
-        ({"echo": True, "logprobs": 1, "steering": {"mixed": 1}}, 400, "echo with logprobs: not with vectors"),
+        (
+            {"echo": True, "logprobs": 1, "steering": {"mixed": 1}},
+            400,
+            "echo with logprobs: not with vectors",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(
