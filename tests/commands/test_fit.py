@@ -149,8 +149,9 @@ def test_a_vector_of_every_method_that_pushes_can_act_as_every_kind(
     (found,) = Steering.of([vector], [vector.default_alpha]).edits.values()
     assert [type(each) for each in found] == [edit]
     does = {
-        "ablate": "alpha 1 takes the whole component away",
-        "clamp": "alpha 8 holds the component as far from the middle of the sides as a push would take it",
+        "ablate": "alpha 1 is 100% of the component taken away",
+        "clamp": "alpha 8 is a component held +8.00% of the residual's length from the middle "
+        "of the two sides",
     }[kind]
     assert told.splitlines()[-2:] == [
         f"wrote {out}: {does}",
@@ -209,7 +210,7 @@ def test_fit_tells_what_a_bias_urges_and_how_to_try_it(tmp_path: Path) -> None:
     assert " ".join(lines[5].split()) == "token alpha 8 up down"
     nats = 8 * float(bias.bias.abs().max())
     assert lines[-2:] == [
-        f"wrote {out}: alpha 8 adds up to {nats:.1f} nats to a token's logit",
+        f"wrote {out}: alpha 8 is up to {nats:.2f} nats on the logit of a token",
         f"next: neurosteer gen 'Once upon a time' -v {out} -a 8",
     ]
     (record,) = rows(result)
@@ -229,7 +230,7 @@ def test_fit_tells_of_both_parts_of_a_mixed_vector(tmp_path: Path) -> None:
     assert f"\n{POINT}: held-out AUROC 1.00 on 4 + 4 texts; " in told
     assert "\nlogits: held-out AUROC 1.00 on 4 + 4 texts; " in told
     assert (
-        f"wrote {out}: alpha 8 is a dose of 4.00% and adds up to {nats:.1f} nats to a token's logit\n" in told
+        f"wrote {out}: alpha 8 is a dose of 4.00% and up to {nats:.2f} nats on the logit of a token\n" in told
     )
 
 

@@ -96,7 +96,7 @@ def what_alpha_does(vector: "SteeringVector", alpha: float, *, urges: bool = Tru
         return f"{alpha:.0%} of the component taken away"
     if kind == "clamp":
         length = f"{math.copysign(vector.dose(alpha), alpha):+.2%}"
-        if vector.latents:
+        if vector.latents and vector.metadata.positive is None:  # see `steering.edit_of`
             return f"latents held at what a push of {length} is made of"
         return f"a component held {length} of the residual's length from the middle of the two sides"
     does = [f"a dose of {vector.dose(alpha):.2%}"] if vector.pushes else []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import console
+from .acting import what_alpha_does
 
 if TYPE_CHECKING:
     from ...vectors.fitting.from_latents import Choice
@@ -55,23 +56,12 @@ def _measured(vector: "SteeringVector", report: "FitReport") -> Iterator[str]:
 
 def written(file: Path, vector: "SteeringVector") -> str:
     """That the file is there; of vectors that do not only push, what alpha does, and how to try it."""
-    alpha, kind = vector.default_alpha, vector.metadata.kind
-    if kind == "add" and not vector.bias:
+    if vector.metadata.kind == "add" and not vector.bias:
         dose = f": alpha 1 is a dose of {vector.dose(1.0):.2%}" if vector.metadata.method == "latents" else ""
         return f"wrote {file}{dose}"
-    does = []
-    if kind == "ablate":
-        does.append("takes the whole component away")
-    elif kind == "clamp":
-        does.append("holds the component as far from the middle of the sides as a push would take it")
-    elif vector.pushes:
-        does.append(f"is a dose of {vector.dose(alpha):.2%}")
-    if vector.bias:
-        nats = alpha * float(vector.bias.bias.abs().max())
-        does.append(f"adds up to {nats:.1f} nats to a token's logit")
-    name = shlex.quote(str(file))
+    alpha, name = vector.default_alpha, shlex.quote(str(file))
     return (
-        f"wrote {file}: alpha {alpha:g} {' and '.join(does)}\n"
+        f"wrote {file}: alpha {alpha:g} is {what_alpha_does(vector, alpha)}\n"
         f"next: neurosteer gen {TRIED_ON!r} -v {name} -a {alpha:g}"
     )
 

@@ -105,7 +105,11 @@ def test_inspect_shows_tokens_by_what_is_added_to_their_logits(words: Path) -> N
     ("kind", "does"),
     [
         ("ablate", "ablate; alpha 1 is 100% of the component taken away"),
-        ("clamp", "clamp; alpha 1 is latents held at what a push of +1.00% is made of"),
+        (
+            "clamp",
+            "clamp; alpha 1 is a component held +1.00% of the residual's length from the middle of the "
+            "two sides",
+        ),
     ],
 )
 def test_inspect_says_how_a_vector_acts(tmp_path: Path, kind: Kind, does: str) -> None:
