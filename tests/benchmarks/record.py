@@ -4,7 +4,8 @@
         with recorded(__file__):
             main()
 
-With `--record` among its arguments a script writes results/NAME.md as well; without, it only prints.
+With `--record` among its arguments a script writes results/NAME.md as well; without, it only prints. What
+people wrote there under the heading SAID stays.
 """
 
 import os
@@ -19,6 +20,7 @@ from io import StringIO
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+SAID = "## What it says"
 VERSIONS = ("neurosteer", "torch", "transformers", "tokenizers", "sae-lens", "scikit-learn")
 
 
@@ -47,11 +49,14 @@ def recorded(script: str, seed: str = "0") -> Iterator[None]:
         yield
     name = Path(script).stem
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(
+    path = RESULTS / f"{name}.md"
+    _, heading, said = path.read_text().partition(SAID) if path.is_file() else ("", "", "")
+    path.write_text(
         f"# {name}\n\n"
         f"{provenance(script, seed)}\n\n"
         f"```text\n{kept.getvalue().strip()}\n```\n\n"
         f"What is measured, and how, is said at the top of [{Path(script).name}](../{Path(script).name}).\n"
+        + (f"\n{heading}{said}" if said else "")
     )
 
 
