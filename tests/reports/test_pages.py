@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import evaluations
-from support.html import NO_ICON, Page
+from support.page import NO_ICON, Page
 
 from neurosteer_cli.errors import InputError
 from neurosteer_cli.evaluation.results import Evaluation

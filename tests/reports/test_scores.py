@@ -2,7 +2,7 @@
 
 import re
 
-from support.html import NO_ICON, Page
+from support.page import NO_ICON, Page
 
 from neurosteer_cli.evaluation.measures.metrics import Estimate
 from neurosteer_cli.reports.scores import ScoredText, ScoredTexts, scores_page

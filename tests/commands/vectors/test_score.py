@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.cli import refused, rows, run
-from support.html import Page
+from support.page import Page
 
 from neurosteer_cli.data.records import Passage
 from neurosteer_cli.models.engine import Engine
