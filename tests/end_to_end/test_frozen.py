@@ -381,7 +381,7 @@ def damage_vectors(folder: Path) -> None:
     without = {key: value for key, value in facts.items() if key != "method"}
     for name, metadata, changed in (
         ("nottext", {"neurosteer": "{"}, {}),
-        ("newer", {"neurosteer": json.dumps({**facts, "format_version": 3})}, {}),
+        ("newer", {"neurosteer": json.dumps({**facts, "format_version": 4})}, {}),
         ("fieldless", {"neurosteer": json.dumps(without)}, {}),
         ("pointless", {"neurosteer": json.dumps({**facts, "points": {}})}, {}),
         ("foreign", {"format": "pt"}, {}),

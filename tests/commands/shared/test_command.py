@@ -20,7 +20,7 @@ from neurosteer_cli.commands.shared.command import pasteable
         (["gen", "-n", "1.5", "hi"], "-n '1.5': not a whole number"),
         (["gen", "--temperature", "warm", "hi"], "--temperature 'warm': not a number"),
         (["gen", "- item"], "No such option: - ; a text that begins with a dash goes after --"),
-        (["gen", "--mode", "x"], "No such option: --mode (Possible options: --dtype, --model)"),
+        (["gen", "--mode", "x"], "No such option: --mode (Possible options: --dtype, --judge, --model)"),
     ],
 )
 def test_what_would_be_dropped_is_refused(typed: list[str], said: str) -> None:
