@@ -639,7 +639,7 @@ DAMAGED: list[tuple[str, int, str]] = [
     ("foreign.st", 1,
      r"a safetensors file, but not one written by neurosteer; name a model's folder with --model"),
     ("nottext.st", 1, r"its metadata is not JSON; fit the vector again"),
-    ("newer.st", 1, r"format version 4, this program reads 3; install the neurosteer that wrote "
+    ("newer.st", 1, r"format version 4, this program reads 2 to 3; install the neurosteer that wrote "
      r"it, or fit the vector again"),
     ("fieldless.st", 1, r"its metadata lacks \['method'\]; fit the vector again"),
     ("altered.st", 1, r"tensor 'blocks\.2\.hook_resid_post' is torch\.float32 \[15\], "
@@ -749,7 +749,7 @@ def taken(name: str) -> str:
 
 
 EXPORTING: list[Case] = [
-    ("export good.st --to onnx -o kept.st", 2, "error: --to onnx: one of gguf, model"),
+    ("export good.st --to onnx -o kept.st", 2, "error: --to onnx: one of gguf, model, logit_bias"),
     ("export good.st -o kept.st", 2, usage(" export", r"Missing option '--to'\.")),
     ("export good.st --to gguf", 2, usage(" export", r"Missing option '--out' / '-o'\.")),
     ("export good.st --to model -o new", 2,
