@@ -127,8 +127,8 @@ def test_200_clients_that_leave_leave_nothing_behind(
     before = left_over()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(leave, range(200)))
-    wait_for(lambda: not completions.scheduler.is_busy, seconds=3)
-    wait_for(lambda: left_over() <= before, seconds=5)
+    wait_for(lambda: not completions.scheduler.is_busy, seconds=20)
+    wait_for(lambda: left_over() <= before, seconds=30)
     start = time.monotonic()
     text_of(address, {"prompt": "x", "max_tokens": 1})
     assert time.monotonic() - start < 1

@@ -160,7 +160,9 @@ def test_the_tokens_are_the_same(baked: dict[str, Path], family: str) -> None:
     assert said["inputs"] == sorted(tokenizer("x"))
     assert said["ids"] == [tokenizer(text)["input_ids"] for text in TEXTS]
     assert said["decoded"] == [tokenizer.decode(ids, skip_special_tokens=True) for ids in IDS]
-    assert said["special"] == sorted(tokenizer.all_special_tokens) == ["</s>", "<s>", "<think>"]
+    # the class that version 5 takes for a tokenizer of Qwen 2 has one of its own besides
+    own = {"<|endoftext|>"} if type(tokenizer) is transformers.Qwen2Tokenizer else set()
+    assert said["special"] == sorted({*tokenizer.all_special_tokens} - own) == ["</s>", "<s>", "<think>"]
     assert said["chat"] == tokenizer.apply_chat_template(version4.MESSAGES, tokenize=False)
 
 
