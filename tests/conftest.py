@@ -25,8 +25,8 @@ def _threads(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(autouse=True)
 def _interrupts() -> Iterator[None]:
-    """Leave Ctrl-C as it was: a command that was interrupted in this process ignores the next."""
-    handler = signal.getsignal(signal.SIGINT)
+    """Have Ctrl-C raise: a command that was interrupted in this process, and a shell's `&`, have it ignored."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, handler)
 
