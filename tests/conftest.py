@@ -25,7 +25,7 @@ def _threads(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(autouse=True)
 def _interrupts() -> Iterator[None]:
-    """Have Ctrl-C raise: a command that was interrupted in this process, and a shell's `&`, have it ignored."""
+    """Have Ctrl-C raise: a command interrupted in this process, or a shell, may have it ignored."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, handler)
