@@ -6,7 +6,7 @@ Knows JSON; knows nothing of what is in the records.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from io import TextIOBase
 from typing import Any
 
@@ -25,6 +25,14 @@ def dumps(record: Record) -> str:
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     # Half a surrogate pair in a kept key is no UTF-8; escaped, it leaves as it came.
     return json.dumps(record, allow_nan=False) if SURROGATE.search(text) else text
+
+
+def set_aside(record: Record, taken: Set[str]) -> Record:
+    """A record whose keys that are taken for something else stand under "record"."""
+    if taken.isdisjoint(record):
+        return record
+    aside = {key: value for key, value in record.items() if key in taken or key == "record"}
+    return {**{key: value for key, value in record.items() if key not in taken}, "record": aside}
 
 
 class Decoder(json.JSONDecoder):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from ...data.json_text import set_aside
 from ...data.records import Located, as_passage, label_names, write_record
 from ...data.sides import LABEL_KEY, text_hash
 from ...data.sources import read_records
@@ -103,7 +104,8 @@ def _show(engine: "Engine", scored: _Scored, *, tokens: bool, json: bool) -> Non
     pieces = _pieces(engine, scored) if tokens else []
     if json:
         of_tokens = {"tokens": [{"text": text, "score": number} for text, number in pieces]} if tokens else {}
-        write_record({**scored.located.record, "score": z, "probability": probability, **of_tokens})
+        found = {"score": z, "probability": probability, **of_tokens}
+        write_record({**set_aside(scored.located.record, found.keys()), **found})
         return
     numbers = "     -    -" if z is None or probability is None else f"{z:+6.2f} {probability:4.0%}"
     shown = " ".join(scored.text.split())

@@ -11,7 +11,7 @@ from itertools import product
 
 import torch
 
-from ...data.json_text import Record
+from ...data.json_text import Record, set_aside
 from ...data.records import Located
 from ...generation.continuation import GenerationConfig
 from ...generation.generate import Completion, Job, generate
@@ -192,10 +192,7 @@ def _passed_on(record: Record, own: Collection[str]) -> Record:
 
     `own` are keys that this continuation has besides the usual ones.
     """
-    is_continuation = record.keys() >= OF_EVERY_CONTINUATION
-    taken = OF_A_CONTINUATION | (OF_A_CHOICE if is_continuation else {*own})
-    passed = {key: value for key, value in record.items() if key not in taken}
-    aside = {key: value for key, value in record.items() if key not in passed}
-    if not aside or is_continuation:
-        return passed
-    return {**passed, "record": {**aside, **({"record": record["record"]} if "record" in record else {})}}
+    if record.keys() >= OF_EVERY_CONTINUATION:
+        taken = OF_A_CONTINUATION | OF_A_CHOICE
+        return {key: value for key, value in record.items() if key not in taken}
+    return set_aside(record, OF_A_CONTINUATION | {*own})

@@ -164,3 +164,14 @@ def test_a_character_of_several_tokens_comes_whole(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps({"text": "né \u20ac"}))
     (row,) = rows(run(*SCORE, str(tmp_path / "t.jsonl"), "--tokens", "--json"))
     assert [token["text"] for token in row["tokens"]] == ["n", "", "é", " ", "", "", "\u20ac"]
+
+
+def test_a_records_own_keys_stand_aside_for_the_scores(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"text": "aaa bbb", "score": 5, "probability": "high", "record": 1, "id": 3}))
+    (row,) = rows(run(*SCORE, str(path), "--json"))
+    assert row["record"] == {"score": 5, "probability": "high", "record": 1}
+    assert (row["text"], row["id"]) == ("aaa bbb", 3)
+    assert -100 < row["score"] < 100 and 0 <= row["probability"] <= 1
+    (again,) = rows(run(*SCORE, "-", "--json", input=json.dumps({"text": "aaa bbb", "score": row["score"]})))
+    assert again["score"] == again["record"]["score"] == row["score"]
