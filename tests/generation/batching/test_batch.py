@@ -2,13 +2,12 @@
 
 import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from support.tiny import D_MODEL, D_VOCAB, FAMILIES
+from support.tiny import D_MODEL, D_VOCAB
 
 from neurosteer_cli.generation.batching import batch as batch_module
 from neurosteer_cli.generation.batching import cache
@@ -26,16 +25,6 @@ SAMPLINGS = (
     Sampling(temperature=1.0, top_p=0.9, seed=3),
     Sampling(temperature=0.8, top_k=5, repetition_penalty=1.5, seed=4),
 )
-
-
-@pytest.fixture(params=FAMILIES)
-def engine(request: pytest.FixtureRequest, endless_engines: Callable[[str], Engine]) -> Engine:
-    return endless_engines(request.param)
-
-
-@pytest.fixture
-def llama(endless_engines: Callable[[str], Engine]) -> Engine:
-    return endless_engines("llama")
 
 
 def continuation(number: int, **changes: Any) -> Continuation:

@@ -1,13 +1,13 @@
 """A prompt is read once for all that go on from it alike, and they say what each says alone."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from support.tiny import D_MODEL, FAMILIES
+from support.tiny import D_MODEL
 
 from neurosteer_cli.generation.batching import batch as batch_module
 from neurosteer_cli.generation.batching.batch import Batch
@@ -22,16 +22,6 @@ from neurosteer_cli.vectors.steering import NOTHING, Steering
 PROMPT = [40 + 3 * n for n in range(30)]
 PUSHED = Steering({HookPoint(1): 20 * torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))})
 URGED = Steering(bias=TokenBias(torch.arange(60), torch.linspace(-3, 3, 60)))
-
-
-@pytest.fixture(params=FAMILIES)
-def engine(request: pytest.FixtureRequest, endless_engines: Callable[[str], Engine]) -> Engine:
-    return endless_engines(request.param)
-
-
-@pytest.fixture
-def llama(endless_engines: Callable[[str], Engine]) -> Engine:
-    return endless_engines("llama")
 
 
 def one(sample: int, steering: Steering = NOTHING, positions: str = "all", **changes: Any) -> Continuation:
